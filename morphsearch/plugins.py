@@ -1,0 +1,467 @@
+"""Finds plugins, keeps their failures apart and checks what they register. Imports no torch.
+
+Built-ins (:mod:`morphsearch.builtin_plugins`) come first and through the same hooks, then the entry points of the group
+``morphsearch``, then the modules named in ``MORPHSEARCH_PLUGINS``, then what :func:`register` is given. The first record of
+a name wins. A plugin that fails costs one :class:`PluginWarning` and nothing else; with ``MORPHSEARCH_STRICT=1`` it raises
+:class:`~morphsearch.errors.PluginError`. ``MORPHSEARCH_DISABLE_PLUGINS`` names entry points or distributions to leave out
+(``all``: every one).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+import threading
+import types as python_types
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from morphsearch import hookspecs
+from morphsearch.errors import MorphError, PluginError, UnknownName, UsageError, nearest
+from morphsearch.types import (
+    CommandRecord,
+    CostModelRecord,
+    DataRecord,
+    ExecutorRecord,
+    ExporterRecord,
+    ModelRecord,
+    OperationRecord,
+    Record,
+    StrategyRecord,
+)
+
+PROJECT = "morphsearch"
+BUILTIN = "morphsearch"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of record: what one is called in messages, the type of its records and the hook that returns them."""
+
+    noun: str
+    record: type[Record]
+    hook: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "cost_models": Kind("cost model", CostModelRecord, "morphsearch_cost_models"),
+    "strategies": Kind("strategy", StrategyRecord, "morphsearch_strategies"),
+    "operations": Kind("operation rule", OperationRecord, "morphsearch_operations"),
+    "models": Kind("model", ModelRecord, "morphsearch_models"),
+    "data": Kind("data source", DataRecord, "morphsearch_data"),
+    "exporters": Kind("exporter", ExporterRecord, "morphsearch_exporters"),
+    "executors": Kind("executor", ExecutorRecord, "morphsearch_executors"),
+    "commands": Kind("command", CommandRecord, "morphsearch_commands"),
+}
+EVENTS = ("morphsearch_iteration_end", "morphsearch_search_end")
+
+# Built-ins by module name, not by import: they stand in the top layer, this module near the bottom.
+_BUILTIN_MODULES = ("cost_models", "strategies", "models", "data", "exporters", "executors")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+class PluginWarning(UserWarning):
+    """A plugin that failed, or did something that it should not; morphsearch carries on without that part of it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one plugin; :meth:`__str__` is the line that users see."""
+
+    plugin: str
+    origin: str
+    reason: str
+    remedy: str
+    kind: str = "plugin"
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"plugin {self.plugin!r} ({self.origin}): {self.reason}; {self.remedy}"
+
+    def error(self) -> PluginError:
+        """The same as an error (exit code 4)."""
+        return PluginError(f"plugin {self.plugin!r} ({self.origin}): {self.reason}", "", self.remedy)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of ``morphsearch plugins``; `status` is ``ok``, ``disabled`` or ``broken: REASON``."""
+
+    kind: str
+    name: str
+    summary: str
+    origin: str
+    status: str = "ok"
+
+    def to_dict(self) -> dict[str, str]:
+        """The row as JSON-ready data."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A registered plugin: its object, its name and where it came from; `remedy` is what helps when it is broken."""
+
+    plugin: object
+    name: str
+    origin: str
+    remedy: str
+
+    def problem(self, reason: str, remedy: str = "", *, kind: str = "plugin", name: str = "") -> Problem:
+        return Problem(self.name, self.origin, reason, remedy or self.remedy, kind, name)
+
+
+@dataclass
+class _State:
+    manager: pluggy.PluginManager
+    sources: list[_Source] = field(default_factory=list)
+    registries: dict[str, Mapping[str, Record]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    disabled: list[tuple[str, str]] = field(default_factory=list)
+
+
+_lock = threading.RLock()
+_state: _State | None = None
+
+
+def manager() -> pluggy.PluginManager:
+    """The pluggy manager with every plugin registered; loads them on the first call.
+
+    Raises:
+        PluginError: a plugin cannot be loaded and ``MORPHSEARCH_STRICT`` is set.
+    """
+    return _loaded().manager
+
+
+def registry(kind: str) -> Mapping[str, Record]:
+    """The records of one kind by name, built-ins first; `kind` is a key of :data:`KINDS`.
+
+    Raises:
+        UsageError: no such kind.
+        PluginError: a plugin failed and ``MORPHSEARCH_STRICT`` is set.
+    """
+    if kind not in KINDS:
+        raise UnknownName.of("kind of plugin", kind, KINDS)
+    with _lock:
+        state = _loaded()
+        if kind not in state.registries:
+            records: dict[str, Record] = {}
+            problems: list[Problem] = []
+            for source in state.sources:
+                for record in _records(state, source, kind, problems):
+                    _add(records, record, source, kind, problems)
+            if not (problems and _strict()):
+                state.registries[kind] = python_types.MappingProxyType(records)
+            _report(state, problems)
+        return state.registries[kind]
+
+
+def record(kind: str, name: str) -> Record:
+    """The record of that name.
+
+    Raises:
+        UnknownName: no plugin registered it; the message has the nearest names.
+    """
+    known = registry(kind)
+    if name not in known:
+        broken = sorted({problem.plugin for problem in _loaded().problems})
+        remedy = (
+            f"a plugin that failed to load may have it: {', '.join(broken)} (see: morphsearch plugins)"
+            if broken
+            else ""
+        )
+        raise UnknownName.of(KINDS[kind].noun, name, known, remedy=remedy)
+    return known[name]
+
+
+def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
+    """Call the factory of a record; what a plugin's factory raises becomes a :class:`PluginError` that names the plugin.
+
+    Raises:
+        UnknownName: no plugin registered the name.
+        PluginError: the plugin's factory failed (a built-in's exceptions, and every MorphError, pass unchanged).
+    """
+    found = record(kind, name)
+    try:
+        return found.factory(*args, **options)
+    except MorphError:
+        raise
+    except Exception as error:
+        if found.origin == BUILTIN:
+            raise
+        raise PluginError(
+            f"the {KINDS[kind].noun} {name!r} of {found.origin} failed: {_describe(error)}",
+            "a factory returns what its record promises",
+            f"report it to the authors of {found.origin}, or choose another {KINDS[kind].noun}",
+        ) from error
+
+
+def fire(event: str, **arguments: Any) -> None:
+    """Call every implementation of an event hook; one that raises is reported and the others are called all the same.
+
+    Raises:
+        PluginError: an implementation raised and ``MORPHSEARCH_STRICT`` is set.
+    """
+    if event not in EVENTS:
+        raise UnknownName.of("event", event, EVENTS)
+    state = _loaded()
+    problems = []
+    for source in list(state.sources):
+        for impl in _implementations(state, event, source):
+            try:
+                impl.function(*(arguments[name] for name in impl.argnames))
+            except Exception as error:
+                problems.append(source.problem(f"{event} raised {_describe(error)}", kind="events", name=event))
+    _report(state, problems)
+
+
+def register(plugin: object, name: str = "") -> None:
+    """Add a plugin to this process: a module, its import name, or any object with hook methods. Twice does no harm.
+
+    Raises:
+        PluginError: it cannot be imported, implements no hook or a misspelt one. (Its author is at hand, so this raises
+            whether or not ``MORPHSEARCH_STRICT`` is set.)
+    """
+    with _lock:
+        state = _loaded()
+        origin = "registered in this process"
+        if isinstance(plugin, str):
+            name = name or plugin
+            source = _Source(None, name, origin, "check the name of the module and what it imports")
+            try:
+                plugin = importlib.import_module(plugin)
+            except (Exception, SystemExit) as error:
+                raise source.problem(f"cannot be imported: {_describe(error)}").error() from error
+        if state.manager.is_registered(plugin):
+            return
+        name = name or getattr(plugin, "__name__", type(plugin).__qualname__)
+        problems = _register(state, _Source(plugin, name, origin, "repair the plugin"))
+        if problems:
+            _remove(state, plugin)
+            raise problems[0].error()
+
+
+def unregister(plugin: object) -> None:
+    """Take out what :func:`register` was given; nothing happens when it is not there."""
+    with _lock:
+        _remove(_loaded(), plugin)
+
+
+def listing() -> list[Row]:
+    """Every record, event implementation, disabled plugin and problem, as ``morphsearch plugins`` shows them."""
+    state = _loaded()
+    rows = [Row(kind, item.name, item.summary, item.origin) for kind in KINDS for item in registry(kind).values()]
+    for event in EVENTS:
+        for source in state.sources:
+            rows += [Row("events", event, source.name, source.origin) for _ in _implementations(state, event, source)]
+    rows += [Row("plugin", name, "", origin, "disabled") for name, origin in state.disabled]
+    seen = dict.fromkeys(state.problems)
+    rows += [Row(item.kind, item.name or item.plugin, "", item.origin, f"broken: {item.reason}") for item in seen]
+    return rows
+
+
+def problems() -> list[Problem]:
+    """What went wrong with plugins so far in this process."""
+    return list(dict.fromkeys(_loaded().problems))
+
+
+def reset() -> None:
+    """Forget every plugin; the next call loads them anew. For tests and long-lived processes."""
+    global _state
+    with _lock:
+        _state = None
+
+
+def _loaded() -> _State:
+    global _state
+    with _lock:
+        if _state is None:
+            state = _State(pluggy.PluginManager(PROJECT))
+            state.manager.add_hookspecs(hookspecs)
+            for name in _BUILTIN_MODULES:
+                module = importlib.import_module(f"morphsearch.builtin_plugins.{name}")
+                found = _register(state, _Source(module, f"builtin-{name}", BUILTIN, "this is a defect of morphsearch"))
+                if found:
+                    raise found[0].error()
+            problems = [*_load_entry_points(state), *_load_environment(state)]
+            if not (problems and _strict()):
+                _state = state
+            _report(state, problems)
+        return _state or state
+
+
+def _load_entry_points(state: _State) -> Iterator[Problem]:
+    # Imported late: it is slow, and nothing else here needs it.
+    from importlib.metadata import entry_points
+
+    disabled = {_normalised(name) for name in _listed("MORPHSEARCH_DISABLE_PLUGINS")}
+    found = [(_distribution(point), point) for point in entry_points(group=PROJECT)]
+    for (distribution, version), point in sorted(found, key=lambda item: (item[0][0].lower(), item[1].name)):
+        origin = f"{distribution} {version}".strip()
+        if disabled & {"all", _normalised(point.name), _normalised(distribution)}:
+            state.disabled.append((point.name, origin))
+            continue
+        remedy = (
+            f"repair or upgrade {distribution}, uninstall it (pip uninstall {distribution}), "
+            f"or set MORPHSEARCH_DISABLE_PLUGINS={point.name}"
+        )
+        try:
+            plugin = point.load()
+        except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() must not end morphsearch
+            reason = f"entry point '{point.name} = {point.value}' cannot be imported: {_describe(error)}"
+            yield Problem(point.name, origin, reason, remedy)
+        else:
+            yield from _register(state, _Source(plugin, point.name, origin, remedy))
+
+
+def _load_environment(state: _State) -> Iterator[Problem]:
+    for name in _listed("MORPHSEARCH_PLUGINS"):
+        origin = "named in MORPHSEARCH_PLUGINS"
+        remedy = "check the spelling and PYTHONPATH, or take the name out of MORPHSEARCH_PLUGINS"
+        try:
+            plugin = importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            yield Problem(name, origin, f"cannot be imported: {_describe(error)}", remedy)
+        else:
+            yield from _register(state, _Source(plugin, name, origin, remedy))
+
+
+def _register(state: _State, source: _Source) -> list[Problem]:
+    """Register a plugin and list what is wrong with it; sound hooks of a plugin with a misspelt one still count."""
+    plugin, pm = source.plugin, state.manager
+    if pm.is_registered(plugin):
+        return []
+    name = source.name
+    while pm.has_plugin(name):
+        name += "'"  # two distributions may use one entry-point name
+    try:
+        pm.register(plugin, name)
+    except Exception as error:
+        # pluggy refuses arguments that the hook does not have, having registered the hooks that it saw before.
+        if pm.is_registered(plugin):
+            pm.unregister(plugin)
+        reason = " ".join(str(error).split()) or _describe(error)
+        return [source.problem(f"cannot be registered: {reason}")]
+    state.sources.append(source)
+    state.registries.clear()
+    known = [kind.hook for kind in KINDS.values()] + list(EVENTS)
+    problems = []
+    for caller in pm.get_hookcallers(plugin) or []:
+        optional = all(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin is plugin)
+        if not caller.has_spec() and not optional:
+            close = nearest(caller.name, known)
+            meant = f"did you mean {close[0]}?" if close else f"the hooks are {', '.join(known)}"
+            problems.append(source.problem(f"there is no hook {caller.name}", meant, name=caller.name))
+    for hook in known:
+        function = getattr(plugin, hook, None)
+        if callable(function) and pm.parse_hookimpl_opts(plugin, hook) is None:
+            problems.append(source.problem(f"{hook} is not marked", "put @morphsearch.hookimpl above it", name=hook))
+        if any(impl.wrapper or impl.hookwrapper for impl in _implementations(state, hook, source)):
+            problems.append(source.problem(f"{hook} is a wrapper", "return records; hooks have no wrappers", name=hook))
+    if not (pm.get_hookcallers(plugin) or problems):
+        problems.append(source.problem("implements no hook", "mark its hooks with @morphsearch.hookimpl"))
+    return problems
+
+
+def _remove(state: _State, plugin: object) -> None:
+    if state.manager.is_registered(plugin):
+        state.manager.unregister(plugin)
+    state.sources[:] = [source for source in state.sources if source.plugin is not plugin]
+    state.registries.clear()
+
+
+def _implementations(state: _State, hook: str, source: _Source) -> list[pluggy.HookImpl]:
+    caller = getattr(state.manager.hook, hook)
+    return [impl for impl in caller.get_hookimpls() if impl.plugin is source.plugin]
+
+
+def _records(state: _State, source: _Source, kind: str, problems: list[Problem]) -> Iterator[Record]:
+    """The sound records of one plugin, origin filled in. Each plugin is called apart, so that one failure stays its own."""
+    hook, expected = KINDS[kind].hook, KINDS[kind].record
+    for impl in _implementations(state, hook, source):
+        if impl.wrapper or impl.hookwrapper:
+            continue
+        try:
+            returned = impl.function()
+            if isinstance(returned, Record | str | Mapping) or not isinstance(returned, Iterable):
+                reason = f"{hook} returned {type(returned).__name__} instead of a list of {expected.__name__}"
+                problems.append(
+                    source.problem(reason, f"return a list of {expected.__name__}, empty if need be", kind=kind)
+                )
+                continue
+            items = list(returned)
+        except Exception as error:
+            problems.append(source.problem(f"{hook} raised {_describe(error)}", kind=kind, name=hook))
+            continue
+        for item in items:
+            wrong = _wrong(item, expected)
+            if wrong:
+                name = str(getattr(item, "name", hook))
+                problems.append(source.problem(f"{hook} returned {wrong}", f"repair {hook}", kind=kind, name=name))
+            else:
+                yield dataclasses.replace(item, origin=source.origin)
+
+
+def _wrong(item: object, expected: type[Record]) -> str:
+    """What is wrong with a record, or an empty string."""
+    if not isinstance(item, expected):
+        return f"{item!r:.80} where {expected.__name__} is due"
+    if not isinstance(item.name, str) or not _NAME.fullmatch(item.name):
+        return f"the name {item.name!r:.80}; names are letters, digits and _ . + -"
+    if not isinstance(item.summary, str) or not item.summary.strip() or "\n" in item.summary:
+        return f"{item.name!r} without a summary of one line"
+    if not callable(item.factory):
+        return f"{item.name!r} whose factory cannot be called"
+    return ""
+
+
+def _add(records: dict[str, Record], new: Record, source: _Source, kind: str, problems: list[Problem]) -> None:
+    if new.name not in records:
+        records[new.name] = new
+        return
+    first = records[new.name].origin
+    first = "built in" if first == BUILTIN else f"registered by {first}"
+    reason = f"the {KINDS[kind].noun} {new.name!r} of {source.origin} is left out, since that name is {first} already"
+    problems.append(source.problem(reason, "give it another name or disable one of the two", kind=kind, name=new.name))
+
+
+def _report(state: _State, problems: list[Problem]) -> None:
+    """Warn of each problem once, after the state is whole, since a warning may have been made an error."""
+    if problems and _strict():
+        raise problems[0].error()
+    new = [problem for problem in dict.fromkeys(problems) if problem not in state.problems]
+    state.problems += new
+    for problem in new:
+        # An explicit place keeps it to one line: no line of ours is printed under it.
+        warnings.warn_explicit(str(problem), PluginWarning, PROJECT, 1)
+
+
+def _strict() -> bool:
+    return os.environ.get("MORPHSEARCH_STRICT", "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def _listed(variable: str) -> list[str]:
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _distribution(point: Any) -> tuple[str, str]:
+    """Name and version of what brought an entry point; damaged metadata must not stop us."""
+    try:
+        return str(point.dist.name), str(point.dist.version)
+    except Exception:
+        return "unknown distribution", ""
+
+
+def _describe(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
