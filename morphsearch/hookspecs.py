@@ -1,9 +1,9 @@
 """Every hook of morphsearch, each with a complete plugin that works. Imports types only, so that it costs nothing.
 
-A plugin is a module with functions of these names, marked with ``@morphsearch.hookimpl``, and an entry point of the group
-``morphsearch`` that names the module. The hooks that return records are called once, when the first name of their kind is
-looked up; the factories in the records only when a name is used, so import torch inside them. Events are called as they
-happen and may leave out the arguments that they do not need.
+A plugin is a module with functions of these names, marked with ``@morphsearch.hookimpl``, and an entry point of the
+group ``morphsearch`` that names the module. The hooks that return records are called once, when the first name of their
+kind is looked up; the factories in the records only when a name is used, so import torch inside them. Events are called
+as they happen; an implementation leaves out the arguments that it does not need.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Finds plugins, keeps their failures apart and checks what they register. Imports no torch.
 
-Built-ins (:mod:`morphsearch.builtin_plugins`) come first and through the same hooks, then the entry points of the group
-``morphsearch``, then the modules named in ``MORPHSEARCH_PLUGINS``, then what :func:`register` is given. The first record of
-a name wins. A plugin that fails costs one :class:`PluginWarning` and nothing else; with ``MORPHSEARCH_STRICT=1`` it raises
-:class:`~morphsearch.errors.PluginError`. ``MORPHSEARCH_DISABLE_PLUGINS`` names entry points or distributions to leave out
-(``all``: every one).
+Built-ins (:mod:`morphsearch.builtin_plugins`) come first and through the same hooks, then the entry points of the
+group ``morphsearch``, then the modules named in ``MORPHSEARCH_PLUGINS``, then what :func:`register` is given. The first
+record of a name wins. A plugin that fails costs one :class:`PluginWarning` and nothing else; ``MORPHSEARCH_STRICT=1``
+makes that a :class:`~morphsearch.errors.PluginError`. ``MORPHSEARCH_DISABLE_PLUGINS`` names entry points or distributions
+to leave out (``all``: every one).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import pluggy
 
 from morphsearch import hookspecs
-from morphsearch.errors import MorphError, PluginError, UnknownName, UsageError, nearest
+from morphsearch.errors import MorphError, PluginError, UnknownName, nearest
 from morphsearch.types import (
     CommandRecord,
     CostModelRecord,
@@ -62,7 +62,7 @@ KINDS: Mapping[str, Kind] = {
 EVENTS = ("morphsearch_iteration_end", "morphsearch_search_end")
 
 # Built-ins by module name, not by import: they stand in the top layer, this module near the bottom.
-_BUILTIN_MODULES = ("cost_models", "strategies", "models", "data", "exporters", "executors")
+_BUILTIN_MODULES = ("cost_models", "strategies", "models", "data", "exporters", "executors", "commands")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -181,7 +181,7 @@ def record(kind: str, name: str) -> Record:
 
 
 def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
-    """Call the factory of a record; what a plugin's factory raises becomes a :class:`PluginError` that names the plugin.
+    """Call the factory of a record; what a plugin's factory raises becomes a :class:`PluginError` that names it.
 
     Raises:
         UnknownName: no plugin registered the name.
@@ -382,7 +382,7 @@ def _implementations(state: _State, hook: str, source: _Source) -> list[pluggy.H
 
 
 def _records(state: _State, source: _Source, kind: str, problems: list[Problem]) -> Iterator[Record]:
-    """The sound records of one plugin, origin filled in. Each plugin is called apart, so that one failure stays its own."""
+    """The sound records of one plugin, origin filled in; called apart from the others, to keep failures apart."""
     hook, expected = KINDS[kind].hook, KINDS[kind].record
     for impl in _implementations(state, hook, source):
         if impl.wrapper or impl.hookwrapper:
