@@ -3,8 +3,8 @@
 Built-ins (:mod:`morphsearch.builtin_plugins`) come first and through the same hooks, then the entry points of the
 group ``morphsearch``, then the modules named in ``MORPHSEARCH_PLUGINS``, then what :func:`register` is given. The first
 record of a name wins. A plugin that fails costs one :class:`PluginWarning` and nothing else; ``MORPHSEARCH_STRICT=1``
-makes that a :class:`~morphsearch.errors.PluginError`. ``MORPHSEARCH_DISABLE_PLUGINS`` names entry points or distributions
-to leave out (``all``: every one).
+makes that a :class:`~morphsearch.errors.PluginError`. ``MORPHSEARCH_DISABLE_PLUGINS`` names entry points or
+distributions to leave out (``all``: every one).
 """
 
 from __future__ import annotations
