@@ -1,0 +1,123 @@
+"""From the name of a network on the command line to the network, its graph and what is shown of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from morphsearch.errors import InputError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from morphsearch.graph import ConvGraph
+    from morphsearch.report.inspection import Inspection
+
+
+@dataclass
+class Built:
+    """A seed with an example input, ready to be recorded."""
+
+    spec: str
+    model: nn.Module
+    example: Tensor
+
+
+@dataclass
+class Recorded:
+    """A recorded seed; `architecture` where an architecture was named."""
+
+    spec: str
+    graph: ConvGraph
+    architecture: Any = None
+
+
+def seed(spec: str, shape: tuple[int, ...] | None, *, allow_code: bool) -> Built:
+    """Build a seed and an example input for it.
+
+    Raises:
+        UsageError: the example shape is neither given nor known.
+    """
+    import torch
+
+    from morphsearch.models import build_seed
+
+    torch.manual_seed(0)
+    found = build_seed(spec, input_shape=shape[1:] if shape else None, allow_code=allow_code)
+    if shape is None and found.input_shape is None:
+        raise UsageError(
+            f"the example input of {spec} is not known",
+            "a network is recorded by running it once on an input of the right shape",
+            "add --input, for example --input 1,3,224,224",
+        )
+    full = shape or (1, *found.input_shape)
+    return Built(spec, found.model, torch.randn(full, generator=torch.Generator().manual_seed(0)))
+
+
+def graph(target: str | Path, shape: tuple[int, ...] | None, *, allow_code: bool) -> Recorded:
+    """Record a seed, or the seed of an architecture.
+
+    A factory that is named on the command line is the user's own wish; one that a file names needs `allow_code`.
+    """
+    import torch
+
+    from morphsearch.graph import record
+
+    architecture = None
+    if isinstance(target, Path):
+        architecture = _architecture(target)
+        spec, allowed = str(architecture.seed_spec), allow_code
+        shape = shape or getattr(architecture, "input_shape", None)
+    else:
+        spec, allowed = target, True
+    built = seed(spec, shape, allow_code=allowed)
+    with torch.no_grad():
+        return Recorded(spec, record(built.model, built.example), architecture)
+
+
+def inspection(target: str | Path, shape: tuple[int, ...] | None, costs: list[str], *, allow_code: bool) -> Inspection:
+    """Everything that ``inspect`` shows."""
+    from morphsearch.report.inspection import inspect
+
+    found = graph(target, shape, allow_code=allow_code)
+    widths = found.graph.check_widths(found.architecture.widths) if found.architecture else None
+    return inspect(found.graph, costs, name=str(target) if found.architecture else found.spec, widths=widths)
+
+
+def explain(graph: ConvGraph, name: str) -> str:
+    """The graph's own explanation of a layer or group.
+
+    Raises:
+        UnknownName: neither a layer nor a group, with the nearest names.
+    """
+    layers = {layer for group in graph.groups.values() for layer in group.layers}
+    if name not in graph.groups and name not in layers:
+        raise UnknownName.of("layer or group", name, {*graph.groups, *layers})
+    return graph.explain(name)
+
+
+def verify(built: Built, seed: int) -> Any:
+    """Run the proof on a built network."""
+    from morphsearch.graph import verify as prove
+
+    return prove(built.model, built.example, seed=seed)
+
+
+def _architecture(path: Path) -> Any:
+    """The architecture in a file, or the last one of a run."""
+    from morphsearch.loop import Architecture
+
+    if not path.is_dir():
+        return Architecture.load(path)
+    files = sorted(path.glob("iterations/*/architecture.json"))
+    single = path / "architecture.json"
+    if single.is_file():
+        files.append(single)
+    if not files:
+        raise InputError(
+            f"{path} holds no architecture",
+            "a run keeps its architectures in iterations/NNN/architecture.json",
+            f"let the search come to its first: morphsearch resume {path}",
+        )
+    return Architecture.load(files[-1])

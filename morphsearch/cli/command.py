@@ -1,0 +1,58 @@
+"""Commands whose help leads with examples that run as they are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+Example = tuple[str, str]
+"""A command line and what it does."""
+
+
+class EpilogMixin(click.Command):
+    """Help in the order in which it is needed: what it does, examples, usage, options.
+
+    Args:
+        examples: command lines, each with what it does.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[Example] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the summary and the examples first."""
+        summary, _, rest = (self.help or "").partition("\n")
+        formatter.write_text(summary)
+        if self.examples:
+            with formatter.section("Examples"):
+                for line, purpose in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}# {purpose}\n")
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+        formatter.write_paragraph()
+        self.format_usage(ctx, formatter)
+        if rest.strip():
+            formatter.write_paragraph()
+            formatter.write_text(rest.strip())
+        arguments = [
+            (parameter.make_metavar(ctx), about)
+            for parameter in self.get_params(ctx)
+            if isinstance(parameter, click.Argument) and (about := getattr(parameter, "about", ""))
+        ]
+        if arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl(arguments)
+        self.format_options(ctx, formatter)
+        self.format_epilog(ctx, formatter)
+
+
+class MorphCommand(EpilogMixin):
+    """A command of morphsearch."""
+
+
+def command(name: str, *, examples: Sequence[Example]) -> Callable[[Callable[..., None]], click.Command]:
+    """Like ``click.command``, with `examples` that lead the help."""
+    settings = {"help_option_names": ["-h", "--help"]}
+    return click.command(name, cls=MorphCommand, examples=examples, context_settings=settings)

@@ -1,0 +1,75 @@
+"""``morphsearch inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from morphsearch.cli import options
+from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.params import Number, SeedOrPath
+
+if TYPE_CHECKING:
+    from morphsearch.report.inspection import Inspection
+
+
+@morph_command(
+    "inspect",
+    examples=[
+        ("morphsearch inspect resnet20", "a built-in network"),
+        ("morphsearch inspect resnet50 --input 1,3,224,224 --depth 2", "its larger parts only"),
+        ("morphsearch inspect torchvision:densenet121 --groups", "which layers share their widths, and what is frozen"),
+        ("morphsearch inspect my_net.py:build --input 1,3,64,64 --json", "your own network, for programs"),
+        ("morphsearch inspect runs/a", "what a search found, against its seed"),
+    ],
+)
+@click.argument(
+    "model",
+    metavar="SEED|RUN|FILE",
+    type=SeedOrPath("models"),
+    cls=options.About,
+    about=f"{options.SEED_ABOUT} Or a run directory, or an architecture.json.",
+)
+@options.input_shape
+@options.costs
+@click.option("--depth", type=Number(int, least=1), help="Show modules down to this depth; deeper ones are added up.")
+@click.option("--groups", "only_groups", is_flag=True, help="Only the groups of widths.")
+@click.option("--layers", "only_layers", is_flag=True, help="Only the layers.")
+@click.option("--explain", metavar="LAYER", help="Why the units of a layer or group change together.")
+@options.allow_code
+@options.config
+@options.as_json
+def command(
+    model: str | Path,
+    input_: tuple[int, ...] | None,
+    costs: list[str],
+    depth: int | None,
+    only_groups: bool,
+    only_layers: bool,
+    explain: str | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Show the layers, shapes, costs and width groups of a network."""
+    from morphsearch.cli import building
+
+    if explain is not None:
+        graph = building.graph(model, input_, allow_code=allow_code).graph
+        click.echo(building.explain(graph, explain))
+        return
+    found: Inspection = building.inspection(model, input_, costs, allow_code=allow_code)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    from morphsearch.report import console, layers
+
+    terminal = console.out()
+    if not only_groups:
+        terminal.print(layers.layers(found, depth=depth))
+    if not only_layers:
+        terminal.print(layers.groups(found))
+    for note in found.notes:
+        terminal.print(note, style="yellow", highlight=False)

@@ -1,0 +1,32 @@
+"""``morphsearch resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from morphsearch.cli import options
+from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.commands.search import show_result
+from morphsearch.cli.running import existing_run, listening
+
+
+@morph_command(
+    "resume",
+    examples=[
+        ("morphsearch resume runs/a", "goes on where it stopped, and ends as it would have"),
+        ("morphsearch resume runs/a --allow-code", "when its network came from a factory of yours"),
+    ],
+)
+@options.run
+@options.allow_code
+@options.config
+@options.quiet
+@options.as_json
+def command(run_dir: Path, allow_code: bool, quiet: bool, as_json: bool) -> None:
+    """Go on with an interrupted search."""
+    existing_run(run_dir)
+    from morphsearch.loop import run
+
+    with listening(quiet=quiet) as listener:
+        result = run.resume(run_dir, listener=listener, allow_code=allow_code)
+    show_result(result, as_json)

@@ -1,0 +1,43 @@
+"""``morphsearch runs``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from morphsearch.cli import options
+from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.running import find_runs, row
+
+
+@morph_command(
+    "runs",
+    examples=[
+        ("morphsearch runs", "the runs under runs/"),
+        ("morphsearch runs experiments --json", "those of another folder, for programs"),
+    ],
+)
+@click.argument(
+    "folder",
+    default="runs",
+    type=click.Path(path_type=Path),
+    metavar="[FOLDER]",
+    cls=options.About,
+    about="Where to look, three folders deep; default: runs.",
+)
+@options.config
+@options.as_json
+def command(folder: Path, as_json: bool) -> None:
+    """List the runs in a folder and how far they are."""
+    rows = [row(path) for path in find_runs(folder)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from morphsearch.report import console, tables
+
+    if rows:
+        console.out().print(tables.runs(rows))
+    else:
+        click.echo(f"no runs in {folder}; start one: morphsearch search resnet20 --run-dir {folder / 'a'}", err=True)

@@ -1,0 +1,83 @@
+"""What commands that work on a run share: its folder, its listener, its line in a list."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from morphsearch.cli.state import current
+from morphsearch.errors import InputError, MorphError, nearest
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+def new_run_dir(model: str, parent: Path = Path("runs")) -> Path:
+    """The first free ``runs/NAME-001``."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.split(r"[?]", model)[0].split("/")[-1]).strip("-.") or "run"
+    number = 1
+    while (parent / f"{name}-{number:03d}").exists():
+        number += 1
+    return parent / f"{name}-{number:03d}"
+
+
+def remember(run_dir: Path) -> None:
+    """Let an interrupt name the run that it leaves behind."""
+    current().run_dir = run_dir
+
+
+def existing_run(run_dir: Path) -> Path:
+    """Check that a run directory is there, and remember it.
+
+    Raises:
+        InputError: it is no run directory; the nearest ones are named.
+    """
+    if not (run_dir / "run.json").is_file():
+        siblings = [str(path) for path in find_runs(run_dir.parent, strict=False)]
+        close = nearest(str(run_dir), siblings)
+        what = "does not exist" if not run_dir.exists() else "holds no run.json"
+        raise InputError(
+            f"{run_dir} {what}",
+            f"a run directory is what `morphsearch search` wrote; beside it are: {', '.join(siblings[:8]) or 'none'}",
+            f"did you mean {' or '.join(close)}?" if close else "see `morphsearch runs FOLDER`",
+        )
+    remember(run_dir)
+    return run_dir
+
+
+def find_runs(folder: Path, *, strict: bool = True, depth: int = 3) -> list[Path]:
+    """The run directories in a folder, in the order of their names.
+
+    Raises:
+        InputError: with `strict`, there is no such folder.
+    """
+    if not folder.is_dir():
+        if strict and str(folder) != "runs":
+            raise InputError(f"{folder} is no folder", "runs are looked for in a folder", "check the path")
+        return []
+    found = {path.parent for level in range(depth + 1) for path in folder.glob("*/" * level + "run.json")}
+    return sorted(found)
+
+
+def row(run_dir: Path) -> dict[str, Any]:
+    """One line of ``morphsearch runs``; a damaged run is a line too."""
+    from morphsearch.loop import run
+
+    try:
+        return {"run_dir": str(run_dir), **run.status(run_dir)}
+    except MorphError as error:
+        return {"run_dir": str(run_dir), "state": "damaged", "reason": error.arrived}
+
+
+@contextlib.contextmanager
+def listening(*, quiet: bool) -> Iterator[Listener | None]:
+    """A listener that shows progress on stderr while the block runs; None when `quiet`."""
+    if quiet:
+        yield None
+        return
+    from morphsearch.report.progress import progress
+
+    with progress() as listener:
+        yield listener

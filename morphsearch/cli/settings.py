@@ -1,0 +1,96 @@
+"""From command line and configuration file to what the loop is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from morphsearch.loop.config import SearchConfig
+
+NOT_IN_FILES = ("config", "help", "dry-run")
+
+
+def load(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    """Callback of ``--config``: what the file holds becomes the defaults of the command; the command line still wins.
+
+    Raises:
+        InputError: the file cannot be read or is no TOML.
+        UsageError: a key is no option, or its value is of the wrong type.
+    """
+    if value is not None and not ctx.resilient_parsing:
+        ctx.default_map = {**(ctx.default_map or {}), **defaults(value, ctx.command)}
+
+
+def defaults(path: Path, command: click.Command) -> dict[str, Any]:
+    """What a file sets for one command, by the names of Python's arguments."""
+    from morphsearch import config
+    from morphsearch.cli.group import BUILT_IN
+
+    names = file_names(command)
+    elsewhere = {name for other in BUILT_IN for name in file_names(_command(other))} - set(names)
+    found = config.options(
+        config.read(path),
+        dict.fromkeys(names),
+        types={name: kind for name, parameter in names.items() if (kind := _type(parameter))},
+        command=str(command.name),
+        commands=tuple(BUILT_IN),
+        elsewhere=elsewhere,
+    )
+    return {
+        str(names[name].name): tuple(item.items()) if isinstance(item, Mapping) else item
+        for name, item in found.items()
+    }
+
+
+def file_names(command: click.Command) -> dict[str, click.Parameter]:
+    """How the parameters of a command are called in a file: by their long option, or by the name in a run's record."""
+    found: dict[str, click.Parameter] = {}
+    for parameter in command.params:
+        flags = [flag.removeprefix("--") for flag in parameter.opts if flag.startswith("--")]
+        own = (
+            [str(parameter.name).strip("_")] if not isinstance(parameter, click.Option) or _is_table(parameter) else []
+        )
+        for name in [*flags, *own]:
+            if name not in NOT_IN_FILES:
+                found[name.replace("-", "_")] = parameter
+    return found
+
+
+def _command(name: str) -> click.Command:
+    found: click.Command = importlib.import_module(f"morphsearch.cli.commands.{name}").command
+    return found
+
+
+def _is_table(parameter: click.Parameter) -> bool:
+    from morphsearch.cli.params import KeyValue
+
+    return isinstance(parameter.type, KeyValue)
+
+
+def _type(parameter: click.Parameter) -> type | None:
+    """The type to check in a file; None where the option's own type does it."""
+    if _is_table(parameter):
+        return dict
+    if getattr(parameter, "multiple", False):
+        return list
+    if getattr(parameter, "is_flag", False):
+        return bool
+    return None
+
+
+def search_config(values: Mapping[str, Any]) -> SearchConfig:
+    """The loop's configuration from the arguments of ``search``; what is None is left to the loop's defaults."""
+    from dataclasses import fields
+
+    from morphsearch.loop.config import SearchConfig
+
+    named = {"input": values.get("input_"), **values}
+    chosen = {field.name: named[field.name] for field in fields(SearchConfig) if named.get(field.name) is not None}
+    for table in ("recipe", "strategy_options"):
+        chosen[table] = dict(chosen.get(table, ()))
+    return SearchConfig(**{**chosen, "budget": tuple(chosen.get("budget", ()))})

@@ -1,0 +1,26 @@
+"""What one invocation remembers for the moment when something goes wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+
+@dataclass
+class State:
+    """Facts about the running command that an error message may need.
+
+    `json`: errors go to stdout as JSON too. `run_dir`: the run that an interrupt leaves behind.
+    """
+
+    json: bool = False
+    run_dir: Path | None = None
+
+
+def current() -> State:
+    """The state of the running command; a fresh one outside of any command."""
+    context = click.get_current_context(silent=True)
+    state = context.find_object(State) if context else None
+    return state or State()

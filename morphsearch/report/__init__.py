@@ -1,0 +1,1 @@
+"""Reports: a record first (plain data, JSON-ready), its drawing second."""

@@ -1,0 +1,129 @@
+"""The layer tree and the groups of an inspection, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from morphsearch.report import style
+from morphsearch.report.inspection import GroupRow, Inspection, LayerRow
+from morphsearch.report.numbers import change, exact, percent
+
+
+def layers(found: Inspection, *, depth: int | None = None) -> Table:
+    """One line a module, indented as the network nests; containers carry the sums of what is below them, dimmed.
+
+    With `depth`, modules below that depth are added up in their ancestor. The footer has the totals.
+    """
+    metrics = list(found.units)
+    columns = ["layer", "kind", ">input", ">output", ">channels"]
+    columns += [f">{found.units[metric]}" for metric in metrics]
+    totals = [change(found.totals_before[metric], found.totals[metric]) for metric in metrics]
+    footer = ["total", "", "", "", _share(found), *totals]
+    made = style.table(found.name, columns, footer=footer)
+    for path, row in _tree(found, depth):
+        name = path.rpartition(".")[2] or "(network)"
+        level = path.count(".") + 1 if path else 0
+        label = Text("  " * (level - 1 if level else 0) + name)
+        if isinstance(row, LayerRow):
+            cells = [
+                change(row.costs_before[metric], row.costs[metric]) if row.costs[metric] else "" for metric in metrics
+            ]
+            channels = change(*row.channels) if row.channels else ""
+            changed = bool(row.channels and row.channels[0] != row.channels[1])
+            made.add_row(
+                label,
+                Text(row.kind),
+                style.shape(row.input),
+                style.shape(row.output),
+                Text(channels, style="bold cyan" if changed else ""),
+                *cells,
+            )
+        else:
+            below = [layer for layer in found.layers if _inside(layer.path, path)]
+            sums = [
+                change(sum(layer.costs_before[metric] for layer in below), sum(layer.costs[metric] for layer in below))
+                for metric in metrics
+            ]
+            shown = depth is not None and level >= depth
+            ends = [style.shape(below[0].input), style.shape(below[-1].output)] if shown and below else ["", ""]
+            made.add_row(label, Text(row), *ends, "", *sums, style="" if shown else "dim")
+    return made
+
+
+def _tree(found: Inspection, depth: int | None) -> list[tuple[str, LayerRow | str]]:
+    """Layers in network order, each container before its first layer."""
+    rows: list[tuple[str, LayerRow | str]] = []
+    seen: set[str] = set()
+    for layer in found.layers:
+        parts = layer.path.split(".")
+        for level in range(1, len(parts)):
+            container = ".".join(parts[:level])
+            if container not in seen and (depth is None or level <= depth):
+                seen.add(container)
+                rows.append((container, found.modules.get(container, "")))
+        if layer.path in seen:
+            continue
+        if depth is None or len(parts) <= depth:
+            own = any(_inside(other.path, layer.path) for other in found.layers if other is not layer)
+            seen.add(layer.path)
+            rows.append((layer.path, found.modules.get(layer.path, layer.kind) if own and layer.path else layer))
+    return rows
+
+
+def _inside(path: str, container: str) -> bool:
+    return path == container or path.startswith(f"{container}.")
+
+
+def _share(found: Inspection) -> str:
+    first = next(iter(found.totals), None)
+    if not found.changed or first is None or not found.totals_before[first]:
+        return ""
+    return " ".join(percent(found.totals[metric] / found.totals_before[metric]) for metric in found.totals)
+
+
+def groups(found: Inspection) -> RenderableType:
+    """The groups of widths in network order, with what is frozen and why."""
+    columns = ["group", ">width", "", ">floor", ">multiple", "layers that change together"]
+    made = style.table("groups of widths", columns)
+    most = max((max(row.width, row.before) for row in found.groups), default=1)
+    for row in found.groups:
+        bar = style.bar(row.width, most, before=row.before)
+        made.add_row(
+            Text(row.name),
+            change(row.before, row.width),
+            bar,
+            exact(row.floor),
+            exact(row.multiple),
+            Text(_together(row.layers)),
+            style="dim" if row.frozen else "",
+        )
+    parts: list[RenderableType] = [made]
+    frozen = [row for row in found.groups if row.frozen]
+    free = len(found.groups) - len(frozen)
+    if frozen:
+        reasons = style.table("frozen", ["group", "why it keeps its width"])
+        for row in frozen:
+            reasons.add_row(Text(row.name), Text(row.frozen or ""))
+        parts.append(reasons)
+    mixing = [row for row in found.groups if row.mixes]
+    if mixing:
+        table = style.table("mixing: removal is not exact there", ["group", "operations"])
+        for row in mixing:
+            table.add_row(Text(row.name), Text(", ".join(row.mixes)))
+        parts.append(table)
+    parts.append(Text(f"{free} of {len(found.groups)} groups can change their width"))
+    return Group(*parts)
+
+
+def _together(names: Sequence[str], limit: int = 4) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def rows_of(found: Inspection) -> list[GroupRow]:
+    """The groups whose width is free."""
+    return [row for row in found.groups if not row.frozen]

@@ -1,0 +1,44 @@
+"""Numbers as text."""
+
+from __future__ import annotations
+
+import math
+
+SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def short(value: float | None) -> str:
+    """Three or four significant digits and a suffix: 40,813,184 -> ``40.8M``; small whole numbers stay whole."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    for size, suffix in SUFFIXES:
+        if abs(value) >= size:
+            scaled = value / size
+            return f"{scaled:.{2 if abs(scaled) < 10 else 1 if abs(scaled) < 100 else 0}f}{suffix}"
+    return f"{value:g}" if float(value).is_integer() else f"{value:.3g}"
+
+
+def exact(value: float | None) -> str:
+    """All digits, with thousands apart; up to four significant ones of what is not whole."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:,.4g}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as percent: 0.507 -> ``50.7%``."""
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}%"
+
+
+def change(before: float, after: float) -> str:
+    """``64 -> 37``, or one number where nothing changed."""
+    return exact(before) if before == after else f"{exact(before)} -> {exact(after)}"
+
+
+def duration(seconds: float | None) -> str:
+    """``0:27``, ``1:02:03``; ``-`` for an unknown one."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
