@@ -101,7 +101,10 @@ def options(
         elif name in expected:
             found[name] = _checked(document, (key,), value, expected[name])
         elif not (name in passed_over or (name in tables and isinstance(value, dict))):
-            raise _unknown(document, (key,), [*expected, *passed_over, *tables, _name(command)])
+            headed = isinstance(value, dict)  # a misspelt table is rather a command's than a plain option's name
+            tabular = [option for option, kind in expected.items() if kind is dict]
+            known = [*tables, _name(command), *tabular] if headed else [*expected, *passed_over]
+            raise _unknown(document, (key,), known)
     for key, value in own.items():
         name = _name(key)
         if name not in expected:
