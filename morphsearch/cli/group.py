@@ -13,7 +13,7 @@ import click
 from morphsearch.cli import errors, names
 from morphsearch.cli.command import EpilogMixin
 from morphsearch.cli.state import State
-from morphsearch.errors import PluginError, UnknownName, UsageError
+from morphsearch.errors import PluginError, UnknownName
 
 PROGRAM = "morphsearch"
 COMPLETE = "_MORPHSEARCH_COMPLETE"
@@ -118,7 +118,7 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
         try:
             version = metadata.version(PROGRAM)
         except metadata.PackageNotFoundError:
-            raise UsageError(f"{PROGRAM} is not installed", "the version is that of the distribution") from None
+            version = "(not installed: running from its source)"
         click.echo(f"{PROGRAM} {version}")
         ctx.exit()
 

@@ -60,10 +60,11 @@ if TYPE_CHECKING:
 def command(**values: Any) -> None:
     """Find better widths for a network within a budget."""
     config = settings.search_config(values)
+    from morphsearch.config import dumps
     from morphsearch.loop import run
 
     as_json: bool = values["as_json"]
-    click.echo(f"# the configuration, as --config reads it\n{settings.as_toml(config.to_dict())}\n", err=True)
+    click.echo(f"# the configuration, as --config reads it\n{dumps(config.to_dict())}\n", err=True)
     plan = run.plan(config)
     if values["dry_run"]:
         _show_plan(plan, as_json)

@@ -1,0 +1,152 @@
+"""A TOML file holds any option; the command line wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from morphsearch.cli import main, settings
+from morphsearch.cli.commands.retrain import command as retrain
+from morphsearch.cli.commands.search import command as search
+from morphsearch.cli.group import BUILT_IN
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `search` and `retrain` are called with, instead of calling them."""
+    values: dict[str, Any] = {}
+    for command in (search, retrain):
+        monkeypatch.setattr(command, "callback", lambda **found: values.update(found))
+    return values
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "options.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_holds_options_arguments_and_tables(tmp_path: Path, parsed: dict[str, Any]) -> None:
+    path = write(
+        tmp_path,
+        """
+        model = "resnet20"
+        data = "digits"
+        budget = ["flops=40%", "params<=100k"]
+        round-to = 8
+        run_dir = "runs/x"
+        expand = false
+        input = [1, 3, 32, 32]
+        seeds = [4, 5]
+        baselines = ["uniform"]
+        [recipe]
+        lr = 0.05
+        [strategy-option]
+        kind = "x"
+        [search]
+        iterations = 3
+        [retrain]
+        epochs = 7
+        """,
+    )
+    result = run("search", "--config", path, "--set", "lr=0.1", "--round-to", "4")
+    assert result.exit_code == 0, result.output
+    assert parsed["model"] == "resnet20"
+    assert parsed["budget"] == ("flops=40%", "params<=100k")
+    assert parsed["round_to"] == 4
+    assert parsed["run_dir"] == Path("runs/x")
+    assert parsed["expand"] is False
+    assert parsed["input_"] == (1, 3, 32, 32)
+    assert dict(parsed["recipe"]) == {"lr": 0.1}
+    assert dict(parsed["strategy_options"]) == {"kind": "x"}
+    assert parsed["iterations"] == 3
+    assert parsed["epochs"] is None
+    parsed.clear()
+    assert run("retrain", "r", "--config", path).exit_code == 0
+    assert (parsed["seeds"], parsed["baselines"], parsed["epochs"]) == ([4, 5], ["uniform"], 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("budgte = 'flops=50%'", 2, "did you mean budget"),
+        ("[search]\nepoch = 3", 2, "did you mean epochs"),
+        ("epochs = 'many'", 2, "--epochs 'many'"),
+        ("iterations = 1.5", 2, "--iterations 1.5"),
+        ("strategy = 'gamma'", 2, "unknown strategy 'gamma'"),
+        ("recipe = 3", 2, "recipe"),
+        ("expand = 'no'", 2, "expand"),
+        ("epochs = \nseed = 1", 5, "line 1"),
+        ("\xff", 5, "options.toml"),
+    ],
+)
+def test_a_bad_file_is_told_where(tmp_path: Path, text: str, code: int, message: str) -> None:
+    path = tmp_path / "options.toml"
+    path.write_bytes(text.encode("latin-1"))
+    result = run("search", "resnet20", "--config", path)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    result = run("search", "resnet20", "--config", tmp_path / "none.toml")
+    assert result.exit_code == 5
+    assert "none.toml" in result.stderr
+
+
+def test_every_option_of_every_command_may_stand_in_a_file() -> None:
+    import importlib
+
+    for name in set(BUILT_IN) - {"plugins"}:
+        command = importlib.import_module(f"morphsearch.cli.commands.{name}").command
+        flags = {flag for parameter in command.params for flag in parameter.opts if isinstance(parameter, click.Option)}
+        assert "--config" in flags, name
+        named = settings.file_names(command)
+        for parameter in command.params:
+            if parameter.name not in ("config", "dry_run"):
+                assert parameter in named.values(), (name, parameter.name)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--seeds", "2"], [0, 1]),
+        (["--seeds", "3,9"], [3, 9]),
+        ([], [0, 1, 2]),
+    ],
+)
+def test_seeds_are_a_number_or_a_list(parsed: dict[str, Any], given: list[str], expected: list[int]) -> None:
+    assert run("retrain", "r", *given).exit_code == 0
+    assert parsed["seeds"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-0.5", -0.5),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("off", False),
+        ("none", None),
+        ("cosine", "cosine"),
+        ("'3'", "3"),
+    ],
+)
+def test_values_of_set_are_read_as_what_they_look_like(parsed: dict[str, Any], text: str, value: object) -> None:
+    assert run("search", "resnet20", "--set", f"key={text}").exit_code == 0
+    assert dict(parsed["recipe"]) == {"key": value}
+
+
+def test_shapes(parsed: dict[str, Any]) -> None:
+    assert run("search", "resnet20", "--input", "1,3,224,224").exit_code == 0
+    assert parsed["input_"] == (1, 3, 224, 224)
