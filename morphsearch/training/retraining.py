@@ -1,0 +1,318 @@
+"""Training a network from scratch into a folder: resumable, judged on the test split once, at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from morphsearch.errors import DivergedError, InputError, StoppedError, UsageError
+from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
+from morphsearch.training.checkpoint import load_checkpoint, save_checkpoint
+from morphsearch.training.epoch import EpochStats
+from morphsearch.training.evaluation import Evaluation
+from morphsearch.training.interrupts import Interrupt, deferred_interrupts
+from morphsearch.training.progress import Listener, finite
+from morphsearch.training.recipe import Recipe
+from morphsearch.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from morphsearch.data import DataSplits
+
+SCHEMA_VERSION = 1
+CHECKPOINT_SECONDS = 60.0
+RESULT, METRICS, WEIGHTS, CHECKPOINT = "result.json", "metrics.jsonl", "weights.safetensors", "checkpoint"
+
+ModelSource = nn.Module | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """The outcome of one retraining.
+
+    Attributes:
+        accuracy, loss: top-1 accuracy in 0..1 and cross-entropy on the split named by `evaluated_on`: ``"test"``, or
+            ``"val"`` where the data has no test split. None for a loss that is not finite.
+        val_accuracy, val_loss: on the validation split, after the last epoch.
+        test_count: images behind `accuracy`.
+        seconds: spent training, over all sittings. images_per_second: training speed.
+        precision: what the training ran with, see :class:`morphsearch.training.Choice`.
+        extra: what the caller passed (label, widths, costs ...).
+    """
+
+    label: str
+    seed: int
+    recipe: dict[str, Any]
+    accuracy: float
+    loss: float | None
+    evaluated_on: str
+    test_count: int
+    val_accuracy: float
+    val_loss: float | None
+    epochs: float
+    seconds: float
+    images_per_second: float
+    precision: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``result.json`` holds."""
+        return asdict(self)
+
+
+def retrain(
+    model: ModelSource,
+    data: DataSplits,
+    recipe: Recipe,
+    *,
+    seed: int,
+    folder: Path,
+    label: str,
+    extra: dict[str, Any] | None = None,
+    on_event: Listener | None = None,
+) -> RetrainResult:
+    """Train `model` by `recipe` and judge its last epoch on the test split, which is read once, at the end.
+
+    `model` is a network with fresh weights, or better a function that builds one: it is called with torch seeded by
+    `seed`, and not at all for a folder that is already finished. Writes ``folder/metrics.jsonl`` (a line an epoch),
+    ``weights.safetensors`` and last ``result.json``. The state is kept in ``folder/checkpoint/`` at every epoch and
+    about every minute; the same call goes on from there, and ends as if it had never stopped.
+
+    `on_event` gets ``"progress"`` events, and ``"epoch"`` with the line of ``metrics.jsonl``.
+
+    Raises:
+        StoppedError: interrupted (Ctrl-C); the state was saved.
+        DivergedError: the loss is not finite; the last good checkpoint is kept.
+        UsageError: `folder` holds another retraining (label, seed or recipe differ).
+        InputError: a damaged file in `folder`, or a model or data that cannot be trained.
+    """
+    folder = Path(folder)
+    found = load_result(folder)
+    if found is not None:
+        _check_same(folder, "finished retraining", found.to_dict(), _identity(label, seed, recipe))
+        shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+        return found
+    saved = load_checkpoint(folder / CHECKPOINT)
+    if saved is not None:
+        _check_same(folder, "retraining", saved[1], _identity(label, seed, recipe))
+    trainer = Trainer(_built(model, seed), data, recipe, seed=seed, progress=on_event, phase="retrain")
+    work = _Retraining(trainer, folder, label, on_event)
+    work.begin(saved)
+    with deferred_interrupts() as interrupt:
+        try:
+            while not trainer.finished:
+                work.train_epoch(interrupt)
+            interrupt.check()
+        except KeyboardInterrupt:
+            work.save_if_whole()
+            raise StoppedError(
+                f"stopped {label!r} in epoch {trainer.epoch + 1} of {recipe.epochs:g}",
+                f"the state is saved in {folder / CHECKPOINT}",
+                "the same call or command goes on from there",
+            ) from None
+        except DivergedError as error:
+            raise DivergedError(
+                f"{label!r}: {error.arrived}",
+                error.rule,
+                f"{error.repair}; another recipe needs another folder, or {folder} deleted",
+            ) from error
+    return work.finish(extra or {})
+
+
+def load_result(folder: Path) -> RetrainResult | None:
+    """What ``folder/result.json`` holds; None where there is none.
+
+    Raises:
+        InputError: damaged, or written by a newer version; the message names the field.
+    """
+    path = Path(folder) / RESULT
+    if not path.exists():
+        return None
+    data = read_json(path)
+    repair = f"restore it from a copy, or delete {path} to retrain"
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds a {type(data).__name__}", "a result is a JSON object", repair)
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema_version is {version}",
+            f"this version of morphsearch reads results up to schema_version {SCHEMA_VERSION}",
+            "upgrade morphsearch, or read it with the version that wrote it",
+        )
+    number, text = (int, float), (str,)
+    kinds: dict[str, tuple[type, ...]] = {
+        "label": text,
+        "seed": (int,),
+        "recipe": (dict,),
+        "accuracy": number,
+        "loss": (*number, type(None)),
+        "evaluated_on": text,
+        "test_count": (int,),
+        "val_accuracy": number,
+        "val_loss": (*number, type(None)),
+        "epochs": number,
+        "seconds": number,
+        "images_per_second": number,
+        "precision": (dict,),
+        "extra": (dict,),
+        "schema_version": (int,),
+    }
+    for name, kind in kinds.items():
+        if name not in data:
+            raise InputError(f"{path}: field {name!r} is missing", "a result has all its fields", repair)
+        if not isinstance(data[name], kind) or isinstance(data[name], bool):
+            expected = " or ".join("null" if one is type(None) else one.__name__ for one in kind)
+            raise InputError(f"{path}: field {name!r} is {data[name]!r}", f"{name} is of type {expected}", repair)
+    return RetrainResult(**{name: data[name] for name in kinds})
+
+
+class _Retraining:
+    """The files of one retraining, and when they are written."""
+
+    def __init__(self, trainer: Trainer, folder: Path, label: str, on_event: Listener | None) -> None:
+        self.trainer, self.folder, self.label, self.on_event = trainer, folder, label, on_event
+        self.val: dict[str, Any] = {}
+        self.seconds, self.images = 0.0, 0
+        self._saved_at = time.monotonic()
+
+    def begin(self, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
+        """Go on from `saved`, or start: then a first checkpoint fixes what was chosen by timing."""
+        if saved is not None:
+            tensors, state = saved
+            self.trainer.load_state(tensors, state["trainer"])
+            self.val, self.seconds, self.images = state["val"], state["seconds"], state["images"]
+        lines = read_lines(self.folder / METRICS)
+        kept = [line for line in lines if isinstance(line.get("epoch"), int) and line["epoch"] <= self.trainer.epoch]
+        if kept != lines:  # the crash came between the line of an epoch and its checkpoint
+            write_text(self.folder / METRICS, "".join(f"{json.dumps(line)}\n" for line in kept))
+        if saved is None:
+            self.trainer.prepare()
+            self.save()
+
+    def train_epoch(self, interrupt: Interrupt) -> None:
+        """One epoch (or what is left of it), judged on validation data, logged and saved."""
+
+        def on_batch(trainer: Trainer) -> None:
+            if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+                self.save()
+            interrupt.check()
+
+        stats = self.trainer.train_epoch(on_batch=on_batch)
+        val = self.trainer.evaluate(self.trainer.data.val)
+        self.seconds, self.images = self.seconds + stats.seconds, self.images + stats.images
+        self.val = {"val_loss": finite(val.loss), "val_accuracy": val.accuracy}
+        line = self._line(stats)
+        append_line(self.folder / METRICS, line)
+        self.save()
+        if self.on_event is not None:
+            self.on_event("epoch", line)
+
+    def save(self) -> None:
+        """Write the checkpoint.
+
+        Raises:
+            DivergedError: the state is not worth keeping.
+        """
+        tensors, state = self.trainer.state()
+        save_checkpoint(
+            self.folder / CHECKPOINT,
+            tensors,
+            {
+                "step": self.trainer.step,
+                **_identity(self.label, self.trainer.seed, self.trainer.recipe),
+                "trainer": state,
+                "val": self.val,
+                "seconds": self.seconds,
+                "images": self.images,
+            },
+        )
+        self._saved_at = time.monotonic()
+
+    def save_if_whole(self) -> None:
+        """After an interruption: save, unless it broke off a batch; the former checkpoint then has to do."""
+        if self.trainer.between_batches:
+            self.save()
+
+    def finish(self, extra: dict[str, Any]) -> RetrainResult:
+        """Judge, write weights and result, and drop the checkpoint."""
+        trainer = self.trainer
+        split, name = trainer.data.test, "test"
+        if split is None:
+            split, name = trainer.data.val, "val"
+        outcome: Evaluation = trainer.evaluate(split)
+        result = RetrainResult(
+            label=self.label,
+            seed=trainer.seed,
+            recipe=trainer.recipe.to_dict(),
+            accuracy=outcome.accuracy,
+            loss=finite(outcome.loss),
+            evaluated_on=name,
+            test_count=outcome.count,
+            val_accuracy=self.val["val_accuracy"],
+            val_loss=self.val["val_loss"],
+            epochs=trainer.recipe.epochs,
+            seconds=round(self.seconds, 3),
+            images_per_second=round(self.images / self.seconds, 1) if self.seconds else 0.0,
+            precision=trainer.prepare().to_dict(),
+            extra=extra,
+        )
+        weights = {key: value for key, value in trainer.model.state_dict().items() if isinstance(value, Tensor)}
+        write_tensors(self.folder / WEIGHTS, weights, {"format": "pt"})
+        write_json(self.folder / RESULT, result.to_dict())
+        shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+        return result
+
+    def _line(self, stats: EpochStats) -> dict[str, Any]:
+        return {
+            "event": "epoch",
+            "phase": "retrain",
+            "label": self.label,
+            "epoch": self.trainer.epoch,
+            "epochs": math.ceil(self.trainer.recipe.epochs),
+            "step": self.trainer.step,
+            "loss": finite(stats.loss),
+            "accuracy": stats.accuracy,
+            **self.val,
+            "lr": self.trainer.lr,
+            "seconds": round(stats.seconds, 3),
+            "images_per_second": round(stats.images_per_second, 1),
+        }
+
+
+def _built(model: ModelSource, seed: int) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return model()
+
+
+def _identity(label: str, seed: int, recipe: Recipe) -> dict[str, Any]:
+    return {"label": label, "seed": seed, "recipe": recipe.to_dict()}
+
+
+def _check_same(folder: Path, what: str, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    differing = [name for name in ("label", "seed") if found.get(name) != asked[name]]
+    parts = [f"{name} {found.get(name)!r} instead of {asked[name]!r}" for name in differing]
+    recipe = found.get("recipe")
+    recipe = recipe if isinstance(recipe, dict) else {}
+    parts += [
+        f"{name}={recipe.get(name)!r} instead of {value!r}"
+        for name, value in asked["recipe"].items()
+        if recipe.get(name) != value and name != "device"
+    ]
+    if parts:
+        raise UsageError(
+            f"{folder} holds a {what} with {', '.join(parts)}",
+            "a folder belongs to one label, seed and recipe",
+            "ask for the same again, choose another folder, or delete this one",
+        )
