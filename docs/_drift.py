@@ -21,6 +21,9 @@ from typing import Any
 os.environ["MORPHSEARCH_DISABLE_PLUGINS"] = "all"
 os.environ.pop("MORPHSEARCH_PLUGINS", None)
 
+# Of this checkout, installed or not.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 REFERENCE = Path(__file__).parent / "reference"
 WIDTH = 100
 NOTE = "<!-- Made by docs/_drift.py; do not edit. -->"

@@ -278,11 +278,10 @@ def morphsearch_commands() -> Iterable[CommandRecord]:
             @click.argument("seed")
             def command(seed):
                 import torch
-                from morphsearch.graph import record
                 from morphsearch.models import build_seed
 
                 built = build_seed(seed)
-                graph = record(built.model, torch.zeros(1, *built.input_shape))
+                graph = morphsearch.record(built.model, torch.zeros(1, *built.input_shape))
                 for name, width in graph.widths.items():
                     click.echo(f"{name} {width}")
 

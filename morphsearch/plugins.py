@@ -82,11 +82,16 @@ class Problem:
     name: str = ""
 
     def __str__(self) -> str:
-        return f"plugin {self.plugin!r} ({self.origin}): {self.reason}; {self.remedy}"
+        return f"{self._who}: {self.reason}; {self.remedy}"
 
     def error(self) -> PluginError:
         """The same as an error (exit code 4)."""
-        return PluginError(f"plugin {self.plugin!r} ({self.origin}): {self.reason}", "", self.remedy)
+        return PluginError(f"{self._who}: {self.reason}", "", self.remedy)
+
+    @property
+    def _who(self) -> str:
+        named = self.origin.startswith(self.plugin)
+        return f"plugin {self.origin}" if named else f"plugin {self.plugin!r} ({self.origin})"
 
 
 @dataclass(frozen=True)
@@ -230,10 +235,9 @@ def register(plugin: object, name: str = "") -> None:
     """
     with _lock:
         state = _loaded()
-        origin = "registered in this process"
         if isinstance(plugin, str):
             name = name or plugin
-            source = _Source(None, name, origin, "check the name of the module and what it imports")
+            source = _Source(None, name, name, "check the name of the module and what it imports")
             try:
                 plugin = importlib.import_module(plugin)
             except (Exception, SystemExit) as error:
@@ -241,7 +245,7 @@ def register(plugin: object, name: str = "") -> None:
         if state.manager.is_registered(plugin):
             return
         name = name or getattr(plugin, "__name__", type(plugin).__qualname__)
-        problems = _register(state, _Source(plugin, name, origin, "repair the plugin"))
+        problems = _register(state, _Source(plugin, name, f"{name}, in this process", "repair the plugin"))
         if problems:
             _remove(state, plugin)
             raise problems[0].error()
@@ -322,7 +326,7 @@ def _load_entry_points(state: _State) -> Iterator[Problem]:
 
 def _load_environment(state: _State) -> Iterator[Problem]:
     for name in _listed("MORPHSEARCH_PLUGINS"):
-        origin = "named in MORPHSEARCH_PLUGINS"
+        origin = f"{name}, from MORPHSEARCH_PLUGINS"
         remedy = "check the spelling and PYTHONPATH, or take the name out of MORPHSEARCH_PLUGINS"
         try:
             plugin = importlib.import_module(name)
