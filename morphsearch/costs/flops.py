@@ -1,0 +1,161 @@
+"""FLOPs, one per multiply-add, equal operation by operation to ``fvcore.nn.FlopCountAnalysis``.
+
+Source of the formulas: ``fvcore/nn/jit_handles.py`` and ``fvcore/nn/flop_count.py``. Counted are convolutions,
+transposed convolutions, linear layers, matrix products, einsum, norms, bilinear and nearest upsampling, grid sampling
+and adaptive average pooling; the kinds of all other operations that compute something are named as uncounted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import prod
+from typing import TYPE_CHECKING
+
+from morphsearch.costs.base import LayerwiseCost
+from morphsearch.costs.polynomial import Polynomial
+from morphsearch.graph.extent import Extent
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph, Operation, TensorShape
+
+
+class FlopsCost(LayerwiseCost):
+    """FLOPs of one image in evaluation mode."""
+
+    name = "flops"
+    unit = "FLOPs"
+    whole = True
+    per_image = True
+
+    def price(self, op: Operation, graph: ConvGraph) -> Polynomial | None:
+        """FLOPs of `op`, or None where fvcore does not count its kind."""
+        return flops_of(op)
+
+
+def flops_of(op: Operation) -> Polynomial | None:
+    """FLOPs of one operation over the batch that was recorded, or None where its kind is not counted."""
+    formula = _FORMULAS.get(op.kind)
+    return formula(op) if formula else None
+
+
+def weights_of(op: Operation) -> Polynomial:
+    """Elements of the weight of a convolution or linear layer: rows x columns x kernel; nothing for other kinds."""
+    kernel = prod(op.attrs.get("kernel", ()))
+    if op.rows is not None and op.columns is not None:
+        return Polynomial.product(op.rows, op.columns, kernel)
+    if op.kind in ("conv", "conv_transpose"):
+        # The weight is computed from data, so the graph holds all its sizes fixed.
+        channel = -len(op.attrs["output_spatial"]) - 1
+        pairs = op.inputs[0].shape[channel] * op.outputs[0].shape[channel] // op.attrs["groups"]
+        return Polynomial.constant(pairs * kernel)
+    if op.kind == "linear":
+        return Polynomial.constant(op.inputs[0].shape[-1] * op.outputs[0].shape[-1])
+    return Polynomial()
+
+
+def elements_of(op: Operation) -> Polynomial:
+    """Elements that one operation reads and writes, weights aside, over the batch that was recorded."""
+    return sum((Polynomial.of(shape.numel) for shape in (*op.inputs, *op.outputs)), Polynomial())
+
+
+def _conv(op: Operation) -> Polynomial:
+    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["output_spatial"]))
+
+
+def _conv_transpose(op: Operation) -> Polynomial:
+    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["input_spatial"]))
+
+
+def _linear(op: Operation) -> Polynomial:
+    return Polynomial.product(op.inputs[0].numel, op.outputs[0].shape[-1] if op.rows is None else op.rows)
+
+
+def _norm(factor: int, affine: int) -> Callable[[Operation], Polynomial]:
+    """`factor` a element, `affine` with scale and shift; batch statistics cost fvcore as much as any other norm's."""
+
+    def formula(op: Operation) -> Polynomial:
+        plain, scaled = (4, 5) if op.attrs.get("training") else (factor, affine)
+        return Polynomial.of(op.inputs[0].numel) * float(scaled if op.attrs.get("affine", True) else plain)
+
+    return formula
+
+
+def _per_output(factor: int) -> Callable[[Operation], Polynomial]:
+    return lambda op: Polynomial.of(op.outputs[0].numel) * float(factor)
+
+
+def _per_input(factor: int) -> Callable[[Operation], Polynomial]:
+    return lambda op: Polynomial.of(op.inputs[0].numel) * float(factor)
+
+
+def _matmul(op: Operation) -> Polynomial | None:
+    """``numel(first) * (last dimension of second)``."""
+    first, second = op.inputs[:2]
+    if len(second.shape) < 2:
+        return None
+    return _contraction(first, second, op.outputs[0], shared=prod(second.shape[:-1]))
+
+
+def _contraction(first: TensorShape, second: TensorShape, output: TensorShape, shared: int) -> Polynomial:
+    """``numel(first)`` times what of `second` is its own; `shared` elements of it are also in `first`.
+
+    The sizes tell which dimension depends on the widths: a contracted one changes both inputs and not the output, a
+        batch
+    dimension changes all three in proportion, and otherwise each input has its own.
+    """
+    own = prod(second.shape) // max(shared, 1)
+    if not output.numel.coefficients or not second.numel.coefficients:
+        return Polynomial.product(first.numel, float(own))
+    if first.numel.coefficients and _proportional(first.numel, output.numel, second.numel):
+        return Polynomial.product(first.numel, float(own))
+    return Polynomial.product(first.numel, second.numel, 1 / max(shared, 1))
+
+
+def _proportional(*sizes: Extent) -> bool:
+    def shares(size: Extent) -> dict[int, float]:
+        scale = size.const + sum(abs(c) for c in size.coefficients.values())
+        return {group: round(c / scale, 12) for group, c in size.coefficients.items()}
+
+    return all(shares(size) == shares(sizes[0]) for size in sizes[1:])
+
+
+def _einsum(op: Operation) -> Polynomial | None:
+    """Product of the sizes of all letters, for two operands.
+
+    fvcore counts the two equations of attention this way and reads any other from ``numpy.einsum_path``, which prints
+    four digits only; there the exact number is given.
+    """
+    match = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]*)", str(op.attrs.get("equation", "")).replace(" ", ""))
+    if match is None or len(op.inputs) != 2:
+        return None
+    left, right, result = match.groups()
+    if len(set(left)) < len(left) or len(set(right)) < len(right) or not (set(left) | set(right)) - set(result):
+        return None
+    first, second = op.inputs
+    shared = prod(size for letter, size in zip(right, second.shape, strict=True) if letter in left)
+    return _contraction(first, second, op.outputs[0], shared)
+
+
+_FORMULAS: dict[str, Callable[[Operation], Polynomial | None]] = {
+    "conv": _conv,
+    "conv_transpose": _conv_transpose,
+    "linear": _linear,
+    "matmul": _matmul,
+    "mm": _matmul,
+    "bmm": _matmul,
+    "einsum": _einsum,
+    "batch_norm": _norm(1, 2),
+    "layer_norm": _norm(4, 5),
+    "group_norm": _norm(4, 5),
+    "instance_norm": _norm(4, 5),
+    "adaptive_avg_pool2d": _per_input(1),
+    "_adaptive_avg_pool2d": _per_input(1),
+    "upsample_nearest2d": _per_output(1),
+    "upsample_bilinear2d": _per_output(4),
+    "grid_sampler": _per_output(4),
+    "grid_sampler_2d": _per_output(4),
+    "grid_sampler_3d": _per_output(4),
+}
+
+COUNTED = frozenset(_FORMULAS)

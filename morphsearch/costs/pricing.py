@@ -1,0 +1,86 @@
+"""``ms.cost``: what a graph costs at given widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from morphsearch import plugins
+from morphsearch.types import BoundCost, CostModel
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost at one set of widths.
+
+    Attributes:
+        total: whole where the cost is (FLOPs, parameters).
+        unit: what is counted.
+        per_layer: by module path, in network order; adds up to `total`. Work that a module's own ``forward`` does
+            stands under that module, the network's under ``""``.
+        uncounted: kinds of operations without a price.
+        metric: the name of the cost model.
+    """
+
+    total: int | float
+    unit: str
+    per_layer: dict[str, int | float] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
+    metric: str = ""
+
+
+def get(name: str) -> CostModel:
+    """The cost model that was registered as `name`.
+
+    Raises:
+        UnknownName: no such cost model; the message has the nearest names.
+        PluginError: a plugin's factory failed.
+    """
+    model: CostModel = plugins.create("cost_models", name)
+    return model
+
+
+def bind(graph: ConvGraph, metric: str | CostModel) -> BoundCost:
+    """A cost model, or the name of one, bound to `graph`. Binding walks the graph: do it once and evaluate often."""
+    return (get(metric) if isinstance(metric, str) else metric).bind(graph)
+
+
+def vector(graph: ConvGraph, widths: Mapping[str, int | float]) -> Tensor:
+    """`g` float64: widths by name in the order of the graph; groups that are not named keep theirs."""
+    return torch.tensor([float(widths.get(name, width)) for name, width in graph.widths.items()], dtype=torch.float64)
+
+
+def number(value: Tensor | float, whole: bool) -> int | float:
+    """A Python number, an int where the cost is `whole` and the value is too (rounding errors of float64 aside)."""
+    result = float(value)
+    if whole and abs(result - round(result)) <= 1e-9 + 1e-13 * abs(result):
+        return round(result)
+    return result
+
+
+def cost(graph: ConvGraph, metric: str | CostModel = "flops", widths: Mapping[str, int] | None = None) -> Cost:
+    """What `graph` costs.
+
+    Args:
+        graph: a recorded network.
+        metric: name of a cost model, or one.
+        widths: by group, any legal ones; groups that are not named, and all by default, keep the seed's.
+
+    Raises:
+        UnknownName: no such cost model.
+        GraphError: the graph cannot take these widths.
+    """
+    model = get(metric) if isinstance(metric, str) else metric
+    bound = model.bind(graph)
+    point = vector(graph, graph.check_widths({**graph.widths, **(widths or {})}))
+    whole = bool(getattr(bound, "whole", False))
+    layers = {layer: number(value, whole) for layer, value in bound.per_layer(point).items()}
+    uncounted = tuple(getattr(bound, "uncounted", ()))
+    return Cost(number(bound.total(point), whole), bound.unit, layers, uncounted, model.name)

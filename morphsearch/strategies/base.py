@@ -1,0 +1,130 @@
+"""What a strategy is: it decides how important every unit is, or proposes widths outright.
+
+Shapes: `u` units of the graph in its flat numbering (``graph.unit_group`` says whose they are), `g` groups.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+Widths = dict[str, int]
+Fits = Callable[[Widths], bool]
+
+
+class Strategy(ABC):
+    """Scores the units of a graph.
+
+    The loop calls :meth:`attach` at the start of each morph, then in every training step :meth:`penalty` before the
+    backward pass and :meth:`after_step` after the optimizer's step, and :meth:`alive` and :meth:`scores` when it
+    judges. Both hooks of the step must stay a few vectorised operations over flat vectors. A strategy that judges by
+    evaluation instead brings its own phase (:meth:`run_phase`); one that needs no training at all sets
+    ``needs_training = False`` and answers in :meth:`propose`.
+
+    Attributes:
+        name: the name it is registered by.
+        needs_training: its scores mean something only after training under :meth:`penalty`.
+        default_threshold: what :meth:`alive` is asked with unless the user says otherwise.
+        notes: what the user should know about this network, one sentence each; filled by :meth:`attach`.
+    """
+
+    name: str
+    needs_training: bool = True
+    default_threshold: float = 0.0
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    @abstractmethod
+    def attach(self, model: nn.Module, graph: ConvGraph) -> None:
+        """Bind to the `model` that is being trained and its `graph`. Called again after every morph.
+
+        Raises:
+            UsageError: the network has nothing that this strategy can judge; the message says which strategies fit.
+        """
+
+    @abstractmethod
+    def scores(self) -> Tensor:
+        """`u`, finite, non-negative: the importance of every unit, larger is more."""
+
+    def scored(self) -> Tensor:
+        """`u` bool: units that this strategy can judge. The others are always alive, and their scores say nothing."""
+        return torch.ones_like(self.scores(), dtype=torch.bool)
+
+    def alive(self, threshold: float) -> Tensor:
+        """`u` bool: units whose score is above `threshold`, and all that cannot be judged."""
+        return (self.scores() > threshold) | ~self.scored()
+
+    def regularized(self) -> set[str]:
+        """Names of parameters to keep out of weight decay, since the strategy regularizes them itself."""
+        return set()
+
+    def penalty(self, prices: Tensor, strength: float) -> Tensor:
+        """Scalar to add to the loss.
+
+        Args:
+            prices: `u`, the marginal price of every unit, normalised to mean 1 over the free units.
+            strength: lambda.
+        """
+        return torch.zeros((), device=prices.device)
+
+    def after_step(self, prices: Tensor, strength: float, lr: float) -> None:  # noqa: B027
+        """Act after the optimizer's step, without gradient (a proximal step). `lr` is the current learning rate."""
+
+    def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths | None:
+        """Widths straight away, the largest of their kind that `fits` accepts; None where units are chosen by score.
+
+        Args:
+            graph: the network as it is now.
+            fits: whether complete widths meet every budget.
+            rng: the only source of randomness.
+            round_to: widths are multiples of it, where a group's own rules allow.
+
+        Raises:
+            BudgetError: not even the smallest widths fit.
+        """
+        return None
+
+    def run_phase(self, context: Any) -> None:  # noqa: B027
+        """A training or evaluation phase of the strategy's own, before units are chosen. `context` is the loop's."""
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a resumed run needs beyond the model's own weights: tensors, and data that JSON can hold."""
+        return {}, {}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take back what :meth:`state_dict` gave; called after :meth:`attach`."""
+
+
+class TrainingFree(Strategy):
+    """Base of strategies that propose widths without looking at weights: every unit is as good as any other."""
+
+    needs_training = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._num_units = 0
+
+    def attach(self, model: nn.Module, graph: ConvGraph) -> None:
+        """Any network will do."""
+        self._num_units = int(graph.num_units)
+
+    def scores(self) -> Tensor:
+        """`u` ones."""
+        return torch.ones(self._num_units)
+
+    def scored(self) -> Tensor:
+        """`u`: none is judged."""
+        return torch.zeros(self._num_units, dtype=torch.bool)
+
+    @abstractmethod
+    def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:
+        """Widths, see :meth:`Strategy.propose`."""
