@@ -38,7 +38,7 @@ class EpochSums:
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor, penalty: Tensor | None) -> None:
-        """Count one batch: its mean `loss` (scalar), `logits` (`n x classes`), `labels` (`n`) and `penalty` (scalar)."""
+        """Count one batch: its mean `loss` (scalar), `logits` (`n x classes`), `labels` (`n`), `penalty` (scalar)."""
         self.loss.add_(loss, alpha=len(labels))
         self.correct.add_((logits.argmax(1) == labels).sum())
         if penalty is not None:

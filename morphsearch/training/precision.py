@@ -61,8 +61,8 @@ def choose(
     with torch.random.fork_rng(devices), flush_denormals():
         try:
             return _measure(model, recipe, shape, classes, device, images, candidates) or fallback
-        except (RuntimeError, TypeError, ValueError, NotImplementedError):
-            return fallback  # a model that cannot be copied, or cannot be trained: training itself will say why
+        except Exception:  # a model that cannot be copied, or cannot be trained: training itself will say why
+            return fallback
 
 
 def pick(measured: dict[Candidate, float]) -> Candidate:
@@ -108,7 +108,7 @@ def _measure(
             stepper = _stepper(model, candidate, (batch, *shape), classes, device)
             stepper()
             steppers[candidate] = stepper
-        except (RuntimeError, NotImplementedError):
+        except Exception:
             continue  # e.g. an operation without a bf16 kernel
     if not steppers:
         return None

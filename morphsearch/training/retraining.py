@@ -115,7 +115,7 @@ def retrain(
         except KeyboardInterrupt:
             work.save_if_whole()
             raise StoppedError(
-                f"stopped {label!r} in epoch {trainer.epoch + 1} of {recipe.epochs:g}",
+                f"stopped {label!r} after {trainer.epoch} of {recipe.epochs:g} epochs, at step {trainer.step}",
                 f"the state is saved in {folder / CHECKPOINT}",
                 "the same call or command goes on from there",
             ) from None
@@ -183,6 +183,7 @@ class _Retraining:
         self.val: dict[str, Any] = {}
         self.seconds, self.images = 0.0, 0
         self._saved_at = time.monotonic()
+        self._logged = 0  # epochs that have their line and their validation figures
 
     def begin(self, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         """Go on from `saved`, or start: then a first checkpoint fixes what was chosen by timing."""
@@ -190,6 +191,7 @@ class _Retraining:
             tensors, state = saved
             self.trainer.load_state(tensors, state["trainer"])
             self.val, self.seconds, self.images = state["val"], state["seconds"], state["images"]
+            self._logged = self.trainer.epoch
         lines = read_lines(self.folder / METRICS)
         kept = [line for line in lines if isinstance(line.get("epoch"), int) and line["epoch"] <= self.trainer.epoch]
         if kept != lines:  # the crash came between the line of an epoch and its checkpoint
@@ -212,6 +214,7 @@ class _Retraining:
         self.val = {"val_loss": finite(val.loss), "val_accuracy": val.accuracy}
         line = self._line(stats)
         append_line(self.folder / METRICS, line)
+        self._logged = self.trainer.epoch
         self.save()
         if self.on_event is not None:
             self.on_event("epoch", line)
@@ -238,8 +241,9 @@ class _Retraining:
         self._saved_at = time.monotonic()
 
     def save_if_whole(self) -> None:
-        """After an interruption: save, unless it broke off a batch; the former checkpoint then has to do."""
-        if self.trainer.between_batches:
+        """After an interruption: save, unless it broke off a batch or the end of an epoch; then the former checkpoint
+        has to do."""
+        if self.trainer.between_batches and self._logged == self.trainer.epoch:
             self.save()
 
     def finish(self, extra: dict[str, Any]) -> RetrainResult:

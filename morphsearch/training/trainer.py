@@ -17,7 +17,7 @@ from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_for
 from morphsearch.training.epoch import EpochStats, EpochSums
 from morphsearch.training.evaluation import Evaluation, evaluate
 from morphsearch.training.optimizers import build_optimizer
-from morphsearch.training.outputs import check_logits, classification_loss
+from morphsearch.training.outputs import check_logits, classification_loss, split_outputs
 from morphsearch.training.precision import Choice, choose
 from morphsearch.training.progress import Listener, Throttle
 from morphsearch.training.recipe import Recipe
@@ -244,10 +244,10 @@ class Trainer:
                 accelerator.sync_gradients = True
             with accelerator.autocast():
                 output = self.model(images) if self._proven else self._first_output(images)
-            loss, logits = classification_loss(output, labels, self.recipe.label_smoothing)
             if not self._proven:
-                check_logits(logits, len(labels), self.data.train.num_classes)
+                check_logits(split_outputs(output)[0], len(labels), self.data.train.num_classes)
                 self._proven = True
+            loss, logits = classification_loss(output, labels, self.recipe.label_smoothing)
             penalty = self.penalty() if self.penalty is not None else None
             total = loss if penalty is None else loss + penalty
             accelerator.backward(total if group == accumulate else total * (accumulate / group))
