@@ -23,90 +23,36 @@ from typing import Any
 import pluggy
 
 from morphsearch import hookspecs
+from morphsearch._kinds import EVENTS, KINDS, Kind, PluginWarning, Problem, Row, fault
 from morphsearch.errors import MorphError, PluginError, UnknownName, nearest
-from morphsearch.types import (
-    CommandRecord,
-    CostModelRecord,
-    DataRecord,
-    ExecutorRecord,
-    ExporterRecord,
-    ModelRecord,
-    OperationRecord,
-    Record,
-    StrategyRecord,
-)
+from morphsearch.types import Record
+
+__all__ = [
+    "BUILTIN",
+    "EVENTS",
+    "KINDS",
+    "Kind",
+    "PluginWarning",
+    "Problem",
+    "Row",
+    "create",
+    "fire",
+    "listing",
+    "manager",
+    "problems",
+    "record",
+    "register",
+    "registry",
+    "reset",
+    "unregister",
+]
 
 PROJECT = "morphsearch"
 BUILTIN = "morphsearch"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of record: what one is called in messages, the type of its records and the hook that returns them."""
-
-    noun: str
-    record: type[Record]
-    hook: str
-
-
-KINDS: Mapping[str, Kind] = {
-    "cost_models": Kind("cost model", CostModelRecord, "morphsearch_cost_models"),
-    "strategies": Kind("strategy", StrategyRecord, "morphsearch_strategies"),
-    "operations": Kind("operation rule", OperationRecord, "morphsearch_operations"),
-    "models": Kind("model", ModelRecord, "morphsearch_models"),
-    "data": Kind("data source", DataRecord, "morphsearch_data"),
-    "exporters": Kind("exporter", ExporterRecord, "morphsearch_exporters"),
-    "executors": Kind("executor", ExecutorRecord, "morphsearch_executors"),
-    "commands": Kind("command", CommandRecord, "morphsearch_commands"),
-}
-EVENTS = ("morphsearch_iteration_end", "morphsearch_search_end")
-
 # Built-ins by module name, not by import: they stand in the top layer, this module near the bottom.
 _BUILTIN_MODULES = ("cost_models", "strategies", "models", "data", "exporters", "executors", "commands")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-
-
-class PluginWarning(UserWarning):
-    """A plugin that failed, or did something that it should not; morphsearch carries on without that part of it."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with one plugin; :meth:`__str__` is the line that users see."""
-
-    plugin: str
-    origin: str
-    reason: str
-    remedy: str
-    kind: str = "plugin"
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self._who}: {self.reason}; {self.remedy}"
-
-    def error(self) -> PluginError:
-        """The same as an error (exit code 4)."""
-        return PluginError(f"{self._who}: {self.reason}", "", self.remedy)
-
-    @property
-    def _who(self) -> str:
-        named = self.origin.startswith(self.plugin)
-        return f"plugin {self.origin}" if named else f"plugin {self.plugin!r} ({self.origin})"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of ``morphsearch plugins``; `status` is ``ok``, ``disabled`` or ``broken: REASON``."""
-
-    kind: str
-    name: str
-    summary: str
-    origin: str
-    status: str = "ok"
-
-    def to_dict(self) -> dict[str, str]:
-        """The row as JSON-ready data."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
@@ -404,25 +350,12 @@ def _records(state: _State, source: _Source, kind: str, problems: list[Problem])
             problems.append(source.problem(f"{hook} raised {_describe(error)}", kind=kind, name=hook))
             continue
         for item in items:
-            wrong = _wrong(item, expected)
+            wrong = fault(item, expected)
             if wrong:
                 name = str(getattr(item, "name", hook))
                 problems.append(source.problem(f"{hook} returned {wrong}", f"repair {hook}", kind=kind, name=name))
             else:
                 yield dataclasses.replace(item, origin=source.origin)
-
-
-def _wrong(item: object, expected: type[Record]) -> str:
-    """What is wrong with a record, or an empty string."""
-    if not isinstance(item, expected):
-        return f"{item!r:.80} where {expected.__name__} is due"
-    if not isinstance(item.name, str) or not _NAME.fullmatch(item.name):
-        return f"the name {item.name!r:.80}; names are letters, digits and _ . + -"
-    if not isinstance(item.summary, str) or not item.summary.strip() or "\n" in item.summary:
-        return f"{item.name!r} without a summary of one line"
-    if not callable(item.factory):
-        return f"{item.name!r} whose factory cannot be called"
-    return ""
 
 
 def _add(records: dict[str, Record], new: Record, source: _Source, kind: str, problems: list[Problem]) -> None:
