@@ -99,6 +99,7 @@ def fault(item: object, expected: type[Record]) -> str:
     summary: Any = item.summary
     if not isinstance(summary, str) or not summary.strip() or "\n" in summary:
         return f"{item.name!r} without a summary of one line"
-    if not callable(item.factory):
+    factory: Any = item.factory
+    if not callable(factory):
         return f"{item.name!r} whose factory cannot be called"
     return ""

@@ -16,7 +16,8 @@ PLUGIN = ROOT / "plugins" / "morphsearch-example"
 
 def _run(arguments: list[str], site: Path) -> str:
     """Run Python with `site` on its path, beside this checkout."""
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
+    path = [str(site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path))
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
