@@ -7,6 +7,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from morphsearch.errors import InputError, UnknownName, UsageError
@@ -63,8 +64,15 @@ def timm_source(
 
 
 def _package(name: str, submodule: str = "") -> ModuleType:
+    full = f"{name}.{submodule}" if submodule else name
     try:
-        return importlib.import_module(f"{name}.{submodule}" if submodule else name)
+        try:
+            return importlib.import_module(full)
+        except RuntimeError as error:
+            if "operator torchvision::" not in str(error):
+                raise
+            _declare_operators()
+            return importlib.import_module(full)
     except ImportError as error:
         raise InputError(
             f"{name} cannot be imported: {error}",
@@ -77,6 +85,17 @@ def _package(name: str, submodule: str = "") -> ModuleType:
             f"{name} must fit the installed torch",
             f"install the release of {name} that belongs to your torch",
         ) from error
+
+
+def _declare_operators() -> None:
+    """Declare the operators that torchvision's import insists on and its compiled part failed to bring.
+
+    That happens when torch is a CPU build and torchvision a CUDA one. Its classifiers are plain torch and need no
+    compiled operator; detection does, and would fail when it runs.
+    """
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 def _no_weights(scheme: str, target: str, kwargs: dict[str, Any]) -> None:
