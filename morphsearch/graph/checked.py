@@ -1,0 +1,153 @@
+"""Rewriting with proof: rebuild, record again, rearrange, patch, and say what cannot follow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from morphsearch.errors import GraphError
+from morphsearch.graph.patch import patch_modules
+from morphsearch.graph.rewrite import Mismatch, Plan, check, make_plan, rearrange, rebuild
+from morphsearch.graph.tape import RawOperation
+
+if TYPE_CHECKING:
+    from morphsearch.graph.graph import ConvGraph
+
+# Operations in which forward code can have sizes, or equal parts, written down.
+SIZED = frozenset("view _unsafe_view reshape split split_with_sizes slice select narrow unbind constant_pad_nd expand repeat".split())
+
+
+def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = False) -> tuple[nn.Module, Plan]:
+    """The network in which unit `u` occurs ``multiplicity[u]`` times, with the plan it was built from.
+
+    Raises:
+        Mismatch: an operation cannot follow; `operation` is its index on the seed's tape.
+    """
+    plan = make_plan(graph.tape, graph.resolution, multiplicity)
+    try:
+        return _attempt(graph, plan, multiplicity, (), meta), plan
+    except Mismatch as first:
+        paths = sized_modules(graph, multiplicity)
+        if not paths:
+            raise
+        plan = make_plan(graph.tape, graph.resolution, multiplicity)
+        try:
+            return _attempt(graph, plan, multiplicity, tuple(paths), meta), plan
+        except Mismatch as second:
+            raise second from first
+
+
+def _attempt(graph: ConvGraph, plan: Plan, multiplicity: np.ndarray, paths: tuple[str, ...], meta: bool) -> nn.Module:
+    for _ in range(2):
+        twin = rebuild(graph.model, graph.tape, plan, meta=meta)
+        if paths:
+            twin = patch_modules(
+                graph.model, twin, list(paths), graph.example_inputs, graph.tape, graph.resolution, plan, multiplicity
+            )
+        _, order = check(twin, graph.example_inputs, graph.tape, plan, patched=bool(paths))
+        if not order:
+            return twin
+        rearrange(plan, order)
+    raise Mismatch(-1, "the order in which channels arrive depends on itself")
+
+
+def sized_modules(graph: ConvGraph, multiplicity: np.ndarray) -> list[str]:
+    """Modules whose own code moves channels that change, through operations that can have sizes written down."""
+    unit_of = graph.resolution.unit_of
+    found: dict[str, None] = {}
+    for operation in graph.tape.operations:
+        if operation.kind not in SIZED or operation.module in found:
+            continue
+        for labels in (*operation.inputs, *operation.outputs):
+            ids = np.asarray(labels.ids).reshape(-1)
+            units = unit_of[ids[ids > 0]]
+            if labels.varying() and (multiplicity[units[units >= 0]] != 1).any():
+                found[operation.module] = None
+                break
+    return list(found)
+
+
+def describe(operation: RawOperation | None, reason: str) -> str:
+    """Why an operation froze what it reads, with what to do about it."""
+    if operation is None:
+        return f"the network cannot run at other widths: {reason}"
+    where = f"{operation.kind} in {operation.module}" if operation.module else operation.kind
+    return (
+        f"the operation {where} has sizes written into it or cannot follow ({reason}); "
+        "write it in terms of its input's shape, or teach it through the hook morphsearch_operations"
+    )
+
+
+def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
+    """Try every free group at other widths and freeze those that an operation cannot follow, with its name.
+
+    Raises:
+        GraphError: nothing that could be frozen makes the network run at other widths.
+    """
+    from morphsearch.graph.graph import ConvGraph as Graph
+
+    frozen = dict(graph.frozen_ids)
+    for _ in range(64):
+        if not graph.free:
+            return graph
+        try:
+            rewrite_checked(graph, trial(graph), meta=graph.on_meta)
+            return graph
+        except Mismatch as mismatch:
+            operation = graph.tape.operations[mismatch.operation] if mismatch.operation >= 0 else None
+            reason = describe(operation, mismatch.reason)
+            added = _blame(graph, mismatch.operation, reason)
+            if not added.keys() - frozen.keys():
+                added = {int(ids[0]): reason for ids in _free_slots(graph)}
+            frozen.update(added)
+            graph = Graph(graph.model, graph.example_inputs, graph.tape, graph.evaluated, frozen, graph.on_meta)
+    raise GraphError(
+        "no set of groups could be found that the network can change",
+        "every rewrite is checked by running it",
+        "teach the operations that are in the way through the hook morphsearch_operations",
+    )
+
+
+def trial(graph: ConvGraph) -> np.ndarray:
+    """Multiplicities that drop about two fifths of every free group, unevenly, and never all of it."""
+    multiplicity = np.ones(graph.num_units, np.int64)
+    rng = np.random.default_rng(0)
+    for name in graph.free:
+        units = graph.units_of(name)
+        keep = rng.random(units.size) < 0.6
+        keep[rng.integers(units.size)] = True
+        multiplicity[units] = keep
+    return multiplicity
+
+
+def _blame(graph: ConvGraph, index: int, reason: str) -> dict[int, str]:
+    """Identifiers of the free units that the operation at `index` reads or makes, or, if none, those of the nearest before."""
+    unit_of = graph.resolution.unit_of
+    groups = list(graph.groups.values())
+    for operation in reversed(graph.tape.operations[: index + 1] if index >= 0 else []):
+        found = {}
+        for labels in (*operation.inputs, *operation.outputs):
+            for one in np.unique(np.asarray(labels.ids)):
+                unit = unit_of[one] if one > 0 else -1
+                if unit >= 0 and groups[graph.unit_group[unit]].frozen is None:
+                    found[int(one)] = reason
+        if found:
+            return found
+    return {}
+
+
+def _free_slots(graph: ConvGraph) -> list[np.ndarray]:
+    free = {name for name in graph.free}
+    names = list(graph.groups)
+    result = []
+    for ids in graph.tape.slots.values():
+        units = graph.resolution.unit_of[ids]
+        for unit in units[units >= 0]:
+            if names[graph.unit_group[unit]] in free:
+                result.append(ids[units == unit][:1])
+    return result
+
+
+__all__ = ["freeze_what_fails", "rewrite_checked", "sized_modules", "trial"]

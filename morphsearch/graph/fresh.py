@@ -1,0 +1,34 @@
+"""Weights for networks at new widths: fresh ones, or shared out so that a wider network computes the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from morphsearch.graph.rewrite import Plan
+
+
+def initialise(model: nn.Module) -> None:
+    """Give every module fresh weights by its own ``reset_parameters``, then by the network's ``init_weights`` if it has one.
+
+    Parameters that no module initialises (layer scales, learned gates) keep the values that they were built with.
+    """
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    network = getattr(model, "init_weights", None)
+    if callable(network):
+        network()
+
+
+def share_columns(model: nn.Module, plan: Plan) -> None:
+    """Divide the columns of units that occur `m` times by `m` (Net2Net, arXiv 1511.05641, section 2.2)."""
+    parameters = dict(model.named_parameters())
+    for (name, dim), copies in plan.copies.items():
+        if dim == plan.column_dims.get(name) and name in parameters and (copies > 1).any():
+            shape = [1] * parameters[name].dim()
+            shape[dim] = copies.size
+            share = torch.from_numpy(1.0 / copies).reshape(shape)
+            with torch.no_grad():
+                parameters[name].mul_(share.to(parameters[name]))

@@ -1,0 +1,336 @@
+"""The recorded network: groups, operations, and the rewrites that groups make possible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from morphsearch.errors import GraphError, nearest
+from morphsearch.graph.checked import freeze_what_fails, rewrite_checked
+from morphsearch.graph.extent import Extent
+from morphsearch.graph.fresh import initialise, share_columns
+from morphsearch.graph.labels import Labels, fraction
+from morphsearch.graph.record import run_tape
+from morphsearch.graph.resolve import Binding, Group, Resolution, resolve
+from morphsearch.graph.rewrite import Mismatch
+from morphsearch.graph.tape import RawOperation, Tape
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+class TensorShape:
+    """A tensor of the recording: its `shape`, and `numel` as a function of the widths."""
+
+    def __init__(self, labels: Labels, resolution: Resolution) -> None:
+        self.shape = labels.shape
+        self._labels, self._resolution = labels, resolution
+
+    @cached_property
+    def numel(self) -> Extent:
+        """Number of elements."""
+        ids = np.asarray(self._labels.ids).reshape(-1)
+        units = np.where(ids > 0, self._resolution.unit_of[np.maximum(ids, 0)], -1)
+        return _extent(units, self._resolution, fraction(self._labels))
+
+
+@dataclass
+class Operation:
+    """One operation of the network in evaluation mode, in the order of execution.
+
+    Args:
+        name: unique; the module path and what it does.
+        kind: "conv", "linear", "batch_norm", ... or the plain ATen name.
+        module: path of the module that ran it.
+        parameters: role ("weight", "bias", ...) to parameter name.
+        attrs: facts such as kernel, stride, groups, spatial sizes.
+        inputs, outputs: activations.
+        rows, columns: size of the weight's output and input dimension (per convolution group), where there is a weight.
+    """
+
+    name: str
+    kind: str
+    module: str
+    parameters: dict[str, str]
+    attrs: dict[str, Any]
+    inputs: tuple[TensorShape, ...]
+    outputs: tuple[TensorShape, ...]
+    raw: RawOperation = field(repr=False)
+    _resolution: Resolution = field(repr=False)
+
+    @cached_property
+    def rows(self) -> Extent | None:
+        """Rows of the weight."""
+        return self._size(self.raw.rows)
+
+    @cached_property
+    def columns(self) -> Extent | None:
+        """Columns of the weight (for a grouped convolution, of each group)."""
+        return self._size(self.raw.columns)
+
+    def _size(self, ids: np.ndarray | None) -> Extent | None:
+        return None if ids is None else _extent(self._resolution.unit_of[ids], self._resolution)
+
+
+def _extent(units: np.ndarray, resolution: Resolution, times: float = 1.0) -> Extent:
+    widths = np.array([group.width for group in resolution.groups.values()], np.float64)
+    return Extent.count(widths, units, resolution.unit_group, times)
+
+
+class ConvGraph:
+    """A network as operations, units and groups. Made by :func:`record`."""
+
+    def __init__(
+        self, model: nn.Module, example_inputs: Any, tape: Tape, evaluated: int, frozen: Mapping[int, str], on_meta: bool
+    ) -> None:
+        self.model, self.example_inputs = model, example_inputs
+        self.tape, self.evaluated, self.on_meta = tape, evaluated, on_meta
+        self.frozen_ids = dict(frozen)
+        self.resolution = resolve(tape, frozen)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """All groups in network order, frozen ones included."""
+        return self.resolution.groups
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of every group."""
+        return {name: group.width for name, group in self.groups.items()}
+
+    @property
+    def free(self) -> list[str]:
+        """Names of the groups whose width may change."""
+        return [name for name, group in self.groups.items() if group.frozen is None]
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """Which unit each slice of each parameter and buffer belongs to."""
+        return self.resolution.bindings
+
+    @property
+    def unit_group(self) -> np.ndarray:
+        """`u` int64: position of every unit's group in :attr:`groups`."""
+        return self.resolution.unit_group
+
+    @property
+    def num_units(self) -> int:
+        """Units of all groups, in one flat numbering."""
+        return int(self.resolution.unit_group.size)
+
+    def units_of(self, name: str) -> np.ndarray:
+        """Flat indices of a group's units, in channel order."""
+        return np.nonzero(self.unit_group == list(self.groups).index(self._group(name).name))[0]
+
+    @cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """The operations of evaluation mode in the order of execution."""
+        seen: dict[str, int] = {}
+        result = []
+        for raw in self.tape.operations[: self.evaluated]:
+            base = f"{raw.module}:{raw.kind}" if raw.module else raw.kind
+            seen[base] = seen.get(base, 0) + 1
+            name = base if seen[base] == 1 else f"{base}#{seen[base]}"
+            inputs = tuple(TensorShape(labels, self.resolution) for labels in raw.inputs)
+            outputs = tuple(TensorShape(labels, self.resolution) for labels in raw.outputs)
+            result.append(
+                Operation(name, raw.kind, raw.module, raw.parameters, raw.attrs, inputs, outputs, raw, self.resolution)
+            )
+        return tuple(result)
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, tuple[Extent, ...]]:
+        """For every trainable parameter (tied ones once) the size of each dimension as a function of the widths."""
+        shapes = {}
+        for name, parameter in self.model.named_parameters():
+            slots = self.tape.slots
+            shapes[name] = tuple(
+                _extent(self.resolution.unit_of[slots[name, dim]], self.resolution) if (name, dim) in slots else Extent(size)
+                for dim, size in enumerate(parameter.shape)
+            )
+        return shapes
+
+    def to_networkx(self) -> nx.DiGraph:
+        """Operations as nodes (module, kind, shapes, parameters), tensors as edges."""
+        import networkx as nx
+
+        graph = nx.DiGraph()
+        names = [operation.name for operation in self.operations]
+        for operation in self.operations:
+            graph.add_node(
+                operation.name,
+                kind=operation.kind,
+                module=operation.module,
+                parameters=dict(operation.parameters),
+                inputs=[shape.shape for shape in operation.inputs],
+                outputs=[shape.shape for shape in operation.outputs],
+            )
+            for labels in operation.raw.inputs:
+                if 0 <= labels.producer < len(names):
+                    graph.add_edge(names[labels.producer], operation.name, shape=labels.shape)
+        return graph
+
+    def explain(self, name: str) -> str:
+        """Why layers change together, as text; `name` is a group or any layer."""
+        from morphsearch.graph.explain import explain
+
+        return explain(self, name)
+
+    # -- rewriting -----------------------------------------------------------------------------------------------
+
+    def shrink(self, keep: Mapping[str, Sequence[int]]) -> nn.Module:
+        """The network without the units that `keep` leaves out, weights inherited; groups not named stay whole.
+
+        Equal to the seed with the dropped units' parameters at zero, wherever nothing mixes.
+
+        Args:
+            keep: for each group the positions (0 to width - 1) of the units that stay.
+
+        Raises:
+            GraphError: an unknown or frozen group, a position out of range, or fewer units than the group's floor.
+        """
+        multiplicity = np.ones(self.num_units, np.int64)
+        for name, kept in keep.items():
+            group = self._group(name)
+            chosen = np.unique(np.asarray(list(kept), np.int64))
+            if chosen.size and (chosen[0] < 0 or chosen[-1] >= group.width):
+                raise GraphError(
+                    f"keep[{name!r}] holds {int(chosen[0] if chosen[0] < 0 else chosen[-1])}",
+                    f"positions in this group run from 0 to {group.width - 1}",
+                    "give positions of units within the group",
+                )
+            if chosen.size < group.width:
+                self.check_width(name, int(chosen.size))
+            mask = np.zeros(group.width, np.int64)
+            mask[chosen] = 1
+            multiplicity[self.units_of(name)] = mask
+        return self.rewrite(multiplicity)
+
+    def resize(self, widths: Mapping[str, int], weights: str = "fresh") -> nn.Module:
+        """The network at other widths; groups not named stay as they are.
+
+        Args:
+            widths: units per group, at or above its floor; more than the seed has is fine.
+            weights: "fresh" (each module's own initialisation) or "widen": the first units inherit, units that are added
+                are copies of others whose readers share them out, so that a wider network computes the same (Net2Net,
+                arXiv 1511.05641, section 2).
+
+        Raises:
+            GraphError: an unknown or frozen group, or a width that the group cannot have.
+        """
+        if weights not in ("fresh", "widen"):
+            raise GraphError(f"weights={weights!r}", 'it is "fresh" or "widen"', 'use "fresh" to train from scratch')
+        complete = self.check_widths(widths)
+        multiplicity = np.ones(self.num_units, np.int64)
+        for name, width in complete.items():
+            group = self.groups[name]
+            times, extra = divmod(width, group.width)
+            counts = np.full(group.width, times)
+            counts[:extra] += 1
+            multiplicity[self.units_of(name)] = counts
+        return self.rewrite(multiplicity, weights=weights)
+
+    def rewrite(self, multiplicity: np.ndarray, weights: str = "inherit") -> nn.Module:
+        """The network in which unit `u` occurs ``multiplicity[u]`` times, checked by recording it again.
+
+        Raises:
+            GraphError: an operation cannot follow; the message names it.
+        """
+        try:
+            network, plan = rewrite_checked(self, multiplicity)
+        except Mismatch as mismatch:
+            raise self._cannot(mismatch) from mismatch
+        if weights == "fresh":
+            initialise(network)
+        elif weights == "widen":
+            share_columns(network, plan)
+        return network
+
+    def _cannot(self, mismatch: Mismatch) -> GraphError:
+        operation = self.tape.operations[mismatch.operation] if mismatch.operation >= 0 else None
+        where = f"{operation.kind} in {operation.module or 'the network'}" if operation else "the network"
+        return GraphError(
+            f"{where} cannot follow these widths: {mismatch.reason}",
+            "every rewrite is recorded again, and must bring the same channels to every layer as the seed does",
+            "leave the groups that this operation reads at their width (graph.explain names them)",
+        )
+
+    def check_width(self, name: str, width: int) -> None:
+        """Raise GraphError unless the group may have `width` units."""
+        group = self._group(name)
+        if width != group.width and group.frozen is not None:
+            raise GraphError(
+                f"group {name!r} is asked to have {width} of its {group.width} units",
+                f"it is frozen: {group.frozen}",
+                "leave it out, or teach the operation through the hook morphsearch_operations",
+            )
+        if width < group.floor or width % group.multiple:
+            raise GraphError(
+                f"group {name!r} is asked to have {width} units",
+                f"it takes {group.floor} or more" + (f", in multiples of {group.multiple}" if group.multiple > 1 else ""),
+                f"use at least {group.floor}",
+            )
+
+    def check_widths(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """`widths` completed with the groups that it does not name, each legal.
+
+        Raises:
+            GraphError: an unknown group or a width that it cannot have.
+        """
+        complete = self.widths
+        for name, width in widths.items():
+            if isinstance(width, bool) or not isinstance(width, (int, np.integer)):
+                raise GraphError(f"widths[{name!r}] is {width!r}", "a width is a whole number of units", "round it")
+            self.check_width(name, int(width))
+            complete[name] = int(width)
+        return complete
+
+    def _group(self, name: str) -> Group:
+        if name not in self.groups:
+            raise GraphError(*_unknown_group(name, list(self.groups)))
+        return self.groups[name]
+
+
+def _unknown_group(name: str, known: list[str]) -> tuple[str, str, str]:
+    close = nearest(name, known)
+    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    repair = f"did you mean {' or '.join(close)}?" if close else "take a name from graph.groups"
+    return f"unknown group {name!r}", f"the groups are: {shown}", repair
+
+
+def record(model: nn.Module, example_inputs: Any, *, check: bool = True, like: ConvGraph | None = None) -> ConvGraph:
+    """Record `model` by running it once on `example_inputs`.
+
+    Args:
+        model: any network that runs on the inputs; it is left as it was.
+        example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments.
+        check: prove on a trial that every free group can really change its width, and freeze those that cannot, with
+            the operation that is in the way.
+        like: the graph of the same network at other widths, whose groups this one must have.
+
+    Raises:
+        GraphError: the network fails on these inputs, or has nothing that could be recorded.
+    """
+    if not isinstance(model, nn.Module):
+        raise GraphError(
+            f"the model is a {type(model).__name__}", "it must be a torch.nn.Module", "pass the network itself, not its class or weights"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise GraphError("the model is a scripted module", "its code cannot be rewritten", "pass the module before torch.jit.script")
+    decisions = like.tape.decisions if like is not None else {}
+    tape, evaluated, on_meta = run_tape(model, example_inputs, blank=lambda: Tape(model, decisions=decisions))
+    graph = ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)
+    if check:
+        graph = freeze_what_fails(graph)
+    return graph
+
+
+__all__ = ["Binding", "ConvGraph", "Extent", "Group", "Operation", "TensorShape", "record"]

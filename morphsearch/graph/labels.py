@@ -1,0 +1,132 @@
+"""Labels: the companion that says for every element of a tensor which unit it belongs to.
+
+A label tensor has the rank of its tensor and size 1 along every dimension in which the labels do not change, so that it
+costs C numbers for an activation `n x c x h x w`, not N x C x H x W. Values: positive, a unit; :data:`RIGID`, data whose
+size nobody can change (the network's input, what was not understood); :data:`LOOSE`, filler whose size follows from its
+surroundings (zero padding, tensors made by ``zeros_like``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+RIGID = 0
+LOOSE = -1
+
+
+@dataclass(slots=True)
+class Labels:
+    """Labels of one tensor.
+
+    Args:
+        ids: int64, compact: size 1 along constant dimensions. For ``parameter`` labels the values are one more than the
+            flat index of the element in that parameter.
+        shape: the full shape of the tensor.
+        producer: index of the operation that made the tensor, or -1.
+        parameter: name of the parameter or buffer that this tensor is a rearrangement of, or None for activations.
+    """
+
+    ids: Tensor
+    shape: tuple[int, ...]
+    producer: int = -1
+    parameter: str | None = None
+
+    def full(self) -> Tensor:
+        """The labels expanded (stride 0) to the full shape."""
+        return self.ids.expand(self.shape)
+
+    def varying(self) -> list[int]:
+        """The dimensions along which the labels change."""
+        return [d for d, size in enumerate(self.ids.shape) if size > 1]
+
+    def vector(self, dim: int) -> Tensor:
+        """Labels along `dim` (length ``shape[dim]``), where the other dimensions are constant."""
+        index = tuple(slice(None) if d == dim else 0 for d in range(len(self.shape)))
+        return self.full()[index]
+
+    @property
+    def blank(self) -> bool:
+        """No element belongs to a unit."""
+        return self.parameter is None and not bool((self.ids > 0).any())
+
+
+def constant(value: int, shape: tuple[int, ...], producer: int = -1) -> Labels:
+    """The same label everywhere."""
+    return Labels(torch.full((1,) * len(shape), value, dtype=torch.int64), shape, producer)
+
+
+def along(vector: Tensor, dim: int, shape: tuple[int, ...], producer: int = -1) -> Labels:
+    """`vector` along `dim`, constant in the others."""
+    view = [1] * len(shape)
+    view[dim] = shape[dim]
+    return compact(vector.reshape(view), shape, producer)
+
+
+def compact(ids: Tensor, shape: tuple[int, ...], producer: int = -1, parameter: str | None = None) -> Labels:
+    """Labels from `ids` of shape `shape` (or already of size 1 in places), reduced along constant dimensions."""
+    for dim in range(ids.dim()):
+        if ids.shape[dim] > 1 and ids.stride(dim) == 0:
+            ids = ids.narrow(dim, 0, 1)
+    for dim in range(ids.dim()):
+        if ids.shape[dim] > 1:
+            first = ids.narrow(dim, 0, 1)
+            # Most dimensions that change do so at once: look at one neighbour before comparing everything.
+            if torch.equal(first, ids.narrow(dim, 1, 1)) and bool((ids == first).all()):
+                ids = first
+    return Labels(ids, shape, producer, parameter)
+
+
+def reshape(labels: Labels, shape: tuple[int, ...]) -> Labels:
+    """Labels after a reshape to `shape`, copying only the dimensions that are merged and not constant."""
+    pieces_in: list[int] = []
+    pieces_out: list[int] = []
+    for dims_in, dims_out in aligned_dims(labels.shape, shape):
+        moving = any(labels.ids.shape[d] > 1 for d in dims_in)
+        pieces_in += [labels.shape[d] if moving else 1 for d in dims_in]
+        pieces_out += [shape[d] if moving else 1 for d in dims_out]
+    return compact(labels.ids.expand(pieces_in).reshape(pieces_out), shape, labels.producer, labels.parameter)
+
+
+def aligned_dims(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Split two shapes with equally many elements into runs of dimensions whose products agree."""
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        dims_in, dims_out = [], []
+        size_in = size_out = 1
+        if i < len(before):
+            dims_in.append(i)
+            size_in = before[i]
+            i += 1
+        if j < len(after):
+            dims_out.append(j)
+            size_out = after[j]
+            j += 1
+        while size_in != size_out:
+            if (size_in < size_out and i < len(before)) or j >= len(after):
+                dims_in.append(i)
+                size_in *= before[i]
+                i += 1
+            else:
+                dims_out.append(j)
+                size_out *= after[j]
+                j += 1
+        runs.append((dims_in, dims_out))
+    return runs
+
+
+def reduce_ids(labels: Labels, dims: list[int]) -> Tensor:
+    """The labels' size-1 slices at `dims` (for dimensions along which they do not change)."""
+    ids = labels.ids
+    for dim in dims:
+        ids = ids.narrow(dim, 0, 1)
+    return ids
+
+
+def fraction(labels: Labels) -> float:
+    """How many elements of the tensor each compact label stands for."""
+    return prod(labels.shape) / max(1, labels.ids.numel())

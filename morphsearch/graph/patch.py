@@ -1,0 +1,389 @@
+"""Code with sizes written into it: trace the one module that holds it, and replace what went wrong.
+
+Most forward code follows its tensors and needs nothing. Where it cannot (``chunk`` when one half loses more than the other,
+a channel shuffle of uneven halves, ``view(b, 512)``), the smallest module that runs it is traced with ``torch.fx``, its
+children left whole. The trace is then run inside a recording of the seed and inside one of the new network; a node that
+moves channels and does not bring what it should is replaced by a selection of the right channels from its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from morphsearch.errors import GraphError
+from morphsearch.graph.labels import Labels
+from morphsearch.graph.record import run_tape
+from morphsearch.graph.resolve import Resolution
+from morphsearch.graph.rewrite import Plan, repeat_runs
+from morphsearch.graph.tape import Tape
+
+# Nodes that only move elements; `getitem` also takes tuples apart.
+MOVES = frozenset(
+    "view reshape permute transpose chunk split getitem contiguous flatten unflatten narrow select unbind squeeze unsqueeze"
+    " flip roll swapaxes movedim tensor_split split_with_sizes clone t".split()
+)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+@dataclass
+class NodeFacts:
+    """What a node of the seed's trace gave: labels of a tensor, whether it was several tensors, else the plain value."""
+
+    labels: Labels | None
+    several: bool
+    value: Any
+
+
+@dataclass
+class Selection:
+    """Replace `node` by channels `index` of dimension `dim` of `source`."""
+
+    node: str
+    source: str
+    dim: int
+    index: np.ndarray
+
+
+@dataclass
+class Resized:
+    """Give argument `position` of the node's size list the value `size`."""
+
+    node: str
+    position: int
+    size: int
+
+
+@dataclass
+class PatchLog:
+    """The edits of one module's trace."""
+
+    edits: list[Selection | Resized] = field(default_factory=list)
+
+
+def trace(module: nn.Module) -> fx.Graph | None:
+    """The trace of a module with its children left whole; None where it cannot be traced or depends on the mode."""
+    graphs = []
+    mode = module.training
+    try:
+        for training in (False, True):
+            module.training = training
+            graphs.append(_Tracer().trace(module))
+    except Exception:  # noqa: BLE001 - fx raises whatever the traced code raises; an untraceable module is just not patched
+        return None
+    finally:
+        module.training = mode
+    return graphs[0] if str(graphs[0]) == str(graphs[1]) else None
+
+
+class _Watch(fx.Interpreter):
+    """Runs the seed's trace and keeps the facts of every node."""
+
+    def __init__(self, module: fx.GraphModule, tape: list[Tape]) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.tapes = tape
+        self.facts: dict[str, NodeFacts] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        labels = self.tapes[-1].labels(result) if isinstance(result, Tensor) else None
+        several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
+        self.facts[n.name] = NodeFacts(labels, several, None if several or labels is not None else result)
+        return result
+
+
+class _Lost:
+    """The value of a node that cannot run at the new widths; only nodes that move channels may read it."""
+
+
+class _Repair(fx.Interpreter):
+    """Runs the new network's trace; replaces nodes that do not bring what the seed's bring."""
+
+    def __init__(
+        self, module: fx.GraphModule, tapes: list[Tape], seed: _Watch, resolution: Resolution, plan: Plan, multiplicity: np.ndarray
+    ) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.tapes, self.seed, self.resolution, self.plan, self.multiplicity = tapes, seed, resolution, plan, multiplicity
+        self.most = max(1, int(multiplicity.max(initial=1)))
+        self.log = PatchLog()
+
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        lost = any(isinstance(a, _Lost) for a in fx.node.map_aggregate((args, kwargs), lambda v: v) and _leaves(args))
+        failure: Exception | None = None
+        result: Any = _Lost()
+        if not lost:
+            try:
+                result = super().run_node(n)
+            except Exception as error:  # noqa: BLE001 - a move that fails is repaired below; anything else raises again
+                failure = error
+        wanted = self._wanted(n)
+        if wanted is None:
+            if failure is not None and not _moves(n):
+                raise failure
+            return result
+        if isinstance(result, Tensor) and self._brings(result, *wanted):
+            return result
+        if not _moves(n):
+            if failure is not None:
+                raise failure
+            return result
+        repaired = self._select(n, *wanted)
+        if repaired is None:
+            repaired = self._resize(n, *wanted)
+        return repaired if repaired is not None else _Lost() if failure or lost else result
+
+    def _wanted(self, n: fx.Node) -> tuple[int, np.ndarray] | None:
+        """For a node whose units lie along one dimension: that dimension and the identifiers that it should bring."""
+        facts = self.seed.facts.get(n.name)
+        if facts is None or facts.labels is None or facts.labels.parameter is not None:
+            return None
+        moving = facts.labels.varying()
+        if len(moving) != 1:
+            return None
+        ids = np.asarray(facts.labels.vector(moving[0]))
+        return moving[0], ids
+
+    def _new_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Seed identifiers to (position in the seed, copy, identifier in the new network), in the new order."""
+        known = np.maximum(ids, 0)
+        units = np.where(ids > 0, self.resolution.unit_of[known], -1)
+        classes = np.where(ids > 0, self.resolution.class_of[known], ids)
+        times = np.where(units < 0, 1, self.multiplicity[units])
+        index, copied = repeat_runs(classes, times)
+        fresh = np.where(ids[index] > 0, classes[index] * self.most + copied + 1, ids[index])
+        return index, copied, fresh
+
+    def _brings(self, result: Tensor, dim: int, ids: np.ndarray) -> bool:
+        labels = self.tapes[-1].labels(result)
+        if labels is None or any(d != dim for d in labels.varying()) or labels.shape[dim] == 0:
+            return False
+        return np.array_equal(np.asarray(labels.vector(dim)), self._new_ids(ids)[2])
+
+    def _select(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
+        """Select the node's channels from the nearest ancestor whose channels lie along the same dimension."""
+        chain: list[fx.Node] = [n]
+        while True:
+            parents = [a for a in chain[-1].all_input_nodes if self._carries(a)]
+            if len(parents) != 1:
+                return None
+            source = parents[0]
+            value = self.env.get(source)
+            facts = self.seed.facts[source.name]
+            if isinstance(value, Tensor) and facts.labels is not None and facts.labels.varying() == [dim]:
+                positions = self._positions(source, chain, dim)
+                if positions is not None:
+                    return self._choose(n, source, value, dim, np.asarray(facts.labels.vector(dim)), positions)
+            if not _moves(source):
+                return None
+            chain.append(source)
+
+    def _carries(self, node: fx.Node) -> bool:
+        """The node is a tensor with units, or a tuple of such."""
+        facts = self.seed.facts.get(node.name)
+        return facts is not None and (facts.labels is not None or facts.several)
+
+    def _positions(self, source: fx.Node, chain: list[fx.Node], dim: int) -> np.ndarray | None:
+        """Which channels of `source` come out of the chain of moves, where every other dimension stays as it was."""
+        labels = self.seed.facts[source.name].labels
+        assert labels is not None
+        shape = labels.shape
+        value: Any = torch.arange(shape[dim]).reshape([shape[d] if d == dim else 1 for d in range(len(shape))]).expand(shape)
+        parent = source
+        for node in reversed(chain):
+            # The one parent that carries channels gets the positions, sizes get the numbers that the seed had.
+            given = {parent: value}
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n, given=given: given.get(n, self._seed_value(n)))
+            if node.op == "call_method":
+                value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                value = node.target(*args, **kwargs)  # type: ignore[operator]
+            parent = node
+        others = [s for d, s in enumerate(value.shape) if d != dim]
+        if value.dim() != len(shape) or others != [s for d, s in enumerate(shape) if d != dim]:
+            return None
+        first = value[tuple(slice(None) if d == dim else 0 for d in range(value.dim()))]
+        return np.asarray(first)
+
+    def _seed_value(self, node: fx.Node) -> Any:
+        facts = self.seed.facts.get(node.name)
+        return facts.value if facts is not None else None
+
+    def _choose(
+        self, n: fx.Node, source: fx.Node, value: Tensor, dim: int, source_ids: np.ndarray, positions: np.ndarray
+    ) -> Tensor | None:
+        index, copied, expected = self._new_ids(source_ids)
+        labels = self.tapes[-1].labels(value)
+        if labels is None:
+            return None
+        arriving = np.asarray(labels.vector(dim))
+        if not np.array_equal(np.sort(arriving), np.sort(expected)):
+            return None
+        # Where each (seed position, copy) is now: equal identifiers keep their order.
+        place = np.empty(arriving.size, np.int64)
+        place[np.argsort(expected, kind="stable")] = np.argsort(arriving, kind="stable")
+        here = {(int(i), int(c)): int(p) for i, c, p in zip(index, copied, place, strict=True)}
+        out_index, out_copy, _ = self._new_ids(source_ids[positions])
+        chosen = np.array([here[int(positions[i]), int(c)] for i, c in zip(out_index, out_copy, strict=True)], np.int64)
+        self.log.edits.append(Selection(n.name, source.name, dim, chosen))
+        index_tensor = torch.from_numpy(chosen).to(value.device)
+        index_tensor._morphsearch_value = torch.from_numpy(chosen)  # type: ignore[attr-defined]
+        return value.index_select(dim, index_tensor)
+
+    def _resize(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
+        """A view to sizes written down: the size along the channels becomes the new one."""
+        if str(n.target).split(".")[-1] not in ("view", "reshape") or n.op != "call_method":
+            return None
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        source, sizes = args[0], list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:])
+        if not isinstance(source, Tensor) or dim >= len(sizes):
+            return None
+        sizes[dim] = int(self._new_ids(ids)[2].size)
+        try:
+            result: Tensor = source.reshape(sizes)
+        except RuntimeError:
+            return None
+        if not self._brings(result, dim, ids):
+            return None
+        self.log.edits.append(Resized(n.name, dim, sizes[dim]))
+        return result
+
+
+def _leaves(value: Any) -> list[Any]:
+    found: list[Any] = []
+    fx.node.map_aggregate(value, lambda v: found.append(v))
+    return found
+
+
+def _moves(node: fx.Node) -> bool:
+    if node.op not in ("call_method", "call_function"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in MOVES
+
+
+@contextmanager
+def _running(module: nn.Module, interpreter: fx.Interpreter) -> Iterator[None]:
+    """Calls of `module` go through the interpreter."""
+    names = [n.target for n in interpreter.module.graph.nodes if n.op == "placeholder"]
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        rest = [kwargs[str(name)] for name in names[len(args) :] if str(name) in kwargs]
+        return interpreter.run(*args, *rest)
+
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def patch_modules(
+    seed: nn.Module,
+    twin: nn.Module,
+    paths: list[str],
+    example_inputs: Any,
+    tape: Tape,
+    resolution: Resolution,
+    plan: Plan,
+    multiplicity: np.ndarray,
+) -> nn.Module:
+    """Replace, in `twin`, the modules at `paths` by traces that bring the right channels. Returns the network."""
+    watches: dict[str, _Watch] = {}
+    tapes: list[Tape] = []
+    seed_modules, twin_modules = dict(seed.named_modules()), dict(twin.named_modules())
+
+    def blank_seed() -> Tape:
+        tapes.append(Tape(seed, tape.slots, tape.next_id, tape.decisions))
+        return tapes[-1]
+
+    def blank_twin() -> Tape:
+        tapes.append(Tape(twin, plan.ids, plan.first_free, tape.decisions))
+        return tapes[-1]
+
+    graphs = {path: graph for path in paths if (graph := trace(seed_modules[path])) is not None}
+    with _all_running(
+        {seed_modules[path]: _Watch(fx.GraphModule(seed_modules[path], graph), tapes) for path, graph in graphs.items()}
+    ) as running:
+        run_tape(seed, example_inputs, blank=blank_seed)
+        watches = {path: running[seed_modules[path]] for path in graphs}
+    repairs: dict[nn.Module, _Repair] = {}
+    for path in graphs:
+        graph = trace(twin_modules[path])
+        if graph is None or not watches[path].facts:
+            continue
+        module = fx.GraphModule(twin_modules[path], graph)
+        repairs[twin_modules[path]] = _Repair(module, tapes, watches[path], resolution, plan, multiplicity)
+    with _all_running(repairs):
+        try:
+            run_tape(twin, example_inputs, blank=blank_twin)
+        except GraphError:
+            return twin  # the check that follows says what is still wrong
+    for path in graphs:
+        repair = repairs.get(twin_modules[path])
+        if repair is None or not repair.log.edits:
+            continue
+        patched = _apply(twin_modules[path], repair)
+        if path == "":
+            return patched
+        parent, _, name = path.rpartition(".")
+        setattr(twin.get_submodule(parent), name, patched)
+    return twin
+
+
+@contextmanager
+def _all_running(interpreters: dict[nn.Module, Any]) -> Iterator[dict[nn.Module, Any]]:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        for module, interpreter in interpreters.items():
+            stack.enter_context(_running(module, interpreter))
+        yield interpreters
+
+
+def _apply(module: nn.Module, repair: _Repair) -> fx.GraphModule:
+    """The trace with its edits, as a module with the same children, parameters and mode."""
+    traced = repair.module
+    assert isinstance(traced, fx.GraphModule)
+    nodes = {node.name: node for node in traced.graph.nodes}
+    edits = {edit.node: edit for edit in repair.log.edits}
+    for number, edit in enumerate(edits.values()):
+        node = nodes[edit.node]
+        with traced.graph.inserting_before(node):
+            if isinstance(edit, Selection):
+                source, index = nodes[edit.source], edit.index
+                if index.size and np.array_equal(index, np.arange(index[0], index[0] + index.size)):
+                    new = traced.graph.call_function(torch.narrow, (source, edit.dim, int(index[0]), int(index.size)))
+                else:
+                    name = f"_channels_{number}"
+                    traced.register_buffer(name, torch.from_numpy(index), persistent=False)
+                    new = traced.graph.call_function(torch.index_select, (source, edit.dim, traced.graph.get_attr(name)))
+            else:
+                sizes = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else list(node.args[1:])
+                sizes[edit.position] = edit.size
+                new = traced.graph.call_method("reshape", (node.args[0], *sizes))
+        node.replace_all_uses_with(new)
+        nodes[edit.node] = new
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    for name, child in module.named_children():
+        if name not in traced._modules:
+            traced.add_module(name, child)
+    for name, parameter in module.named_parameters(recurse=False):
+        if name not in traced._parameters:
+            traced.register_parameter(name, parameter)
+    for name, buffer in module.named_buffers(recurse=False):
+        if name not in traced._buffers:
+            traced.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
+    traced.train(module.training)
+    return traced

@@ -1,0 +1,180 @@
+"""Recording a network by running it: on shapes alone where it allows that, on real numbers otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from morphsearch.errors import GraphError
+from morphsearch.graph.labels import RIGID, constant
+from morphsearch.graph.rules import aten, layers
+from morphsearch.graph.tape import Rules, Tape, tensors_in
+
+
+def default_rules() -> Rules:
+    """The built-in rules and those that plugins brought through ``morphsearch_operations``."""
+    from morphsearch.graph.rules.registered import plugin_rules
+
+    functions = dict(layers.FUNCTIONS)
+    for function in aten.ADAPTIVE_POOLS:
+        functions[function] = aten.adaptive_pool
+    rules = Rules(functions, dict(aten.ATEN), aten.fallback)
+    plugin_rules(rules)
+    return rules
+
+
+def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the network: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, dict):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    raise GraphError(
+        f"the example inputs are a {type(example_inputs).__name__}",
+        "they are a tensor, a tuple of positional arguments or a dict of keyword arguments",
+        "pass for example torch.randn(1, 3, 32, 32)",
+    )
+
+
+def run_tape(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    blank: Callable[[], Tape] | None = None,
+) -> tuple[Tape, int, bool]:
+    """Run `model` under a tape, in evaluation mode and, where that leaves parameters unused, in training mode too.
+
+    Args:
+        blank: makes the empty tape; it is called once for each attempt.
+
+    Returns:
+        The tape, the number of operations of the evaluation run, and whether it ran on shapes alone.
+
+    Raises:
+        GraphError: the network fails on the example inputs.
+    """
+    rules = default_rules()
+    blank = blank or (lambda: Tape(model))
+    only_shapes = any(parameter.is_meta for parameter in model.parameters())
+    failure: Exception
+    for meta in (True, False):
+        try:
+            tape, count = _attempt(model, example_inputs, rules, meta=meta, blank=blank)
+            return tape, count, meta
+        except GraphError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what shapes alone cannot do real numbers may; if not, it is reported below
+            failure = error
+        if only_shapes:
+            break
+    given = ", ".join(f"{tuple(t.shape)}" for t in tensors_in(example_inputs)) or "no tensor"
+    message = str(failure).strip().splitlines()
+    mode = " in training mode" if model.training else ""
+    raise GraphError(
+        f"the network fails on its example inputs ({given}){mode}: {type(failure).__name__}: {message[0] if message else ''}",
+        "it must run on inputs of that shape before it can be recorded",
+        "check the input shape (channels, height, width) and the number of arguments",
+    ) from failure
+
+
+def _attempt(
+    model: nn.Module, example_inputs: Any, rules: Rules, *, meta: bool, blank: Callable[[], Tape]
+) -> tuple[Tape, int]:
+    tape = blank()
+    tape.on_meta = meta
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    modes = {id(module): module.training for module in model.modules()}
+    with torch.no_grad(), _stand_ins(model, tape, meta), torch.random.fork_rng(devices=[], enabled=not meta):
+        try:
+            model.eval()
+            _run(model, example_inputs, tape, rules, meta, dtype)
+            count = len(tape.operations)
+            used = {name for name, _ in tape.slots}
+            unused = [n for n, p in model.named_parameters() if n not in used and p.numel() > 1]
+            if unused and any(n.rpartition(".")[0] not in tape.visited for n in unused):
+                model.train()
+                _run(model, example_inputs, tape, rules, meta, dtype)
+        finally:
+            for module in model.modules():
+                module.training = modes[id(module)]
+    return tape, count
+
+
+def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: bool, dtype: Any) -> None:
+    def prepare(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if dtype is not None and value.is_floating_point():
+            value = value.to(dtype)  # a network in double precision is recorded with the inputs of its float self
+        copy = value.detach().to("meta") if meta else value.detach().clone()
+        tape.put(copy, constant(RIGID, tuple(value.shape)))
+        return copy
+
+    args, kwargs = as_arguments(example_inputs)
+    args, kwargs = tree_map(prepare, args), tree_map(prepare, kwargs)
+    with tape.recording(rules):
+        output = model(*args, **kwargs)
+    for tensor in tensors_in(output):
+        labels = tape.labels(tensor)
+        if labels is not None and labels.parameter is None:
+            tape.pin(labels.ids, OUTPUT)
+            tape.emit("output", [labels], [])
+
+
+OUTPUT = "it is the network's output"
+
+
+@contextmanager
+def _stand_ins(model: nn.Module, tape: Tape, meta: bool) -> Iterator[None]:
+    """Put meta tensors (or, for real runs, the tensors themselves, with buffers copied) in place of the network's own."""
+    saved: list[tuple[dict[str, Any], str, Any]] = []
+    twins: dict[int, Tensor] = {}
+    try:
+        for prefix, module in model.named_modules():
+            for store, is_parameter in ((module._parameters, True), (module._buffers, False)):
+                for key, tensor in store.items():
+                    if tensor is None:
+                        continue
+                    name = f"{prefix}.{key}" if prefix else key
+                    twin = twins.get(id(tensor))
+                    if twin is None:
+                        twin = _twin(tensor, is_parameter, meta, name)
+                        twins[id(tensor)] = twin
+                    saved.append((store, key, tensor))
+                    tape.register(twin, name)
+        for store, key, tensor in saved:
+            store[key] = twins[id(tensor)]
+        yield
+    finally:
+        for store, key, tensor in saved:
+            store[key] = tensor
+
+
+def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise GraphError(
+            f"the parameter {name} is not initialised yet (a lazy module)",
+            "every parameter must have its shape before recording",
+            "run the network once on real data, then record it",
+        )
+    if tensor.is_complex() or tensor.is_quantized:
+        raise GraphError(
+            f"the parameter {name} is {'quantised' if tensor.is_quantized else 'complex'}",
+            "morphsearch rewrites real floating-point networks",
+            "record the floating-point network, and quantise what comes out",
+        )
+    if is_parameter:
+        return nn.Parameter(tensor.detach().to("meta"), requires_grad=False) if meta else tensor
+    if not meta:
+        return tensor.detach().clone()
+    twin = tensor.detach().to("meta")
+    if not tensor.is_floating_point() and not tensor.is_meta:
+        twin._morphsearch_value = tensor.detach().cpu()  # type: ignore[attr-defined]  # an index must keep its numbers
+    return twin

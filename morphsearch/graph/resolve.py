@@ -1,0 +1,204 @@
+"""From a tape to units and groups: one union-find over all identifiers, then one hash per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from morphsearch.graph.record import OUTPUT
+from morphsearch.graph.tape import Slot, Tape
+from morphsearch.graph.unionfind import components
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The slices of one parameter or buffer along one dimension, and the unit that each belongs to.
+
+    Args:
+        tensor: name in ``named_parameters()`` or ``named_buffers()``.
+        dim: the dimension.
+        units: flat unit index of every slice, -1 where the slice can never leave; its length is the size along `dim`.
+        role: ``rows`` or ``columns`` of a weight, ``norm`` (a scale), ``bias``, ``gate``, ``other``.
+        module: path of the module that used it.
+    """
+
+    tensor: str
+    dim: int
+    units: np.ndarray
+    role: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units of the same structure.
+
+    Args:
+        name: path of the first layer that makes these units (``#2`` and so on where a layer makes several groups).
+        width: number of units.
+        floor: the fewest units the group may keep.
+        multiple: widths must be multiples of this.
+        frozen: why no unit of it may leave, or None.
+        mixes: operations in which a removed unit changes what the others compute (removal is not exact there).
+        layers: paths of all modules that hold slices of these units.
+        channels: how many rows of its first layer one unit has.
+    """
+
+    name: str
+    width: int
+    floor: int = 1
+    multiple: int = 1
+    frozen: str | None = None
+    mixes: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Everything the tape's identifiers come to.
+
+    `unit_of` maps an identifier to its flat unit (-1: fixed), `class_of` to its component (all identifiers).
+    """
+
+    groups: dict[str, Group]
+    bindings: tuple[Binding, ...]
+    unit_of: np.ndarray
+    class_of: np.ndarray
+    unit_group: np.ndarray
+
+
+PRODUCING = ("rows", "gate")
+
+
+def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
+    """Resolve the tape's facts.
+
+    Args:
+        frozen: identifiers to pin beside the tape's own pins, with reasons (what a rewrite found impossible).
+    """
+    size = tape.next_id
+    class_of = components(size, [(a, b) for a, b, _, _ in tape.unions])
+    count = int(class_of.max()) + 1 if size else 0
+    reasons, reason_of = _reasons(tape, class_of, count, frozen or {})
+    mixes = _mixes(tape, class_of)
+
+    produced = np.zeros(count, bool)
+    first_row = np.full(count, size, np.int64)
+    hashes = np.zeros(count, np.uint64)
+    generator = np.random.default_rng(0)
+    for slot, ids in tape.slots.items():
+        classes = class_of[ids]
+        np.add.at(hashes, classes, generator.integers(1, 2**63, dtype=np.uint64))
+        if any(role in PRODUCING for role, _ in tape.roles[slot]):
+            produced[classes] = True
+            np.minimum.at(first_row, classes, ids)
+    makers = _makers(tape)
+    starts = [int(ids[0]) for _, ids in makers]
+    # Units frozen for different reasons are different groups: what is frozen is explained group by group.
+    hashes += reason_of.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    wanted = np.nonzero(produced)[0]
+    _, group_of = np.unique(hashes[wanted], return_inverse=True)
+    order = np.lexsort((first_row[wanted], _first_of(group_of, first_row[wanted])))
+    wanted, group_of = wanted[order], group_of[order]
+    boundaries = np.nonzero(np.diff(group_of, prepend=-1))[0]
+    unit_of_class = np.full(count, -1, np.int64)
+    unit_of_class[wanted] = np.arange(wanted.size)
+
+    layers = _layers(tape, class_of, unit_of_class, boundaries)
+    unit_group = np.zeros(wanted.size, np.int64)
+    groups: dict[str, Group] = {}
+    for position, (start, end) in enumerate(zip(boundaries, [*boundaries[1:], wanted.size], strict=True)):
+        first_class = wanted[start]
+        maker, maker_ids = makers[int(np.searchsorted(starts, first_row[first_class], "right")) - 1]
+        channels = np.count_nonzero(class_of[maker_ids] == first_class)
+        name, suffix = maker, 1
+        while name in groups:
+            suffix += 1
+            name = f"{maker}#{suffix}"
+        unit_group[start:end] = position
+        groups[name] = Group(
+            name=name,
+            width=int(end - start),
+            frozen=reasons[reason_of[first_class]],
+            mixes=tuple(sorted(mixes.get(int(first_class), ()))),
+            layers=tuple(layers.get(int(start), ())),
+            channels=int(channels),
+        )
+    unit_of = unit_of_class[class_of]
+    unit_of[0] = -1
+    bindings = []
+    for slot, ids in tape.slots.items():
+        units = unit_of[ids]
+        role, module = sorted(tape.roles[slot], key=lambda r: (_ROLE_ORDER.get(r[0], 9), r[1]))[0]
+        bindings.append(Binding(slot[0], slot[1], units, role, module))
+    return Resolution(groups, tuple(bindings), unit_of, class_of, unit_group)
+
+
+_ROLE_ORDER = {"rows": 0, "columns": 1, "norm": 2, "bias": 3, "gate": 4}
+
+
+def _first_of(group_of: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """For each element the least `value` in its group, so that groups sort by where they begin."""
+    least = np.full(int(group_of.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(least, group_of, value)
+    return least[group_of]
+
+
+def _reasons(
+    tape: Tape, class_of: np.ndarray, count: int, frozen: Mapping[int, str]
+) -> tuple[list[str | None], np.ndarray]:
+    """The distinct reasons (0: none) and, per component, which applies; the network's output goes before all others."""
+    reasons: list[str | None] = [None]
+    index: dict[str, int] = {}
+    reason_of = np.zeros(count, np.int64)
+    pins = [*tape.pins, *((np.array([i]), reason, -1) for i, reason in frozen.items())]
+    for ids, reason, _ in reversed(pins):
+        if reason not in index:
+            index[reason] = len(reasons)
+            reasons.append(reason)
+        reason_of[class_of[ids]] = index[reason]
+    for ids, reason, _ in pins:
+        if reason == OUTPUT:
+            reason_of[class_of[ids]] = index[reason]
+    return reasons, reason_of
+
+
+def _mixes(tape: Tape, class_of: np.ndarray) -> dict[int, set[str]]:
+    found: dict[int, set[str]] = {}
+    for ids, what in tape.mixes:
+        for one in np.unique(class_of[ids]):
+            found.setdefault(int(one), set()).add(what)
+    return found
+
+
+def _makers(tape: Tape) -> list[tuple[str, np.ndarray]]:
+    """Slots of rows in the order of their identifiers: (module that made them, identifiers)."""
+    makers = []
+    for slot, ids in tape.slots.items():
+        producing = sorted(module for role, module in tape.roles[slot] if role in PRODUCING)
+        if producing:
+            makers.append((_module_of(slot, producing[0]), ids))
+    return sorted(makers, key=lambda maker: int(maker[1][0]))
+
+
+def _module_of(slot: Slot, fallback: str) -> str:
+    return slot[0].rpartition(".")[0] or fallback or slot[0]
+
+
+def _layers(tape: Tape, class_of: np.ndarray, unit_of_class: np.ndarray, firsts: np.ndarray) -> dict[int, list[str]]:
+    """For the first unit of every group (`firsts`): the modules that hold slices of it, in network order.
+
+    The units of a group have the same holders: that is what makes them a group.
+    """
+    is_first = np.zeros(unit_of_class.max(initial=-1) + 2, bool)
+    is_first[firsts] = True
+    holders: dict[int, dict[str, None]] = {}
+    for slot, ids in tape.slots.items():
+        module = slot[0].rpartition(".")[0] or slot[0]
+        units = unit_of_class[class_of[ids]]
+        for unit in np.unique(units[is_first[units]]):
+            holders.setdefault(int(unit), {})[module] = None
+    return {unit: list(found) for unit, found in holders.items()}

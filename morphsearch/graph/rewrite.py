@@ -1,0 +1,223 @@
+"""Building the network at other widths.
+
+Every rewrite is one idea: each unit has a *multiplicity*, 0 to drop it, 1 to keep it, more to widen. A slot of a parameter
+keeps the slices of the units that stay, in their order, and repeats those of units that are widened. The new network is
+then recorded again with identifiers that say which unit (and which copy) every slice is: where what arrives at a layer is
+not what its columns expect, the columns are put in the order of arrival; where an operation with sizes written into it
+went wrong, that operation is patched; where neither helps, the rewrite fails, naming the operation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from morphsearch.errors import GraphError
+from morphsearch.graph.record import run_tape
+from morphsearch.graph.resolve import Resolution
+from morphsearch.graph.tape import Slot, Tape
+
+
+@dataclass
+class Plan:
+    """Which slices of each slot the new network has.
+
+    `gather`: for each slot, the indices of the seed's slices in their new order. `ids`: the identifiers that the new
+    slices carry when the result is recorded again; the same unit and copy has the same identifier everywhere.
+    """
+
+    gather: dict[Slot, np.ndarray]
+    ids: dict[Slot, np.ndarray]
+    copies: dict[Slot, np.ndarray]
+    first_free: int
+    column_dims: dict[str, int] = field(default_factory=dict)
+
+
+def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> Plan:
+    """`multiplicity`: one count a unit. Runs of neighbouring slices of one unit are repeated as a block."""
+    most = max(1, int(multiplicity.max(initial=1)))
+    gather, ids, copies = {}, {}, {}
+    for slot, raw in tape.slots.items():
+        units, classes = resolution.unit_of[raw], resolution.class_of[raw]
+        times = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else np.ones_like(units)
+        index, copied = repeat_runs(classes, times)
+        gather[slot] = index
+        copies[slot] = times[index]
+        ids[slot] = classes[index] * most + copied + 1
+    column_dims = {name: dim for (name, dim), roles in tape.roles.items() if any(role == "columns" for role, _ in roles)}
+    return Plan(gather, ids, copies, (int(resolution.class_of.max(initial=0)) + 1) * most + 1, column_dims)
+
+
+def repeat_runs(classes: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices that repeat every run of equal `classes` its number of `times`, and which copy each is.
+
+    >>> repeat_runs(np.array([5, 5, 7]), np.array([2, 2, 0]))[0].tolist()
+    [0, 1, 0, 1]
+    """
+    if times.size == 0 or times.max(initial=0) <= 1:
+        index = np.nonzero(times)[0]
+        return index, np.zeros(index.size, np.int64)
+    starts = np.nonzero(np.diff(classes, prepend=classes[0] - 1))[0]
+    lengths = np.diff(np.append(starts, classes.size))
+    run_times = times[starts]
+    blocks = np.repeat(np.arange(starts.size), run_times)
+    block_copy = np.concatenate([np.arange(t) for t in run_times]) if blocks.size else np.zeros(0, np.int64)
+    block_lengths = lengths[blocks]
+    ends = np.cumsum(block_lengths)
+    offset = np.arange(int(ends[-1]) if ends.size else 0) - np.repeat(ends - block_lengths, block_lengths)
+    return np.repeat(starts[blocks], block_lengths) + offset, np.repeat(block_copy, block_lengths)
+
+
+def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> nn.Module:
+    """A copy of `model` with its parameters and buffers gathered and the sizes that its modules know brought up to date.
+
+    Args:
+        meta: shapes alone, for a trial.
+    """
+    slots_of: dict[str, list[int]] = {}
+    for name, dim in plan.gather:
+        slots_of.setdefault(name, []).append(dim)
+    memo: dict[int, Any] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name not in slots_of and not meta:
+            continue
+        new = tensor.detach().to("meta") if meta else tensor.detach()
+        new = gathered(new, [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())])
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = new
+    twin: nn.Module = copy.deepcopy(model, memo)
+    update_modules(twin, tape, plan)
+    return twin
+
+
+def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:
+    """`tensor` with the slices of each ``(dim, indices)``, always a copy of its own."""
+    result = tensor
+    # The dimension that loses most goes first: the others then copy less.
+    for dim, index in sorted(dims, key=lambda d: d[1].size / max(1, tensor.shape[d[0]])):
+        if index.size != tensor.shape[dim] or not np.array_equal(index, np.arange(index.size)):
+            result = result.index_select(dim, torch.from_numpy(index).to(tensor.device))
+    return result.clone() if result is tensor else result.contiguous()
+
+
+def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
+    """Bring the sizes that modules hold as attributes up to date: channels, groups, features, normalised shapes."""
+    modules = dict(model.named_modules())
+
+    def size(parameters: dict[str, str], role: str, dim: int) -> int | None:
+        slot = (parameters.get(role, ""), dim)
+        return int(plan.gather[slot].size) if slot in plan.gather else None
+
+    for operation in tape.operations:
+        module = modules.get(operation.module)
+        if module is None or not operation.parameters:
+            continue
+        names = operation.parameters
+        if operation.kind in ("conv", "conv_transpose"):
+            transposed = operation.kind == "conv_transpose"
+            rows, columns = size(names, "weight", int(transposed)), size(names, "weight", int(not transposed))
+            if rows is None or columns is None or operation.rows is None or operation.columns is None:
+                continue
+            groups = new_groups(operation, rows, columns, transposed)
+            set_size(module, "groups", groups)
+            set_size(module, "out_channels", rows * groups if transposed else rows)
+            set_size(module, "in_channels", columns if transposed else columns * groups)
+        elif operation.kind == "linear":
+            set_size(module, "out_features", size(names, "weight", 0))
+            set_size(module, "in_features", size(names, "weight", 1))
+        elif operation.kind in ("batch_norm", "instance_norm"):
+            count = next((size(names, role, 0) for role in ("weight", "running_mean") if role in names), None)
+            set_size(module, "num_features", count)
+        elif operation.kind == "layer_norm":
+            count = size(names, "weight", 0)
+            if count is not None and isinstance(getattr(module, "normalized_shape", None), tuple):
+                module.normalized_shape = (*module.normalized_shape[:-1], count)  # type: ignore[assignment]
+        elif operation.kind == "group_norm":
+            count = size(names, "weight", 0)
+            if count is not None:
+                groups_before = int(operation.attrs["norm_groups"])
+                before = tape.shapes[names["weight"]][0]
+                if groups_before > 1:
+                    set_size(module, "num_groups", count * groups_before // before)
+                set_size(module, "num_channels", count)
+
+
+def new_groups(operation: Any, rows: int, columns: int, transposed: bool) -> int:
+    """The number of groups of a convolution whose weight now has `rows` and `columns` (see ``layers._grouped``)."""
+    groups = int(operation.attrs["groups"])
+    if groups == 1:
+        return 1
+    if not operation.attrs["whole"]:
+        return groups
+    return groups * columns // operation.columns.size if transposed else groups * rows // operation.rows.size
+
+
+def set_size(module: nn.Module, attribute: str, value: int | None) -> None:
+    """Set a size where the module has it as a plain number."""
+    if value is not None and type(getattr(module, attribute, None)) is int:
+        setattr(module, attribute, value)
+
+
+@dataclass
+class Mismatch(Exception):
+    """An operation of the rewritten network that does not see what it should (`operation`: its index, in both tapes)."""
+
+    operation: int
+    reason: str
+
+
+def check(
+    model: nn.Module, example_inputs: Any, seed: Tape, plan: Plan, *, patched: bool = False
+) -> tuple[Tape, dict[Slot, np.ndarray]]:
+    """Record the rewritten network with the plan's identifiers.
+
+    Returns:
+        The new tape, and for slots of columns that must be rearranged the order of arrival as identifiers.
+
+    Raises:
+        Mismatch: an operation fails or units meet that should not.
+    """
+    tapes: list[Tape] = []
+
+    def blank() -> Tape:
+        tapes.append(Tape(model, plan.ids, plan.first_free, seed.decisions))
+        return tapes[-1]
+
+    try:
+        tape, _, _ = run_tape(model, example_inputs, blank=blank)
+    except GraphError as error:
+        # Both tapes went the same way up to here, so the operation that failed is the seed's next one.
+        raise Mismatch(min(len(tapes[-1].operations), len(seed.operations) - 1), error.arrived) from error
+    order: dict[Slot, np.ndarray] = {}
+    for a, b, operation, slot in tape.unions:
+        if a.size != b.size:
+            raise Mismatch(operation, f"{a.size} channels meet {b.size}")
+        wrong = (a > 0) & (b > 0) & (a != b)
+        if not wrong.any():
+            continue
+        if slot is not None and a.size == plan.ids.get(slot, a[:0]).size and np.array_equal(np.sort(a), np.sort(b)):
+            if slot in order and not np.array_equal(order[slot], a):
+                raise Mismatch(operation, "a shared layer is reached in two orders")
+            order[slot] = a
+            continue
+        raise Mismatch(operation, "other channels arrive than should")
+    if not patched and len(tape.operations) != len(seed.operations):
+        raise Mismatch(-1, "the network takes another path at these widths")
+    return tape, order
+
+
+def rearrange(plan: Plan, order: Mapping[Slot, np.ndarray]) -> None:
+    """Put slots into the order in which channels arrive; within one identifier the order stays."""
+    for slot, arriving in order.items():
+        here = np.argsort(plan.ids[slot], kind="stable")
+        place = np.empty_like(here)
+        place[np.argsort(arriving, kind="stable")] = here
+        for table in (plan.gather, plan.ids, plan.copies):
+            table[slot] = table[slot][place]

@@ -1,0 +1,289 @@
+"""The tape: runs a network once and writes down its operations, units and what couples them.
+
+A ``TorchFunctionMode`` sees whole layers (``conv2d``, ``linear``, ``batch_norm``) before they fall apart, with the
+parameters they were given; a ``TorchDispatchMode`` sees everything else as ATen operations, whatever Python called them.
+Every tensor carries :class:`~morphsearch.graph.labels.Labels`; every dimension of every parameter that a layer reads by
+channel is a *slot*, a row of fresh unit identifiers. Rules say which identifiers are the same unit (`union`), which can
+never leave (`pin`) and where removal is not exact (`mix`); the tape only collects these as arrays, and
+:mod:`~morphsearch.graph.resolve` makes units and groups of them at the end, all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant
+
+Slot = tuple[str, int]
+
+
+@dataclass
+class RawOperation:
+    """One recorded operation; `inputs` and `outputs` hold the labels as they were recorded."""
+
+    kind: str
+    module: str
+    inputs: tuple[Labels, ...]
+    outputs: tuple[Labels, ...]
+    parameters: dict[str, str] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+    columns: np.ndarray | None = None
+
+
+class Untraceable(Exception):
+    """Recording on shapes alone is impossible here (the network looks at values): record on real numbers."""
+
+
+class Tape:
+    """Collects operations, slots, unions, pins and mixes while the network runs.
+
+    Args:
+        model: the network; `names` and module paths are read from it.
+        slots: identifiers that slots must have, from a previous recording (used to check a rewritten network).
+        decisions: choices that a rule made for this network at other widths and must make again (by weight name).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        slots: Mapping[Slot, np.ndarray] | None = None,
+        first_id: int = 1,
+        decisions: Mapping[str, str] | None = None,
+    ) -> None:
+        self.preset = dict(slots or {})
+        self.decisions = dict(decisions or {})
+        self.slots: dict[Slot, np.ndarray] = {}
+        self.roles: dict[Slot, set[tuple[str, str]]] = {}
+        self.unions: list[tuple[np.ndarray, np.ndarray, int, Slot | None]] = []
+        self.pins: list[tuple[np.ndarray, str, int]] = []
+        self.mixes: list[tuple[np.ndarray, str]] = []
+        self.operations: list[RawOperation] = []
+        self.next_id = first_id
+        self.names: dict[int, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.module_names = {id(module): name for name, module in reversed(list(model.named_modules()))}
+        self.module_stack: list[str] = [""]
+        self.visited: set[str] = set()
+        self.storages: dict[int, tuple[Tensor, Tensor]] = {}
+        self.muted = 0
+        self.on_meta = False
+        self.rules: Rules | None = None
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    def register(self, tensor: Tensor, name: str) -> None:
+        """Make `tensor` known as the parameter or buffer `name` (the first name of a tied one is kept)."""
+        self.names.setdefault(id(tensor), name)
+        self.shapes[self.names[id(tensor)]] = tuple(tensor.shape)
+
+    def name_of(self, tensor: Any) -> str | None:
+        """The name of a parameter or buffer, None for other tensors."""
+        return self.names.get(id(tensor))
+
+    @property
+    def module(self) -> str:
+        """Path of the module whose forward is running."""
+        return self.module_stack[-1]
+
+    # -- labels --------------------------------------------------------------------------------------------------
+
+    def labels(self, tensor: Tensor) -> Labels | None:
+        """The labels of `tensor`: of an activation, of a parameter's elements, or None for a constant from nowhere."""
+        name = self.names.get(id(tensor))
+        if name is not None:
+            shape = tuple(tensor.shape)
+            ids = torch.arange(1, tensor.numel() + 1, dtype=torch.int64).reshape(shape)
+            return Labels(ids, shape, -1, name)
+        if self.storages:
+            written = self.storages.get(storage_key(tensor))
+            if written is not None:
+                ids = written[1].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+                return compact(ids.clone(), tuple(tensor.shape))
+        return getattr(tensor, "_morphsearch_labels", None)
+
+    def activation(self, tensor: Tensor) -> Labels:
+        """The labels of an activation; a constant or parameter counts as rigid data."""
+        labels = self.labels(tensor)
+        if labels is None or labels.parameter is not None:
+            return constant(RIGID, tuple(tensor.shape))
+        return labels
+
+    def put(self, tensor: Tensor, labels: Labels) -> None:
+        """Attach labels to a tensor."""
+        tensor._morphsearch_labels = labels  # type: ignore[attr-defined]
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+
+    def slot(self, name: str, dim: int, role: str) -> np.ndarray:
+        """The identifiers of the slices of parameter `name` along `dim`, made on first use."""
+        key = (name, dim)
+        ids = self.slots.get(key)
+        if ids is None:
+            ids = self.preset.get(key)
+            if ids is None:
+                ids = self.fresh(self.shapes[name][dim])
+            self.slots[key] = ids
+            self.roles[key] = set()
+        self.roles[key].add((role, self.module))
+        return ids
+
+    def fresh(self, count: int) -> np.ndarray:
+        """New unit identifiers."""
+        ids = np.arange(self.next_id, self.next_id + count, dtype=np.int64)
+        self.next_id += count
+        return ids
+
+    def union(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor, slot: Slot | None = None) -> None:
+        """Element by element, `a` and `b` are the same unit; a unit that meets rigid data is pinned.
+
+        `slot` names the parameter dimension that `b` came from, where the order of `b` may be rearranged to suit `a`.
+        """
+        a, b = np.asarray(a).reshape(-1), np.asarray(b).reshape(-1)
+        both = (a > 0) & (b > 0)
+        operation = len(self.operations)
+        if self.preset or not np.array_equal(a, b):
+            self.unions.append((a, b, operation, slot) if self.preset else (a[both], b[both], operation, slot))
+        if not both.all():
+            alone = np.concatenate([a[(a > 0) & (b == RIGID)], b[(b > 0) & (a == RIGID)]])
+            if alone.size:
+                self.pin(alone, "it meets data whose number of channels is fixed (the network's input or a constant)")
+
+    def pin(self, ids: np.ndarray | Tensor, reason: str) -> None:
+        """These units can never leave."""
+        flat = np.asarray(ids).reshape(-1)
+        flat = flat[flat > 0]
+        if flat.size:
+            self.pins.append((flat, reason, len(self.operations)))
+
+    def mix(self, ids: np.ndarray | Tensor, what: str) -> None:
+        """Removing one of these units changes what the others compute."""
+        flat = np.asarray(ids).reshape(-1)
+        flat = flat[flat > 0]
+        if flat.size:
+            self.mixes.append((flat, what))
+
+    def where(self, what: str) -> str:
+        """`what`, with the module it ran in, for messages."""
+        return f"{what} in {self.module}" if self.module else what
+
+    def emit(
+        self,
+        kind: str,
+        inputs: Sequence[Labels],
+        outputs: Sequence[Labels],
+        **extra: Any,
+    ) -> int:
+        """Write one operation down and return its index; the outputs' labels are marked as made by it."""
+        index = len(self.operations)
+        for labels in outputs:
+            labels.producer = index
+        self.operations.append(RawOperation(kind, self.module, tuple(inputs), tuple(outputs), **extra))
+        return index
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def recording(self, rules: Rules) -> Iterator[None]:
+        """Record everything that runs inside."""
+        self.rules = rules
+        whole: list[nn.Module] = []
+
+        def before(module: nn.Module, args: Any) -> None:
+            name = self.module_names.get(id(module))
+            if name is None:
+                return
+            self.module_stack.append(name)
+            self.visited.add(name)
+            if not self.muted and rules.module_rule(module) is not None:
+                whole.append(module)
+                self.muted += 1
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            if id(module) not in self.module_names:
+                return
+            if whole and whole[-1] is module:
+                whole.pop()
+                self.muted -= 1
+                rule = rules.module_rule(module)
+                if rule is not None:
+                    rule(self, module, args, {}, output)
+            self.module_stack.pop()
+
+        with ExitStack() as stack:
+            stack.callback(register_module_forward_pre_hook(before).remove)
+            stack.callback(register_module_forward_hook(after, always_call=True).remove)
+            stack.enter_context(_Functions(self, rules))
+            stack.enter_context(_Aten(self, rules))
+            yield
+
+
+@dataclass
+class Rules:
+    """Which rule handles what: torch functions, ATen operations (by name, without overload) and module types."""
+
+    functions: dict[Callable[..., Any], Callable[..., Any]]
+    aten: dict[str, Callable[..., None]]
+    fallback: Callable[..., None]
+    modules: dict[type, Callable[..., None]] = field(default_factory=dict)
+
+    def module_rule(self, module: nn.Module) -> Callable[..., None] | None:
+        """The rule of the nearest base class of `module` that has one."""
+        if not self.modules:
+            return None
+        return next((self.modules[kind] for kind in type(module).__mro__ if kind in self.modules), None)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, tape: Tape, rules: Rules) -> None:
+        super().__init__()
+        self.tape, self.rules = tape, rules
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        rule = None if self.tape.muted else self.rules.functions.get(func)
+        if rule is None:
+            return func(*args, **kwargs)
+        self.tape.muted += 1
+        try:
+            return rule(self.tape, func, args, kwargs)
+        finally:
+            self.tape.muted -= 1
+
+
+class _Aten(TorchDispatchMode):
+    def __init__(self, tape: Tape, rules: Rules) -> None:
+        super().__init__()
+        self.tape, self.rules = tape, rules
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not self.tape.muted:
+            rule = self.rules.aten.get(func._schema.name, self.rules.fallback)
+            rule(self.tape, func, args, kwargs, out)
+        return out
+
+
+def storage_key(tensor: Tensor) -> int:
+    """An identity of the memory behind a tensor, also where there is none (meta)."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors inside nested arguments or outputs."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+__all__ = ["LOOSE", "RIGID", "RawOperation", "Rules", "Slot", "Tape", "Untraceable", "storage_key", "tensors_in"]

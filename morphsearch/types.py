@@ -1,0 +1,125 @@
+"""Typed records that plugins return, and the protocols that what they make must follow. Imports no torch at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import click
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a hook returns: a `name` (unique per hook), a one-line `summary` and a `factory`.
+
+    Factories are called only when the name is used, so that listing plugins never imports torch: import inside them.
+    `origin` (the distribution that registered the record) is filled in by the plugin manager.
+    """
+
+    name: str
+    summary: str
+    factory: Callable[..., Any]
+    origin: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class CostModelRecord(Record):
+    """``factory() -> CostModel``."""
+
+
+@dataclass(frozen=True)
+class StrategyRecord(Record):
+    """``factory(**options) -> morphsearch.strategies.base.Strategy``."""
+
+
+@dataclass(frozen=True)
+class OperationRecord(Record):
+    """``factory() -> OperationRule``: teaches the recorder one operation or module type."""
+
+
+@dataclass(frozen=True)
+class ModelRecord(Record):
+    """A seed. ``factory(**arguments) -> nn.Module``; with ``source=True`` the name is a scheme, as in
+    ``torchvision:resnet18?num_classes=10``, and the factory is called ``factory(target, **arguments)``.
+
+    `input_shape` is the default example input of one image, ``(c, h, w)``; None where the user must say.
+    """
+
+    input_shape: tuple[int, ...] | None = field(default=None, kw_only=True)
+    source: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class DataRecord(Record):
+    """``factory(argument, options) -> DataSplits``; `argument` is what follows the colon in ``name:argument``, or None."""
+
+
+@dataclass(frozen=True)
+class ExporterRecord(Record):
+    """``factory() -> Exporter``."""
+
+
+@dataclass(frozen=True)
+class ExecutorRecord(Record):
+    """``factory() -> Executor``."""
+
+
+@dataclass(frozen=True)
+class CommandRecord(Record):
+    """``factory() -> click.Command``, added to the command line under `name`."""
+
+
+@runtime_checkable
+class CostModel(Protocol):
+    """Prices a graph. `unit` is printed beside every figure ("FLOPs", "parameters", "mJ")."""
+
+    name: str
+    unit: str
+
+    def bind(self, graph: Any) -> BoundCost:
+        """The cost of one :class:`~morphsearch.graph.ConvGraph` as a function of its group widths."""
+        ...
+
+
+@runtime_checkable
+class BoundCost(Protocol):
+    """A cost as a function of widths. Widths come as a float64 tensor `g`, one entry a group in the graph's order."""
+
+    unit: str
+
+    def total(self, widths: Tensor) -> Tensor:
+        """Scalar float64; exact at integers, differentiable in between."""
+        ...
+
+    def per_layer(self, widths: Tensor) -> Mapping[str, Tensor]:
+        """Scalar per layer (module path); the values add up to :meth:`total`."""
+        ...
+
+    def marginal(self, widths: Tensor) -> Tensor:
+        """`g`: the price of one more unit of each group at `widths`."""
+        ...
+
+
+class Exporter(Protocol):
+    """Writes an architecture in some format."""
+
+    suffix: str
+
+    def export(self, architecture: Any, destination: Any, *, weights: Any = None, allow_code: bool = False) -> None:
+        """Write `architecture` to the path `destination`, atomically."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs independent tasks (retrainings), wherever it likes, and yields their results as they end."""
+
+    def run(self, tasks: Sequence[Callable[[], Any]]) -> Iterable[tuple[int, Any]]:
+        """Yield ``(index of the task, its result)`` in the order of completion; an exception of a task propagates."""
+        ...
+
+
+Commands = Iterable["click.Command"]
+Factory = Callable[..., "nn.Module"]
