@@ -170,9 +170,10 @@ def morphsearch_models() -> Iterable[ModelRecord]:
 def morphsearch_data() -> Iterable[DataRecord]:
     """Data sets by name, as in ``--data NAME`` or ``--data NAME:ARGUMENT``.
 
-    Called when data is named. A factory takes what follows the colon (or None) and a mapping of options (`seed`,
-    `val_fraction`, `image_size`, `workers`), and returns :class:`~morphsearch.data.DataSplits`;
-    :func:`morphsearch.data.as_splits` makes them from pairs of tensors, torch data sets or loaders.
+    Called when data is named. A factory takes what follows the colon (or None) and the
+    :class:`~morphsearch.data.DataOptions`, and returns :class:`~morphsearch.data.DataSplits`;
+    :func:`morphsearch.data.as_splits` makes them from pairs of tensors, torch data sets or loaders, and carves out a
+    validation part where there is none.
 
     Example::
 
@@ -184,13 +185,12 @@ def morphsearch_data() -> Iterable[DataRecord]:
             import torch
             from morphsearch.data import as_splits
 
-            generator = torch.Generator().manual_seed(options.get("seed", 0))
-            labels = torch.arange(int(argument or 200)) % 2  # 0: horizontal, 1: vertical
+            generator = torch.Generator().manual_seed(0)
+            labels = torch.arange(int(argument or 200)) % 2
             images = 0.1 * torch.randn(len(labels), 1, 8, 8, generator=generator)
             images[labels == 0, :, ::2, :] += 1
             images[labels == 1, :, :, ::2] += 1
-            held_out = len(labels) // 5
-            return as_splits((images[held_out:], labels[held_out:]), (images[:held_out], labels[:held_out]))
+            return as_splits((images, labels), classes=["horizontal", "vertical"], options=options)
 
 
         @morphsearch.hookimpl

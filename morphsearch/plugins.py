@@ -191,7 +191,7 @@ def register(plugin: object, name: str = "") -> None:
         if state.manager.is_registered(plugin):
             return
         name = name or getattr(plugin, "__name__", type(plugin).__qualname__)
-        problems = _register(state, _Source(plugin, name, f"{name}, in this process", "repair the plugin"))
+        problems = _register(state, _Source(plugin, name, f"{name} (this process)", "repair the plugin"))
         if problems:
             _remove(state, plugin)
             raise problems[0].error()
@@ -272,7 +272,7 @@ def _load_entry_points(state: _State) -> Iterator[Problem]:
 
 def _load_environment(state: _State) -> Iterator[Problem]:
     for name in _listed("MORPHSEARCH_PLUGINS"):
-        origin = f"{name}, from MORPHSEARCH_PLUGINS"
+        origin = f"{name} (MORPHSEARCH_PLUGINS)"
         remedy = "check the spelling and PYTHONPATH, or take the name out of MORPHSEARCH_PLUGINS"
         try:
             plugin = importlib.import_module(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from morphsearch.hookspecs import hookimpl
@@ -13,7 +13,7 @@ from morphsearch.types import DataRecord
 def _late(module: str) -> Callable[..., Any]:
     """A factory that imports its module when it is called."""
 
-    def load(argument: str | None, options: Mapping[str, Any]) -> Any:
+    def load(argument: str | None, options: Any) -> Any:
         return importlib.import_module(f"morphsearch.data.{module}").load(argument, options)
 
     return load

@@ -97,8 +97,9 @@ def _model(_: Path) -> None:
 def _data(_: Path) -> None:
     from morphsearch.data import load
 
-    splits = load("stripes:50", seed=3)
+    splits = load("stripes:50", seed=3, val_fraction=0.2)
     assert (len(splits.train), len(splits.val)) == (40, 10)
+    assert splits.classes == ["horizontal", "vertical"]
     images, labels = next(iter(splits.train.batches(8, shuffle_seed=0, augment=False)))
     assert images.shape == (8, 1, 8, 8)
     assert set(labels.tolist()) <= {0, 1}

@@ -208,7 +208,7 @@ def test_modules_named_in_the_environment_are_plugins(write_module, monkeypatch:
     )
     monkeypatch.setenv("MORPHSEARCH_PLUGINS", "my_costs, no_such_plugin")
     with pytest.warns(plugins.PluginWarning, match="no_such_plugin.*MORPHSEARCH_PLUGINS"):
-        assert plugins.registry("cost_models")["euros"].origin == "my_costs, from MORPHSEARCH_PLUGINS"
+        assert plugins.registry("cost_models")["euros"].origin == "my_costs (MORPHSEARCH_PLUGINS)"
 
 
 class _Plugin:
@@ -222,7 +222,7 @@ def test_a_plugin_is_registered_in_process() -> None:
     assert "bytes" not in plugins.registry("cost_models")
     plugins.register(plugin)
     plugins.register(plugin)
-    assert plugins.registry("cost_models")["bytes"].origin == "_Plugin, in this process"
+    assert plugins.registry("cost_models")["bytes"].origin == "_Plugin (this process)"
     plugins.unregister(plugin)
     plugins.unregister(plugin)
     assert "bytes" not in plugins.registry("cost_models")
