@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from morphsearch.errors import InputError, UnknownName, UsageError
+from morphsearch.errors import InputError, UnknownName, UsageError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,10 +91,15 @@ def explain(graph: ConvGraph, name: str) -> str:
     Raises:
         UnknownName: neither a layer nor a group, with the nearest names.
     """
-    layers = {layer for group in graph.groups.values() for layer in group.layers}
-    if name not in graph.groups and name not in layers:
-        raise UnknownName.of("layer or group", name, {*graph.groups, *layers})
-    return graph.explain(name)
+    known = [*graph.groups, *(layer for group in graph.groups.values() for layer in group.layers)]
+    if name not in known:
+        close = nearest(name, known)
+        raise UnknownName(
+            f"unknown layer or group {name!r}",
+            f"this network has {len(graph.groups)} groups, and more layers; `morphsearch inspect` lists them",
+            f"did you mean {' or '.join(close)}?" if close else f"take for example {known[0]}" if known else "",
+        )
+    return str(graph.explain(name))
 
 
 def verify(built: Built, seed: int) -> Any:

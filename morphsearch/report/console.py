@@ -8,7 +8,7 @@ from typing import IO
 
 from rich.console import Console
 
-PIPE_WIDTH = 400
+PIPE_WIDTH, PIPE_HEIGHT = 400, 100
 
 
 def out() -> Console:
@@ -24,10 +24,7 @@ def err() -> Console:
 def make(stream: IO[str]) -> Console:
     """A console that crops nothing in a pipe; ``COLUMNS`` sets the width all the same."""
     terminal = stream.isatty()
-    width = None if terminal or os.environ.get("COLUMNS") else PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
-
-
-def plain(console: Console) -> bool:
-    """Whether the stream cannot take block characters."""
-    return not (console.encoding or "").lower().startswith("utf")
+    if terminal or os.environ.get("COLUMNS"):
+        return Console(file=stream, highlight=False)
+    # With a height too, or else rich takes TERM=dumb for a screen of 80 columns.
+    return Console(file=stream, width=PIPE_WIDTH, height=PIPE_HEIGHT, highlight=False)

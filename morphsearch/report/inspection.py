@@ -91,7 +91,7 @@ def inspect(
         if weighted and weighted[-1].rows is not None:
             rows = weighted[-1].rows
             channels = (round(float(rows.at(old_vector))), round(float(rows.at(new_vector))))
-        own = {metric: float(found.per_layer.get(path, 0)) for metric, found in after.items()}
+        own = {metric: found.per_layer.get(path, 0) for metric, found in after.items()}
         module = modules.get(path)
         leaf = module is not None and not any(True for _ in module.children())
         if not leaf and not any(own.values()):
@@ -104,7 +104,7 @@ def inspect(
                 output=list(ran[-1].outputs[0].shape) if ran and ran[-1].outputs else None,
                 channels=channels,
                 costs=own,
-                costs_before={metric: float(found.per_layer.get(path, 0)) for metric, found in before.items()},
+                costs_before={metric: found.per_layer.get(path, 0) for metric, found in before.items()},
             )
         )
     groups = [

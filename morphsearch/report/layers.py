@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from morphsearch.report import style
-from morphsearch.report.inspection import GroupRow, Inspection, LayerRow
+from morphsearch.report.inspection import Inspection, LayerRow
 from morphsearch.report.numbers import change, exact, percent
+
+MOST = 100
 
 
 def layers(found: Inspection, *, depth: int | None = None) -> Table:
@@ -85,45 +87,44 @@ def _share(found: Inspection) -> str:
     return " ".join(percent(found.totals[metric] / found.totals_before[metric]) for metric in found.totals)
 
 
-def groups(found: Inspection) -> RenderableType:
-    """The groups of widths in network order, with what is frozen and why."""
-    columns = ["group", ">width", "", ">floor", ">multiple", "layers that change together"]
+def groups(found: Inspection, *, width: int = 200) -> RenderableType:
+    """The groups of widths in network order, what is frozen and why, and where removal is not exact.
+
+    `width` is that of the screen in characters: the list of layers is cut to fit.
+    """
+    stepped = any(row.multiple > 1 for row in found.groups)
+    columns = ["group", ">width", "~", ">floor", *([">multiple"] if stepped else []), "layers that change together"]
     made = style.table("groups of widths", columns)
     most = max((max(row.width, row.before) for row in found.groups), default=1)
+    names = max((len(row.name) for row in found.groups), default=0)
+    room = max(16, width - names - len(change(most, most + 1 if found.changed else most)) - style.BAR - 24)
     for row in found.groups:
-        bar = style.bar(row.width, most, before=row.before)
         made.add_row(
             Text(row.name),
             change(row.before, row.width),
-            bar,
+            style.bar(row.width, most, before=row.before),
             exact(row.floor),
-            exact(row.multiple),
-            Text(_together(row.layers)),
+            *([exact(row.multiple)] if stepped else []),
+            Text("frozen" if row.frozen else _together(row.layers, room)),
             style="dim" if row.frozen else "",
         )
     parts: list[RenderableType] = [made]
-    frozen = [row for row in found.groups if row.frozen]
-    free = len(found.groups) - len(frozen)
+    frozen = [(row.name, row.frozen) for row in found.groups if row.frozen]
     if frozen:
-        reasons = style.table("frozen", ["group", "why it keeps its width"])
-        for row in frozen:
-            reasons.add_row(Text(row.name), Text(row.frozen or ""))
-        parts.append(reasons)
-    mixing = [row for row in found.groups if row.mixes]
+        parts += ["", style.rows("frozen groups", ["group", "why it keeps its width"], frozen)]
+    mixing = [(row.name, ", ".join(row.mixes)) for row in found.groups if row.mixes]
     if mixing:
-        table = style.table("mixing: removal is not exact there", ["group", "operations"])
-        for row in mixing:
-            table.add_row(Text(row.name), Text(", ".join(row.mixes)))
-        parts.append(table)
-    parts.append(Text(f"{free} of {len(found.groups)} groups can change their width"))
+        parts += ["", style.rows("operations that mix channels: removal is not exact there", ["group", "by"], mixing)]
+    free = len(found.groups) - len(frozen)
+    parts += ["", Text(f"{free} of {len(found.groups)} groups can change their width")]
     return Group(*parts)
 
 
-def _together(names: Sequence[str], limit: int = 4) -> str:
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-def rows_of(found: Inspection) -> list[GroupRow]:
-    """The groups whose width is free."""
-    return [row for row in found.groups if not row.frozen]
+def _together(names: Sequence[str], room: int) -> str:
+    """As many names as fit, and how many more there are."""
+    for shown in range(len(names), 0, -1):
+        rest = len(names) - shown
+        text = ", ".join(names[:shown]) + (f" and {rest} more" if rest else "")
+        if len(text) <= min(room, MOST):
+            return text
+    return f"{len(names)} layers"

@@ -13,7 +13,7 @@ BAR = 24
 
 
 def table(title: str, columns: Iterable[str], *, footer: Sequence[str] = ()) -> Table:
-    """An empty table; a column whose name starts with ``>`` is aligned to the right and never wrapped."""
+    """An empty table. Columns ``>name`` are aligned to the right, columns ``~`` hold bars; neither is wrapped."""
     made = Table(
         title=title or None,
         title_justify="left",
@@ -25,12 +25,20 @@ def table(title: str, columns: Iterable[str], *, footer: Sequence[str] = ()) -> 
     )
     for index, name in enumerate(columns):
         made.add_column(
-            Text(name.removeprefix(">")),
+            Text(name.lstrip(">~")),
             footer=Text(footer[index]) if footer else "",
             justify="right" if name.startswith(">") else "left",
-            no_wrap=name.startswith(">"),
+            no_wrap=name.startswith((">", "~")),
             overflow="fold",
         )
+    return made
+
+
+def rows(title: str, columns: Iterable[str], cells: Iterable[Sequence[str]]) -> Table:
+    """A table of plain texts."""
+    made = table(title, columns)
+    for row in cells:
+        made.add_row(*map(Text, row))
     return made
 
 

@@ -46,17 +46,11 @@ def verification(record: VerificationRecord) -> RenderableType:
         reach = style.table("what can be reached", ["cost", ">seed", ">lowest", ">of the seed", "unit"])
         for metric, (low, high, unit) in record.lowest.items():
             reach.add_row(metric, exact(high), exact(low), percent(low / high if high else None), unit)
-        parts.append(reach)
+        parts += ["", reach]
     if record.mixes:
-        mixing = style.table("operations that mix channels: removal there is not exact", ["operation"])
-        for name in record.mixes:
-            mixing.add_row(Text(name))
-        parts.append(mixing)
+        parts += ["", style.rows("mixing", ["removal is not exact there"], [(name,) for name in record.mixes])]
     if record.frozen:
-        frozen = style.table("frozen groups", ["group", "why it keeps its width"])
-        for name, reason in record.frozen.items():
-            frozen.add_row(Text(name), Text(reason))
-        parts.append(frozen)
+        parts += ["", style.rows("frozen groups", ["group", "why it keeps its width"], list(record.frozen.items()))]
     else:
         parts.append(Text("no group is frozen"))
     return Group(*parts)
@@ -90,7 +84,7 @@ def found(result: Any) -> RenderableType:
 
 def widths(before: Mapping[str, int], after: Mapping[str, int], title: str = "widths") -> Table:
     """Width per group before and after as paired bars, in network order."""
-    made = style.table(title, ["group", ">width", "", ">kept"])
+    made = style.table(title, ["group", ">width", "~", ">kept"])
     most = max([*before.values(), *after.values(), 1])
     for name, old in before.items():
         new = after.get(name, old)

@@ -11,6 +11,7 @@ import click
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.params import Number, SeedOrPath
+from morphsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from morphsearch.report.inspection import Inspection
@@ -54,6 +55,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the layers, shapes, costs and width groups of a network."""
+    if only_groups and only_layers:
+        raise UsageError("--groups and --layers", "they exclude each other", "leave both out to see both")
     from morphsearch.cli import building
 
     if explain is not None:
@@ -69,7 +72,9 @@ def command(
     terminal = console.out()
     if not only_groups:
         terminal.print(layers.layers(found, depth=depth))
+    if not (only_groups or only_layers):
+        terminal.print()
     if not only_layers:
-        terminal.print(layers.groups(found))
+        terminal.print(layers.groups(found, width=terminal.width))
     for note in found.notes:
         terminal.print(note, style="yellow", highlight=False)

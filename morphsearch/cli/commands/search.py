@@ -60,8 +60,9 @@ if TYPE_CHECKING:
 def command(**values: Any) -> None:
     """Find better widths for a network within a budget."""
     config = settings.search_config(values)
-    from morphsearch.config import dumps
     from morphsearch.loop import run
+
+    from morphsearch.config import dumps
 
     as_json: bool = values["as_json"]
     click.echo(f"# the configuration, as --config reads it\n{dumps(config.to_dict())}\n", err=True)
