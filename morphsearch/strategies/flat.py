@@ -50,7 +50,8 @@ class FlatScales:
         found, first, counts = np.unique(unit_n[order], return_index=True, return_counts=True)
         self.buckets: list[Bucket] = []
         padding = unit_n.size
-        gather, ordered = [], []
+        gather: list[np.ndarray] = []
+        ordered: list[np.ndarray] = []
         for members in _bucket_sizes(counts):
             chosen = np.nonzero((counts <= members) & (counts > _previous(members)))[0]
             table = np.full((members, chosen.size), padding, np.int64)

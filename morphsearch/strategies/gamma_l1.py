@@ -1,7 +1,10 @@
-"""``gamma-l1``: L1 on the scales of the norms, priced by what each unit costs (MorphNet, arXiv 1711.06798, eq. 5-7).
+"""``gamma-l1``: L1 on the scales of the norms, priced by what each unit costs (MorphNet, arXiv 1711.06798).
 
-With ``R_u = max |gamma_i|`` over the scales bound to unit `u` (the paper's L-infinity group norm for channels that are
-coupled by skip connections, section 3.3) and `price_u` the marginal cost of the unit, the objective is
+MorphNet's penalty for one operation is ``C * (A_in * R_out + A_out * R_in)``: `C` its cost per pair of channels, `A`
+how many channels are alive, `R` the sum of ``|gamma|`` over a tensor's channels. Collected by unit instead of by
+operation, the factor of ``R_u`` is the marginal cost `price_u` of the unit, which comes from the cost model, at the
+widths that are alive. Coupled channels, which share a unit, have the largest of their regularizers,
+``R_u = max |gamma_i|`` over the scales bound to `u`, as in MorphNet. The objective is
 
     loss + lambda * sum_u price_u * R_u.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # A multiplier that was computed as a breakpoint must land on the upper side of it in spite of rounding errors.
 _SLACK = 1e-9
+_FEW = 2048
 
 
 def step_of(group: Group, round_to: int = 1) -> int:
@@ -78,8 +79,8 @@ def largest_multiplier(
     """The largest multiplier up to `limit` whose widths fit, and those widths.
 
     Exact: widths change only at finitely many multipliers (where one group rounds up), so those are bisected, with
-    about 20 calls of `fits`. The multiplier returned is the smallest that gives the widths returned; the next
-    breakpoint's widths do not fit, nor do any beyond, provided that wider never fits better.
+    about 20 calls of `fits`. The widths at the next breakpoint do not fit, nor do any beyond, provided that wider never
+    fits better.
 
     Args:
         graph, base_widths, round_to: as for :func:`scale`.
@@ -100,12 +101,20 @@ def largest_multiplier(
             f"the lowest widths are over it: {_summary(widths)}",
             "raise the budget or lower the floors",
         )
-    # Widen the bracket by doubling first, so that breakpoints are listed only where they matter.
+    # Invariant: `low` fits. Double until `high` does not, then halve until few breakpoints are left to list.
     low, high = 0.0, min(1.0, limit)
-    while high < limit and fits(scale(graph, high, base, round_to=round_to)):
+    while fits(scale(graph, high, base, round_to=round_to)):
+        if high >= limit:
+            return limit, scale(graph, limit, base, round_to=round_to)
         low, high = high, min(2 * high, limit)
+    while (high - low) * sum(base.values()) > _FEW:
+        middle_point = (low + high) / 2
+        if fits(scale(graph, middle_point, base, round_to=round_to)):
+            low = middle_point
+        else:
+            high = middle_point
     points = _breakpoints(graph, base, low, high, round_to)
-    # Invariant: points[first - 1] fits (or `low` does, which fitted above), points[last] does not.
+    # Invariant: points[first - 1] fits (or `low` does), points[last] does not.
     first, last = 0, len(points)
     while first < last:
         middle = (first + last) // 2

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from morphsearch.strategies.threshold import score_gap
+
+
+def test_two_modes_are_told_apart() -> None:
+    gap = score_gap(torch.tensor([0.9, 1.1, 0.001, 0.002, 0.7, 0.0015]))
+    assert gap is not None
+    assert (gap.below, gap.above) == (3, 3)
+    assert gap.low == pytest.approx(0.002)
+    assert gap.high == pytest.approx(0.7)
+    assert gap.low < gap.threshold < gap.high
+    assert gap.ratio == pytest.approx(350)
+
+
+def test_exact_zeros_are_one_mode() -> None:
+    gap = score_gap(torch.cat([torch.zeros(10), torch.linspace(0.3, 1.2, 50)]))
+    assert gap is not None
+    assert (gap.below, gap.above) == (10, 50)
+    assert 0 < gap.threshold < 0.3
+
+
+def test_differences_among_the_dead_do_not_matter() -> None:
+    gap = score_gap(torch.tensor([1e-30, 1e-12, 1e-11, 0.2, 0.5, 1.0]))
+    assert gap is not None
+    assert gap.below == 3
+
+
+@pytest.mark.parametrize(
+    "scores", [torch.linspace(0.1, 1, 100), torch.zeros(5), torch.ones(5), torch.ones(1), torch.zeros(0)]
+)
+def test_no_gap_is_said(scores: torch.Tensor) -> None:
+    assert score_gap(scores) is None
