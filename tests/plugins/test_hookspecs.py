@@ -82,6 +82,10 @@ def _operation(_: Path) -> None:
 
     with_rule = record(Fourier(), torch.randn(1, 3, 8, 8))
     assert [with_rule.groups[name].width for name in with_rule.free] == [8]
+    plugins.reset()
+    without = record(Fourier(), torch.randn(1, 3, 8, 8))
+    assert without.free == []
+    assert any("fft" in str(group.frozen) for group in without.groups.values())
 
 
 def _model(_: Path) -> None:

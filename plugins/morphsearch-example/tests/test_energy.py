@@ -9,6 +9,7 @@ from torch import nn
 
 from morphsearch import costs, plugins
 from morphsearch.graph import record
+from morphsearch.testing import CostModelConformance
 
 MAC, BYTE = morphsearch_example.MILLIJOULES_PER_MAC, morphsearch_example.MILLIJOULES_PER_BYTE
 
@@ -16,6 +17,13 @@ MAC, BYTE = morphsearch_example.MILLIJOULES_PER_MAC, morphsearch_example.MILLIJO
 def _graph(images=1):
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False))
     return record(model, torch.zeros(images, 3, 6, 6))
+
+
+class TestConformance(CostModelConformance):
+    """What morphsearch expects of every cost model."""
+
+    def cost_model(self):
+        return plugins.create("cost_models", "energy")
 
 
 def test_it_is_found_through_its_entry_point():
