@@ -88,7 +88,9 @@ class Trainer:
         self._snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         full, rest = divmod(len(data.train), recipe.batch_size)
         self._drop_last = full >= FEW_BATCHES or (rest == 1 and full > 0)  # batch norm cannot train on one image
-        self.batches_per_epoch = full + (rest > 0 and not self._drop_last)
+        self.batches_per_epoch = data.train.num_batches(recipe.batch_size, drop_last=self._drop_last)
+        # A loader of the user's own has a batch size of its own.
+        self._batch_images = len(data.train) / self.batches_per_epoch if not self._drop_last else recipe.batch_size
         self.total_batches = max(1, round(recipe.epochs * self.batches_per_epoch))
         whole, part = divmod(self.total_batches, self.batches_per_epoch)
         self.total_steps = whole * math.ceil(self.batches_per_epoch / recipe.accumulate)
@@ -129,7 +131,7 @@ class Trainer:
     def prepare(self) -> Choice:
         """Settle precision and memory format, once; :meth:`train_epoch` does it by itself."""
         if self.choice is None:
-            images = self.total_batches * self.recipe.batch_size
+            images = round(self.total_batches * self._batch_images)
             shape, classes = tuple(self.data.shape), self.data.train.num_classes
             self._settle(choose(self.model, self.recipe, shape, classes, self.device, images))
         assert self.choice is not None
@@ -296,12 +298,12 @@ class Trainer:
 
     def _report_progress(self, *, force: bool) -> None:
         if self._throttle.due(force=force):
-            size, stats = self.recipe.batch_size, self._sums.stats(self.batch)
+            size, stats = self._batch_images, self._sums.stats(self.batch)
             self._throttle.send(
                 {
                     "phase": self.phase,
-                    "done": (self.epoch * self.batches_per_epoch + self.batch) * size,
-                    "total": self.total_batches * size,
+                    "done": round((self.epoch * self.batches_per_epoch + self.batch) * size),
+                    "total": round(self.total_batches * size),
                     "unit": "images",
                     "loss": stats.loss,
                     "accuracy": stats.accuracy,

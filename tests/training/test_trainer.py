@@ -280,12 +280,7 @@ def test_unusable_devices_and_data() -> None:
 
 
 def test_data_that_ends_early_is_named() -> None:
-    class Short(FakeSplit):
-        def __len__(self) -> int:
-            return 40
-
-    data: Any = fake_data()
-    data.train = Short(data.train.images[:16], data.train.labels[:16], 3)
+    data: Any = fake_data(40)
     data.train.batches = lambda *a, **k: iter([(data.train.images[:8], data.train.labels[:8])] * 2)
     with pytest.raises(InputError, match="after 2 of 5 batches"):
         Trainer(TinyNet(), data, PLAIN).train_epoch()

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from morphsearch.data import Split
 
-class FakeSplit:
+
+class FakeSplit(Split):
     """Images in memory; batches are a function of (shuffle_seed, batch index), as the data package promises."""
 
     def __init__(self, images: Tensor, labels: Tensor, num_classes: int) -> None:
@@ -24,8 +26,8 @@ class FakeSplit:
         self,
         batch_size: int,
         *,
-        shuffle_seed: int | None,
-        augment: bool,
+        shuffle_seed: int | None = None,
+        augment: bool = False,
         start_batch: int = 0,
         device: Any = "cpu",
         drop_last: bool = False,
