@@ -79,6 +79,7 @@ class _State:
 
 _lock = threading.RLock()
 _state: _State | None = None
+_loading = False
 
 
 def manager() -> pluggy.PluginManager:
@@ -229,21 +230,36 @@ def reset() -> None:
 
 
 def _loaded() -> _State:
-    global _state
+    global _state, _loading
     with _lock:
-        if _state is None:
-            state = _State(pluggy.PluginManager(PROJECT))
-            state.manager.add_hookspecs(hookspecs)
-            for name in _BUILTIN_MODULES:
-                module = importlib.import_module(f"morphsearch.builtin_plugins.{name}")
-                found = _register(state, _Source(module, f"builtin-{name}", BUILTIN, "this is a defect of morphsearch"))
-                if found:
-                    raise found[0].error()
-            problems = [*_load_entry_points(state), *_load_environment(state)]
-            if not (problems and _strict()):
-                _state = state
-            _report(state, problems)
-        return _state or state
+        if _state is not None:
+            return _state
+        if _loading:
+            raise PluginError(
+                "a plugin looked plugins up while it was being imported",
+                "plugins are looked up once all of them are loaded",
+                "move the look-up into the factory of a record",
+            )
+        state = _State(pluggy.PluginManager(PROJECT))
+        _loading = True
+        try:
+            problems = _load(state)
+        finally:
+            _loading = False
+        if not (problems and _strict()):
+            _state = state
+        _report(state, problems)
+        return state
+
+
+def _load(state: _State) -> list[Problem]:
+    state.manager.add_hookspecs(hookspecs)
+    for name in _BUILTIN_MODULES:
+        module = importlib.import_module(f"morphsearch.builtin_plugins.{name}")
+        found = _register(state, _Source(module, f"builtin-{name}", BUILTIN, "this is a defect of morphsearch"))
+        if found:
+            raise found[0].error()
+    return [*_load_entry_points(state), *_load_environment(state)]
 
 
 def _load_entry_points(state: _State) -> Iterator[Problem]:

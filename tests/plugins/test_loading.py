@@ -57,6 +57,7 @@ def test_a_plugin_is_found_with_its_origin(install) -> None:
         ("def broken(:", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("import morphsearch.plugins as p; p.registry('models')", "move the look-up into the factory"),
     ],
 )
 def test_a_plugin_that_cannot_be_imported_is_one_warning(install, source: str, reason: str) -> None:
