@@ -1,13 +1,16 @@
 """FLOPs, one per multiply-add, equal operation by operation to ``fvcore.nn.FlopCountAnalysis``.
 
 Source of the formulas: ``fvcore/nn/jit_handles.py`` and ``fvcore/nn/flop_count.py``. Counted are convolutions,
-transposed convolutions, linear layers, matrix products, einsum, norms, bilinear and nearest upsampling, grid sampling
-and adaptive average pooling; the kinds of all other operations that compute something are named as uncounted.
+transposed convolutions, linear layers, matrix products, norms, bilinear and nearest upsampling, grid sampling and
+adaptive average pooling; the kinds of all other operations that compute something are named as uncounted.
+
+Two things that fvcore misses are counted here like their equals: convolutions whose padding is the word "same" or
+"valid" (another operation to its tracer), and einsum exactly (fvcore reads most of them from a text of four digits),
+as the matrix products that torch runs.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING
@@ -72,10 +75,11 @@ def _linear(op: Operation) -> Polynomial:
 
 
 def _norm(factor: int, affine: int) -> Callable[[Operation], Polynomial]:
-    """`factor` a element, `affine` with scale and shift; batch statistics cost fvcore as much as any other norm's."""
+    """`factor` for each element, `affine` with scale and shift. A batch norm that keeps no statistics computes them."""
 
     def formula(op: Operation) -> Polynomial:
-        plain, scaled = (4, 5) if op.attrs.get("training") else (factor, affine)
+        computes = op.kind == "batch_norm" and "running_mean" not in op.parameters
+        plain, scaled = (4, 5) if computes else (factor, affine)
         return Polynomial.of(op.inputs[0].numel) * float(scaled if op.attrs.get("affine", True) else plain)
 
     return formula
@@ -120,23 +124,6 @@ def _proportional(*sizes: Extent) -> bool:
     return all(shares(size) == shares(sizes[0]) for size in sizes[1:])
 
 
-def _einsum(op: Operation) -> Polynomial | None:
-    """Product of the sizes of all letters, for two operands.
-
-    fvcore counts the two equations of attention this way and reads any other from ``numpy.einsum_path``, which prints
-    four digits only; there the exact number is given.
-    """
-    match = re.fullmatch(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]*)", str(op.attrs.get("equation", "")).replace(" ", ""))
-    if match is None or len(op.inputs) != 2:
-        return None
-    left, right, result = match.groups()
-    if len(set(left)) < len(left) or len(set(right)) < len(right) or not (set(left) | set(right)) - set(result):
-        return None
-    first, second = op.inputs
-    shared = prod(size for letter, size in zip(right, second.shape, strict=True) if letter in left)
-    return _contraction(first, second, op.outputs[0], shared)
-
-
 _FORMULAS: dict[str, Callable[[Operation], Polynomial | None]] = {
     "conv": _conv,
     "conv_transpose": _conv_transpose,
@@ -144,7 +131,6 @@ _FORMULAS: dict[str, Callable[[Operation], Polynomial | None]] = {
     "matmul": _matmul,
     "mm": _matmul,
     "bmm": _matmul,
-    "einsum": _einsum,
     "batch_norm": _norm(1, 2),
     "layer_norm": _norm(4, 5),
     "group_norm": _norm(4, 5),

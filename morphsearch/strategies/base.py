@@ -6,7 +6,7 @@ Shapes: `u` units of the graph in its flat numbering (``graph.unit_group`` says 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,9 +39,7 @@ class Strategy(ABC):
     name: str
     needs_training: bool = True
     default_threshold: float = 0.0
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
@@ -109,9 +107,7 @@ class TrainingFree(Strategy):
 
     needs_training = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._num_units = 0
+    _num_units: int = 0
 
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
         """Any network will do."""

@@ -62,7 +62,6 @@ class GammaL1(Strategy):
     name = "gamma-l1"
 
     def __init__(self, *, threshold: float = 1e-2, coupling: str = "max", relative: bool = False) -> None:
-        super().__init__()
         if not 0 <= threshold < float("inf"):
             raise UsageError(f"threshold={threshold!r}", "a threshold is zero or more", "0.01 is usual for gamma-l1")
         if coupling not in ("max", "l2"):
@@ -103,16 +102,16 @@ class GammaL1(Strategy):
         self._unit_group = torch.from_numpy(np.asarray(graph.unit_group, np.int64)).to(self._scales.device)
         self._num_groups = len(groups)
         scored = self._scored.cpu().numpy()
-        self.notes = []
         without = [
             f"{group.name} ({group.width})"
             for index, group in enumerate(groups)
             if not group.frozen and not scored[np.asarray(graph.unit_group) == index].any()
         ]
+        self.notes = ()
         if without:
-            self.notes.append(
+            self.notes = (
                 f"gamma-l1 cannot judge {len(without)} of {int(free_group.sum())} groups, since no norm scales them, "
-                f"and keeps them whole: {', '.join(without[:5])}{' and others' if len(without) > 5 else ''}"
+                f"and keeps them whole: {', '.join(without[:5])}{' and others' if len(without) > 5 else ''}",
             )
 
     def regularized(self) -> set[str]:

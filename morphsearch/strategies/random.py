@@ -28,7 +28,6 @@ class Random(TrainingFree):
     name = "random"
 
     def __init__(self, *, sigma: float = 0.5, limit: float = 64.0) -> None:
-        super().__init__()
         if not 0 <= sigma <= 5:
             raise UsageError(f"sigma={sigma!r}", "sigma is a number from 0 to 5", "0.5 gives factors of 0.6 to 1.6")
         self.sigma, self.limit = sigma, limit

@@ -23,7 +23,6 @@ class Uniform(TrainingFree):
     name = "uniform"
 
     def __init__(self, *, limit: float = 64.0) -> None:
-        super().__init__()
         self.limit = limit
 
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:

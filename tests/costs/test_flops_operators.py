@@ -67,6 +67,9 @@ CASES: dict[str, Callable[[], Any]] = {
     "linear on channels last": lambda: Apply(lambda x, c: c(x.permute(0, 2, 3, 1)), nn.Linear(8, 5)),
     "batch norm": lambda: Apply(lambda x, n: n(x), nn.BatchNorm2d(8)),
     "batch norm without scale": lambda: Apply(lambda x, n: n(x), nn.BatchNorm2d(8, affine=False)),
+    "batch norm of the batch's own statistics": lambda: Apply(
+        lambda x, n: n(x), nn.BatchNorm2d(8, track_running_stats=False)
+    ),
     "group norm": lambda: Apply(lambda x, n: n(x), nn.GroupNorm(4, 8)),
     "group norm without scale": lambda: Apply(lambda x, n: n(x), nn.GroupNorm(4, 8, affine=False)),
     "layer norm": lambda: Apply(lambda x, n: n(x.permute(0, 2, 3, 1)), nn.LayerNorm(8)),
@@ -117,6 +120,19 @@ def test_attention_by_einsum_equals_fvcore() -> None:
     model = Apply(lambda x: torch.einsum("abc,abd->acd", x.flatten(2), x.flatten(2)))
     x = torch.randn(1, 3, 6, 6)
     assert cost(record(model, x), "flops").total == fvcore_flops(model, x)
+
+
+def test_padding_by_word_counts_like_padding_by_number() -> None:
+    x = torch.randn(1, 3, 6, 6)
+    by_word = Apply(lambda x, c: c(x), nn.Conv2d(8, 12, 3, padding="same"))
+    by_number = Apply(lambda x, c: c(x), nn.Conv2d(8, 12, 3, padding=1))
+    assert cost(record(by_word, x), "flops") == cost(record(by_number, x), "flops")
+
+
+def test_einsum_is_counted_exactly() -> None:
+    model = Apply(lambda x: torch.einsum("nchw,nchv->nhwv", x, x))
+    found = cost(record(model, torch.randn(1, 3, 6, 6)), "flops")
+    assert found.per_layer[""] == 8 * 6 * 6 * 6
 
 
 def test_what_is_not_counted_is_named() -> None:
