@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from morphsearch.graph import ConvGraph
+    from morphsearch.loop.architecture import Architecture
     from morphsearch.report.inspection import Inspection
 
 
@@ -30,7 +31,7 @@ class Recorded:
 
     spec: str
     graph: ConvGraph
-    architecture: Any = None
+    architecture: Architecture | None = None
 
 
 def seed(spec: str, shape: tuple[int, ...] | None, *, allow_code: bool) -> Built:
@@ -64,16 +65,12 @@ def graph(target: str | Path, shape: tuple[int, ...] | None, *, allow_code: bool
 
     from morphsearch.graph import record
 
-    architecture = None
-    if isinstance(target, Path):
-        architecture = _architecture(target)
-        spec, allowed = str(architecture.seed_spec), allow_code
-        shape = shape or getattr(architecture, "input_shape", None)
-    else:
-        spec, allowed = target, True
-    built = seed(spec, shape, allow_code=allowed)
     with torch.no_grad():
-        return Recorded(spec, record(built.model, built.example), architecture)
+        if isinstance(target, Path):
+            architecture = load_architecture(target)
+            return Recorded(str(target), architecture.graph(architecture.seed(allow_code=allow_code)), architecture)
+        built = seed(target, shape, allow_code=True)
+        return Recorded(target, record(built.model, built.example))
 
 
 def inspection(target: str | Path, shape: tuple[int, ...] | None, costs: list[str], *, allow_code: bool) -> Inspection:
@@ -81,8 +78,11 @@ def inspection(target: str | Path, shape: tuple[int, ...] | None, costs: list[st
     from morphsearch.report.inspection import inspect
 
     found = graph(target, shape, allow_code=allow_code)
-    widths = found.graph.check_widths(found.architecture.widths) if found.architecture else None
-    return inspect(found.graph, costs, name=str(target) if found.architecture else found.spec, widths=widths)
+    architecture = found.architecture
+    if architecture is None:
+        return inspect(found.graph, costs, name=found.spec)
+    name = f"{architecture.path or target}: {architecture.name} of {architecture.seed_spec}"
+    return inspect(found.graph, costs, name=name, widths=found.graph.check_widths(architecture.widths))
 
 
 def explain(graph: ConvGraph, name: str) -> str:
@@ -109,20 +109,15 @@ def verify(built: Built, seed: int) -> Any:
     return prove(built.model, built.example, seed=seed)
 
 
-def _architecture(path: Path) -> Any:
+def load_architecture(path: Path) -> Architecture:
     """The architecture in a file, or the last one of a run."""
-    from morphsearch.loop import Architecture
+    from morphsearch.loop.architecture import FILE, Architecture
 
-    if not path.is_dir():
-        return Architecture.load(path)
-    files = sorted(path.glob("iterations/*/architecture.json"))
-    single = path / "architecture.json"
-    if single.is_file():
-        files.append(single)
-    if not files:
+    found = [path] if not path.is_dir() else [*sorted(path.glob(f"iterations/*/{FILE}")), *path.glob(FILE)]
+    if not found:
         raise InputError(
             f"{path} holds no architecture",
-            "a run keeps its architectures in iterations/NNN/architecture.json",
+            f"a run keeps its architectures in iterations/NNN/{FILE}",
             f"let the search come to its first: morphsearch resume {path}",
         )
-    return Architecture.load(files[-1])
+    return Architecture.load(found[-1])

@@ -10,21 +10,28 @@ from rich.text import Text
 
 from morphsearch.report import style
 from morphsearch.report.inspection import Inspection, LayerRow
-from morphsearch.report.numbers import change, exact, percent
+from morphsearch.report.numbers import change, exact, percent, short
 
 MOST = 100
 
 
-def layers(found: Inspection, *, depth: int | None = None) -> Table:
+def layers(found: Inspection, *, depth: int | None = None, compact: bool = False) -> Table:
     """One line a module, indented as the network nests; containers carry the sums of what is below them, dimmed.
 
-    With `depth`, modules below that depth are added up in their ancestor. The footer has the totals.
+    With `depth`, modules below that depth are added up in their ancestor. The footer has the totals. A `compact` table
+    leaves out what a narrow screen has no room for: the shapes, and the digits that matter least.
     """
     metrics = list(found.units)
-    columns = ["layer", "kind", ">input", ">output", ">channels"]
+    show = short if compact else exact
+    of = "seed's " if found.changed else ""
+    shapes = [] if compact else [f">{of}input", f">{of}output"]
+    columns = ["layer", "kind", *shapes, ">channels"]
     columns += [f">{found.units[metric]}" for metric in metrics]
-    totals = [change(found.totals_before[metric], found.totals[metric]) for metric in metrics]
-    footer = ["total", "", "", "", _share(found), *totals]
+    totals = [change(found.totals_before[metric], found.totals[metric], show) for metric in metrics]
+    footer = ["total", "", *[""] * len(shapes), "", *totals]
+    if found.changed:
+        shares = [_share(found.totals_before[metric], found.totals[metric]) for metric in metrics]
+        footer = ["total\nof the seed", "", *[""] * len(shapes), "", *map("\n".join, zip(totals, shares, strict=True))]
     made = style.table(found.name, columns, footer=footer)
     for path, row in _tree(found, depth):
         name = path.rpartition(".")[2] or "(network)"
@@ -32,27 +39,33 @@ def layers(found: Inspection, *, depth: int | None = None) -> Table:
         label = Text("  " * (level - 1 if level else 0) + name)
         if isinstance(row, LayerRow):
             cells = [
-                change(row.costs_before[metric], row.costs[metric]) if row.costs[metric] else "" for metric in metrics
+                change(row.costs_before[metric], row.costs[metric], show) if row.costs[metric] else ""
+                for metric in metrics
             ]
             channels = change(*row.channels) if row.channels else ""
             changed = bool(row.channels and row.channels[0] != row.channels[1])
             made.add_row(
                 label,
                 Text(row.kind),
-                style.shape(row.input),
-                style.shape(row.output),
+                *[style.shape(end) for end in (row.input, row.output)[: len(shapes)]],
                 Text(channels, style="bold cyan" if changed else ""),
                 *cells,
             )
         else:
             below = [layer for layer in found.layers if _inside(layer.path, path)]
             sums = [
-                change(sum(layer.costs_before[metric] for layer in below), sum(layer.costs[metric] for layer in below))
+                change(
+                    sum(layer.costs_before[metric] for layer in below),
+                    sum(layer.costs[metric] for layer in below),
+                    show,
+                )
                 for metric in metrics
             ]
             shown = depth is not None and level >= depth
-            ends = [style.shape(below[0].input), style.shape(below[-1].output)] if shown and below else ["", ""]
-            made.add_row(label, Text(row), *ends, "", *sums, style="" if shown else "dim")
+            ends = [below[0].input, below[-1].output] if shown and below else [None, None]
+            made.add_row(
+                label, Text(row), *map(style.shape, ends[: len(shapes)]), "", *sums, style="" if shown else "dim"
+            )
     return made
 
 
@@ -80,11 +93,8 @@ def _inside(path: str, container: str) -> bool:
     return path == container or path.startswith(f"{container}.")
 
 
-def _share(found: Inspection) -> str:
-    first = next(iter(found.totals), None)
-    if not found.changed or first is None or not found.totals_before[first]:
-        return ""
-    return " ".join(percent(found.totals[metric] / found.totals_before[metric]) for metric in found.totals)
+def _share(before: float, after: float) -> str:
+    return percent(after / before if before else None)
 
 
 def groups(found: Inspection, *, width: int = 200) -> RenderableType:
@@ -93,7 +103,7 @@ def groups(found: Inspection, *, width: int = 200) -> RenderableType:
     `width` is that of the screen in characters: the list of layers is cut to fit.
     """
     stepped = any(row.multiple > 1 for row in found.groups)
-    columns = ["group", ">width", "~", ">floor", *([">multiple"] if stepped else []), "layers that change together"]
+    columns = ["group", ">width", "", ">floor", *([">multiple"] if stepped else []), "layers that change together"]
     made = style.table("groups of widths", columns)
     most = max((max(row.width, row.before) for row in found.groups), default=1)
     names = max((len(row.name) for row in found.groups), default=0)
@@ -111,10 +121,10 @@ def groups(found: Inspection, *, width: int = 200) -> RenderableType:
     parts: list[RenderableType] = [made]
     frozen = [(row.name, row.frozen) for row in found.groups if row.frozen]
     if frozen:
-        parts += ["", style.rows("frozen groups", ["group", "why it keeps its width"], frozen)]
+        parts += ["", style.rows("frozen groups", ["group", "*why it keeps its width"], frozen)]
     mixing = [(row.name, ", ".join(row.mixes)) for row in found.groups if row.mixes]
     if mixing:
-        parts += ["", style.rows("operations that mix channels: removal is not exact there", ["group", "by"], mixing)]
+        parts += ["", style.rows("operations that mix channels: removal is not exact there", ["group", "*by"], mixing)]
     free = len(found.groups) - len(frozen)
     parts += ["", Text(f"{free} of {len(found.groups)} groups can change their width")]
     return Group(*parts)

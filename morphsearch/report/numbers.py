@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -30,9 +31,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}%"
 
 
-def change(before: float, after: float) -> str:
+def change(before: float, after: float, show: Callable[[float | None], str] = exact) -> str:
     """``64 -> 37``, or one number where nothing changed."""
-    return exact(before) if before == after else f"{exact(before)} -> {exact(after)}"
+    return show(before) if before == after else f"{show(before)} -> {show(after)}"
 
 
 def duration(seconds: float | None) -> str:

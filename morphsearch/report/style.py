@@ -4,34 +4,57 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich import box
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import RenderableType
+from rich.table import Column, Table
 from rich.text import Text
 
 BAR = 24
+PROSE = 24
+
+
+class HouseTable(Table):
+    """A table whose columns never get narrower than what they hold, sentences apart: rich would cut them."""
+
+    def add_row(self, *renderables: RenderableType | None, style: Any = None, end_section: bool = False) -> None:
+        """As rich's."""
+        super().add_row(*renderables, style=style, end_section=end_section)
+        for column, cell in zip(self.columns, renderables, strict=False):
+            _widen(column, cell)
 
 
 def table(title: str, columns: Iterable[str], *, footer: Sequence[str] = ()) -> Table:
-    """An empty table. Columns ``>name`` are aligned to the right, columns ``~`` hold bars; neither is wrapped."""
-    made = Table(
-        title=title or None,
+    """An empty table. Columns ``>name`` are aligned to the right; ``*name`` hold sentences, and only they wrap."""
+    made = HouseTable(
+        title=Text(title, style="bold", no_wrap=True) if title else None,
         title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         show_footer=bool(footer),
     )
     for index, name in enumerate(columns):
+        prose = name.startswith("*")
         made.add_column(
-            Text(name.lstrip(">~")),
+            Text(name.lstrip(">*")),
             footer=Text(footer[index]) if footer else "",
             justify="right" if name.startswith(">") else "left",
-            no_wrap=name.startswith((">", "~")),
+            no_wrap=not prose,
+            min_width=PROSE if prose else None,
             overflow="fold",
         )
+        _widen(made.columns[-1], made.columns[-1].header)
+        _widen(made.columns[-1], made.columns[-1].footer)
     return made
+
+
+def _widen(column: Column, cell: RenderableType | None) -> None:
+    text = cell.plain if isinstance(cell, Text) else cell if isinstance(cell, str) else ""
+    if column.no_wrap:
+        column.min_width = max([column.min_width or 0, *map(cell_len, text.splitlines())])
 
 
 def rows(title: str, columns: Iterable[str], cells: Iterable[Sequence[str]]) -> Table:

@@ -20,7 +20,7 @@ STATES = {"complete": "green", "interrupted": "yellow", "running": "cyan", "dama
 
 def plugins(rows: Sequence[Any]) -> Table:
     """What is installed; broken ones stand out."""
-    made = style.table("", ["kind", "name", "what it does", "from", "status"])
+    made = style.table("", ["kind", "name", "*what it does", "from", "*status"])
     last = None
     for row in rows:
         colour = "red" if row.status.startswith("broken") else "dim" if row.status == "disabled" else ""
@@ -48,9 +48,9 @@ def verification(record: VerificationRecord) -> RenderableType:
             reach.add_row(metric, exact(high), exact(low), percent(low / high if high else None), unit)
         parts += ["", reach]
     if record.mixes:
-        parts += ["", style.rows("mixing", ["removal is not exact there"], [(name,) for name in record.mixes])]
+        parts += ["", style.rows("mixing", ["*removal is not exact there"], [(name,) for name in record.mixes])]
     if record.frozen:
-        parts += ["", style.rows("frozen groups", ["group", "why it keeps its width"], list(record.frozen.items()))]
+        parts += ["", style.rows("frozen groups", ["group", "*why it keeps its width"], list(record.frozen.items()))]
     else:
         parts.append(Text("no group is frozen"))
     return Group(*parts)
@@ -69,22 +69,23 @@ def plan(record: Any) -> RenderableType:
 
 
 def found(result: Any) -> RenderableType:
-    """The architectures of a search, and the widths of the best one."""
+    """The architectures of a search in the order in which they were found, and the widths of the best one."""
     architectures = list(result.architectures)
-    metrics = list(dict.fromkeys(metric for item in architectures for metric in item.costs))
-    made = style.table("found", ["morph", *(f">{metric}" for metric in metrics), ">validation accuracy", ">strength"])
-    for number, item in enumerate(architectures, 1):
-        accuracy = (item.metrics or {}).get("accuracy")
-        strength = "-" if item.strength is None else f"{item.strength:.3g}"
-        made.add_row(
-            str(number), *(exact(item.costs.get(metric)) for metric in metrics), percent(accuracy, 2), strength
-        )
-    return made
+    units = {metric: cost["unit"] for item in architectures for metric, cost in item.costs.items()}
+    made = style.table("found", ["architecture", *(f">{unit}" for unit in units.values()), ">validation accuracy"])
+    for item in architectures:
+        costs = [exact((item.costs.get(metric) or {}).get("total")) for metric in units]
+        mark = " (best)" if result.best is not None and item.name == result.best.name and len(architectures) > 1 else ""
+        made.add_row(Text(f"{item.name}{mark}"), *costs, percent((item.metrics or {}).get("accuracy"), 2))
+    parts: list[RenderableType] = [made]
+    if result.best is not None:
+        parts += ["", widths(result.best.seed_widths, result.best.widths, f"widths of {result.best.name}")]
+    return Group(*parts)
 
 
 def widths(before: Mapping[str, int], after: Mapping[str, int], title: str = "widths") -> Table:
     """Width per group before and after as paired bars, in network order."""
-    made = style.table(title, ["group", ">width", "~", ">kept"])
+    made = style.table(title, ["group", ">width", "", ">kept"])
     most = max([*before.values(), *after.values(), 1])
     for name, old in before.items():
         new = after.get(name, old)
@@ -112,7 +113,7 @@ def comparison(record: Any) -> RenderableType:
 
 def runs(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One line a run."""
-    made = style.table("", ["run", "state", "seed", "data", "budget", "strategy", ">morphs", "best"])
+    made = style.table("", ["run", "state", "seed", "data", "budget", "strategy", ">morphs", "*best"])
     for row in rows:
         config = row.get("config") or {}
         budget = config.get("budget", ())

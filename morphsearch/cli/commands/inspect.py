@@ -14,6 +14,8 @@ from morphsearch.cli.params import Number, SeedOrPath
 from morphsearch.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from morphsearch.report.inspection import Inspection
 
 
@@ -67,14 +69,17 @@ def command(
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return
+    from rich.text import Text
+
     from morphsearch.report import console, layers
 
     terminal = console.out()
+    parts: list[RenderableType] = []
     if not only_groups:
-        terminal.print(layers.layers(found, depth=depth))
-    if not (only_groups or only_layers):
-        terminal.print()
+        table = layers.layers(found, depth=depth)
+        parts.append(table if console.fits(terminal, table) else layers.layers(found, depth=depth, compact=True))
     if not only_layers:
-        terminal.print(layers.groups(found, width=terminal.width))
-    for note in found.notes:
-        terminal.print(note, style="yellow", highlight=False)
+        parts.append(layers.groups(found, width=terminal.width))
+    if found.notes:
+        parts.append(Text("\n".join(found.notes), style="yellow"))
+    console.show(terminal, *parts)

@@ -40,4 +40,4 @@ def command(kind: str | None, as_json: bool) -> None:
         return
     from morphsearch.report import console, tables
 
-    console.out().print(tables.plugins(rows))
+    console.show(console.out(), tables.plugins(rows))

@@ -84,4 +84,4 @@ def show_comparison(comparison: Any, as_json: bool) -> None:
         return
     from morphsearch.report import console, tables
 
-    console.out().print(tables.comparison(comparison))
+    console.show(console.out(), tables.comparison(comparison))

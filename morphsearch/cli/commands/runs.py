@@ -38,6 +38,6 @@ def command(folder: Path, as_json: bool) -> None:
     from morphsearch.report import console, tables
 
     if rows:
-        console.out().print(tables.runs(rows))
+        console.show(console.out(), tables.runs(rows))
     else:
         click.echo(f"no runs in {folder}; start one: morphsearch search resnet20 --run-dir {folder / 'a'}", err=True)

@@ -60,9 +60,8 @@ if TYPE_CHECKING:
 def command(**values: Any) -> None:
     """Find better widths for a network within a budget."""
     config = settings.search_config(values)
-    from morphsearch.loop import run
-
     from morphsearch.config import dumps
+    from morphsearch.loop import run
 
     as_json: bool = values["as_json"]
     click.echo(f"# the configuration, as --config reads it\n{dumps(config.to_dict())}\n", err=True)
@@ -87,7 +86,7 @@ def _show_plan(plan: Plan, as_json: bool, err: bool = False) -> None:
         return
     from morphsearch.report import console, tables
 
-    (console.err() if err else console.out()).print(tables.plan(plan))
+    console.show(console.err() if err else console.out(), tables.plan(plan))
 
 
 def show_result(result: Any, as_json: bool) -> None:
@@ -97,7 +96,7 @@ def show_result(result: Any, as_json: bool) -> None:
         return
     from morphsearch.report import console, tables
 
-    console.out().print(tables.found(result))
+    console.show(console.out(), tables.found(result))
     click.echo(f"next: morphsearch retrain {result.run_dir} --baselines uniform,random --seeds 3", err=True)
 
 

@@ -36,7 +36,7 @@ def command(model: str, input_: tuple[int, ...] | None, seed: int, as_json: bool
     else:
         from morphsearch.report import console, tables
 
-        console.out().print(tables.verification(found))
+        console.show(console.out(), tables.verification(found))
     if not found.exact:
         raise GraphError(
             f"{model} cannot be rewritten exactly: the largest relative error is {found.max_error:.2g}",
