@@ -65,7 +65,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     with atomic_path(path) as temporary:
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(own, str(temporary), metadata=dict(metadata or {}))
+        save_file(own, str(temporary), metadata=dict(metadata) if metadata else None)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

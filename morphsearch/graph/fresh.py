@@ -32,3 +32,15 @@ def share_columns(model: nn.Module, plan: Plan) -> None:
             share = torch.from_numpy(1.0 / copies).reshape(shape)
             with torch.no_grad():
                 parameters[name].mul_(share.to(parameters[name]))
+
+
+def break_symmetry(model: nn.Module, plan: Plan, relative: float, generator: torch.Generator) -> None:
+    """Add noise to copies of units, so that they learn apart: `relative` times the standard deviation of their weight."""
+    parameters = dict(model.named_parameters())
+    for (name, dim), number in plan.copy_number.items():
+        if name in parameters and dim != plan.column_dims.get(name) and number.any() and parameters[name].dim() > 1:
+            parameter = parameters[name]
+            with torch.no_grad():
+                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                copied = torch.from_numpy(number > 0).reshape([-1 if d == dim else 1 for d in range(parameter.dim())])
+                parameter.add_(noise * parameter.std().clamp(min=1e-8) * relative * copied.to(parameter.device))

@@ -14,11 +14,11 @@ from torch import nn
 from morphsearch.errors import GraphError, nearest
 from morphsearch.graph.checked import freeze_what_fails, rewrite_checked
 from morphsearch.graph.extent import Extent
-from morphsearch.graph.fresh import initialise, share_columns
+from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
 from morphsearch.graph.labels import Labels, fraction
 from morphsearch.graph.record import run_tape
 from morphsearch.graph.resolve import Binding, Group, Resolution, resolve
-from morphsearch.graph.rewrite import Mismatch
+from morphsearch.graph.rewrite import Mismatch, Plan
 from morphsearch.graph.tape import RawOperation, Tape
 
 if TYPE_CHECKING:
@@ -184,6 +184,11 @@ class ConvGraph:
 
         return explain(self, name)
 
+    @property
+    def decisions(self) -> dict[str, str]:
+        """How grouped convolutions were understood, by weight: whole groups leave, or the same channel of every group."""
+        return dict(self.tape.decisions)
+
     # -- rewriting -----------------------------------------------------------------------------------------------
 
     def shrink(self, keep: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -238,21 +243,33 @@ class ConvGraph:
             multiplicity[self.units_of(name)] = counts
         return self.rewrite(multiplicity, weights=weights)
 
-    def rewrite(self, multiplicity: np.ndarray, weights: str = "inherit") -> nn.Module:
+    def rewrite(self, multiplicity: np.ndarray, weights: str = "inherit", *, noise: float = 0.0, seed: int = 0) -> nn.Module:
         """The network in which unit `u` occurs ``multiplicity[u]`` times, checked by recording it again.
+
+        Args:
+            multiplicity: `u` int64.
+            weights: "inherit" (slices as they are), "widen" (columns of copies shared out) or "fresh".
+            noise: with "widen", noise on copies so that they can learn apart, in standard deviations of the weight.
+            seed: of that noise.
 
         Raises:
             GraphError: an operation cannot follow; the message names it.
         """
-        try:
-            network, plan = rewrite_checked(self, multiplicity)
-        except Mismatch as mismatch:
-            raise self._cannot(mismatch) from mismatch
+        network, plan = self.planned(multiplicity)
         if weights == "fresh":
             initialise(network)
         elif weights == "widen":
             share_columns(network, plan)
+            if noise:
+                break_symmetry(network, plan, noise, torch.Generator().manual_seed(seed))
         return network
+
+    def planned(self, multiplicity: np.ndarray) -> tuple[nn.Module, Plan]:
+        """The rewritten network with inherited slices, and the plan that says which slice of the seed each is."""
+        try:
+            return rewrite_checked(self, multiplicity)
+        except Mismatch as mismatch:
+            raise self._cannot(mismatch) from mismatch
 
     def _cannot(self, mismatch: Mismatch) -> GraphError:
         operation = self.tape.operations[mismatch.operation] if mismatch.operation >= 0 else None
@@ -306,7 +323,9 @@ def _unknown_group(name: str, known: list[str]) -> tuple[str, str, str]:
     return f"unknown group {name!r}", f"the groups are: {shown}", repair
 
 
-def record(model: nn.Module, example_inputs: Any, *, check: bool = True, like: ConvGraph | None = None) -> ConvGraph:
+def record(
+    model: nn.Module, example_inputs: Any, *, check: bool = True, decisions: Mapping[str, str] | None = None
+) -> ConvGraph:
     """Record `model` by running it once on `example_inputs`.
 
     Args:
@@ -314,7 +333,7 @@ def record(model: nn.Module, example_inputs: Any, *, check: bool = True, like: C
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments.
         check: prove on a trial that every free group can really change its width, and freeze those that cannot, with
             the operation that is in the way.
-        like: the graph of the same network at other widths, whose groups this one must have.
+        decisions: :attr:`ConvGraph.decisions` of the same network at other widths, whose groups this one must have.
 
     Raises:
         GraphError: the network fails on these inputs, or has nothing that could be recorded.
@@ -325,7 +344,6 @@ def record(model: nn.Module, example_inputs: Any, *, check: bool = True, like: C
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise GraphError("the model is a scripted module", "its code cannot be rewritten", "pass the module before torch.jit.script")
-    decisions = like.tape.decisions if like is not None else {}
     tape, evaluated, on_meta = run_tape(model, example_inputs, blank=lambda: Tape(model, decisions=decisions))
     graph = ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)
     if check:

@@ -35,6 +35,7 @@ class Plan:
     gather: dict[Slot, np.ndarray]
     ids: dict[Slot, np.ndarray]
     copies: dict[Slot, np.ndarray]
+    copy_number: dict[Slot, np.ndarray]
     first_free: int
     column_dims: dict[str, int] = field(default_factory=dict)
 
@@ -42,16 +43,16 @@ class Plan:
 def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> Plan:
     """`multiplicity`: one count a unit. Runs of neighbouring slices of one unit are repeated as a block."""
     most = max(1, int(multiplicity.max(initial=1)))
-    gather, ids, copies = {}, {}, {}
+    gather, ids, copies, number = {}, {}, {}, {}
     for slot, raw in tape.slots.items():
         units, classes = resolution.unit_of[raw], resolution.class_of[raw]
         times = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else np.ones_like(units)
         index, copied = repeat_runs(classes, times)
         gather[slot] = index
-        copies[slot] = times[index]
+        copies[slot], number[slot] = times[index], copied
         ids[slot] = classes[index] * most + copied + 1
     column_dims = {name: dim for (name, dim), roles in tape.roles.items() if any(role == "columns" for role, _ in roles)}
-    return Plan(gather, ids, copies, (int(resolution.class_of.max(initial=0)) + 1) * most + 1, column_dims)
+    return Plan(gather, ids, copies, number, (int(resolution.class_of.max(initial=0)) + 1) * most + 1, column_dims)
 
 
 def repeat_runs(classes: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -152,8 +153,6 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
 def new_groups(operation: Any, rows: int, columns: int, transposed: bool) -> int:
     """The number of groups of a convolution whose weight now has `rows` and `columns` (see ``layers._grouped``)."""
     groups = int(operation.attrs["groups"])
-    if groups == 1:
-        return 1
     if not operation.attrs["whole"]:
         return groups
     return groups * columns // operation.columns.size if transposed else groups * rows // operation.rows.size
@@ -219,5 +218,5 @@ def rearrange(plan: Plan, order: Mapping[Slot, np.ndarray]) -> None:
         here = np.argsort(plan.ids[slot], kind="stable")
         place = np.empty_like(here)
         place[np.argsort(arriving, kind="stable")] = here
-        for table in (plan.gather, plan.ids, plan.copies):
+        for table in (plan.gather, plan.ids, plan.copies, plan.copy_number):
             table[slot] = table[slot][place]

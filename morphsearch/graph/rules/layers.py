@@ -108,15 +108,18 @@ def convolution(
         return
     (rows, _), (columns, column_slot) = found_rows, found_columns
     channels_out = shape[channel_dim]
-    if groups == 1:
+    decision = tape.decisions.get(column_slot[0])
+    if groups > 1 and decision is None:
+        decision = "whole" if groups >= arriving.size // groups else "lockstep"
+        tape.decisions[column_slot[0]] = decision
+    attrs["whole"] = decision == "whole"
+    if decision is None:
         tape.union(arriving, columns, column_slot)
         tape.pin(columns[arriving == RIGID], "it reads the network's input or a constant")
         leaving = rows
     else:
-        per_group = arriving.size // groups
-        whole = tape.decisions.setdefault(column_slot[0], "whole" if groups >= per_group else "lockstep") == "whole"
-        attrs["whole"] = whole
-        leaving = _grouped(tape, arriving, rows, columns, column_slot, groups, transposed, whole)
+        # Also for one group: the network may be a grouped one that has lost all others.
+        leaving = _grouped(tape, arriving, rows, columns, column_slot, groups, transposed, decision == "whole")
     if bias is not None:
         bind(tape, bias, 0, leaving, "bias")
     labels = along(torch.from_numpy(leaving), channel_dim, shape)

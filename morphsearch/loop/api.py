@@ -1,0 +1,79 @@
+"""``ms.search``: a whole search in one call, on the caller's network and data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from morphsearch.data import as_splits, check_model_input
+from morphsearch.errors import UsageError
+from morphsearch.loop.config import SEARCH_RECIPE
+from morphsearch.loop.run import SearchResult, _Run, silent
+from morphsearch.loop.rundir import RunDirectory
+from morphsearch.loop.session import Search
+from morphsearch.training import Recipe
+
+
+def search(
+    model: nn.Module,
+    train_data: Any,
+    val_data: Any = None,
+    *,
+    budget: str | Sequence[str],
+    iterations: int = 2,
+    epochs: float = 10,
+    run_dir: str | Path | None = None,
+    strategy: str = "gamma-l1",
+    example_inputs: Any = None,
+    seed: int = 0,
+    device: str = "auto",
+    recipe: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    listener: Callable[[str, dict[str, Any]], None] | None = None,
+    **options: Any,
+) -> SearchResult:
+    """Train under the budget's pressure, shrink, expand, and again.
+
+    Args:
+        model: the seed, a classifier: `n x c x h x w` to `n x classes`.
+        train_data, val_data: whatever :func:`morphsearch.data.as_splits` takes: a DataSplits, tensors ``(x, y)``, a
+            Dataset or a DataLoader; without `val_data` a part of the training data is carved out.
+        budget: one or several.
+        iterations: morphs. epochs: of training before each.
+        run_dir: where everything is saved; None saves nothing.
+        example_inputs: default: one zero image of the data's shape.
+        recipe: fields of :class:`morphsearch.training.Recipe` that differ from the search's defaults.
+        resume: go on with the run in `run_dir`, given the same arguments.
+        listener: hears progress, see ``morphsearch.report.progress``.
+        options: further arguments of :class:`morphsearch.loop.session.Search`.
+
+    Returns:
+        The architectures found, and the network that the last of them is now.
+
+    Raises:
+        MorphError: see :class:`~morphsearch.loop.session.Search`; StoppedError after an interrupt, once all is saved.
+    """
+    if iterations < 1:
+        raise UsageError(f"iterations={iterations}", "a search makes one morph or more", "use 1 or 2")
+    data = as_splits(train_data, val_data)
+    example = torch.zeros((1, *data.shape)) if example_inputs is None else example_inputs
+    if example_inputs is None:
+        check_model_input(data, (1, *data.shape))
+    training = Recipe.from_dict({**SEARCH_RECIPE, **dict(recipe or {}), "epochs": epochs, "device": device})
+    going_on = resume and run_dir is not None and RunDirectory(run_dir).exists()
+    session = Search(
+        model,
+        example,
+        budget,
+        strategy=strategy,
+        run_dir=run_dir,
+        seed=seed,
+        record_extra={"data": data.record, "recipe": training.to_dict(), "iterations": iterations},
+        _create=not going_on,
+        **options,
+    )
+    return _Run(session, data, training, iterations, seed, listener or silent).go()

@@ -1,0 +1,298 @@
+"""An architecture: a width for every group and where it came from, in a file that anyone can check."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from morphsearch.errors import InputError, UsageError
+from morphsearch.files import read_json, read_tensors, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from morphsearch.graph import ConvGraph
+
+SCHEMA_VERSION = 1
+FORMAT = "morphsearch-architecture"
+FILE = "architecture.json"
+
+_WIDTHS = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "integer", "minimum": 1}}
+_NUMBERS = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["format", "schema_version", "name", "seed", "widths", "seed_widths", "costs"],
+    "properties": {
+        "format": {"const": FORMAT},
+        "schema_version": {"type": "integer", "minimum": 1},
+        "name": {"type": "string", "minLength": 1},
+        "seed": {
+            "type": "object",
+            "required": ["spec", "inputs"],
+            "properties": {
+                "spec": {"type": ["string", "null"]},
+                "inputs": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "object",
+                        "required": ["shape"],
+                        "properties": {
+                            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                            "dtype": {"type": "string"},
+                            "name": {"type": ["string", "null"]},
+                        },
+                    },
+                },
+            },
+        },
+        "widths": _WIDTHS,
+        "seed_widths": _WIDTHS,
+        "floors": _WIDTHS,
+        "kept": {
+            "type": "object",
+            "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        },
+        "costs": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["total", "unit"],
+                "properties": {"total": {"type": "number"}, "unit": {"type": "string"}},
+            },
+        },
+        "budgets": {"type": "array"},
+        "strategy": {"type": ["string", "null"]},
+        "strength": {"type": ["number", "null"]},
+        "threshold": {"type": ["number", "null"]},
+        "multiplier": {"type": ["number", "null"]},
+        "parent": {"type": ["string", "null"]},
+        "metrics": _NUMBERS,
+        "decisions": {"type": "object", "additionalProperties": {"type": "string"}},
+        "notes": {"type": "array", "items": {"type": "string"}},
+        "record": {"type": "object"},
+    },
+}
+
+
+@dataclass
+class Architecture:
+    """Widths for every group of a seed. No weights.
+
+    Attributes:
+        name: ``"001"`` for the first morph, or ``"uniform"`` and the like for baselines.
+        seed_spec: how the seed is built (``"resnet20?num_classes=10"``), or None where only the user's code knows.
+        inputs: shape and dtype (and name, for keyword arguments) of each example input.
+        widths, seed_widths, floors: units per group.
+        kept: for each group the positions of its units in the parent that stayed, repeated where they were widened.
+        costs: metric to ``{"total": ..., "unit": ...}``.
+        strength, threshold, multiplier: what the morph was made with; None where it does not apply.
+        parent: name of the architecture that this one was made from, None for the seed.
+        metrics: accuracy and loss as judged on the validation part.
+        record: versions, random seed, and whatever else repeats the run.
+    """
+
+    name: str
+    seed_spec: str | None
+    inputs: list[dict[str, Any]]
+    widths: dict[str, int]
+    seed_widths: dict[str, int]
+    costs: dict[str, dict[str, Any]]
+    floors: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, list[int]] = field(default_factory=dict)
+    budgets: list[dict[str, Any]] = field(default_factory=list)
+    strategy: str | None = None
+    strength: float | None = None
+    threshold: float | None = None
+    multiplier: float | None = None
+    parent: str | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    decisions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = field(default=None, repr=False, compare=False)
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the file holds."""
+        data = {key: value for key, value in self.__dict__.items() if key not in ("path", "seed_spec", "inputs")}
+        head = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "name": data.pop("name")}
+        return {**head, "seed": {"spec": self.seed_spec, "inputs": self.inputs}, **data}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the architecture, atomically. `path` is the file, or a folder that gets an ``architecture.json``."""
+        target = Path(path)
+        target = target if target.suffix == ".json" else target / FILE
+        write_json(target, self.to_dict())
+        self.path = target
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read and check a file.
+
+        Raises:
+            InputError: missing, damaged, foreign, or written by a newer version; the message names field and line.
+        """
+        source = Path(path)
+        source = source / FILE if source.is_dir() else source
+        data = read_json(source)
+        validate(data, source)
+        seed = data["seed"]
+        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data and key not in ("path",)}
+        return cls(seed_spec=seed["spec"], inputs=seed["inputs"], path=source, **known)
+
+    # -- networks ------------------------------------------------------------------------------------------------
+
+    def seed(self, *, allow_code: bool = False) -> nn.Module:
+        """The seed, with fresh weights.
+
+        Raises:
+            UsageError: it is not named, or naming it runs foreign code and `allow_code` is false.
+        """
+        from morphsearch.models import build_seed
+
+        if self.seed_spec is None:
+            raise UsageError(
+                f"architecture {self.name!r} does not say how its seed is built",
+                "it came from a network that was handed over as an object",
+                "build that network yourself and call architecture.apply(network)",
+            )
+        return build_seed(self.seed_spec, allow_code=allow_code).model
+
+    def example_inputs(self) -> Any:
+        """Zeros of the shapes that the seed was recorded with, as a tuple or, with names, a dict."""
+        import torch
+
+        tensors = []
+        for entry in self.inputs:
+            dtype = getattr(torch, str(entry.get("dtype", "float32")), None)
+            if not isinstance(dtype, torch.dtype):
+                raise InputError(f"input dtype {entry.get('dtype')!r}", "it is a torch dtype such as float32", "repair the file")
+            tensors.append(torch.zeros(entry["shape"], dtype=dtype))
+        names = [entry.get("name") for entry in self.inputs]
+        if all(names):
+            return dict(zip(names, tensors, strict=True))
+        return tuple(tensors)
+
+    def build(self, *, allow_code: bool = False) -> nn.Module:
+        """A fresh plain ``nn.Module`` at these widths."""
+        return self.apply(self.seed(allow_code=allow_code))
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """`model`, a network built like the seed, at these widths and with fresh weights.
+
+        Raises:
+            InputError: `model` has other groups or widths than the seed had.
+        """
+        return self.graph(model).resize({k: v for k, v in self.widths.items() if v != self.seed_widths[k]})
+
+    def graph(self, model: nn.Module) -> ConvGraph:
+        """Record `model` and check that it is the seed of this architecture."""
+        from morphsearch.graph import record
+
+        graph = record(model, self.example_inputs(), decisions=self.decisions)
+        if graph.widths != self.seed_widths:
+            differing = [n for n in {**graph.widths, **self.seed_widths} if graph.widths.get(n) != self.seed_widths.get(n)]
+            name = sorted(differing)[0]
+            raise InputError(
+                f"group {name!r} has width {graph.widths.get(name)} in this network and {self.seed_widths.get(name)} in the seed",
+                f"architecture {self.name!r} applies to the network that it was found for",
+                "build the network with the arguments of the search (number of classes, width, input shape)",
+            )
+        return graph
+
+    def weights(self) -> dict[str, Any]:
+        """The inherited weights that lie beside the file.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.path is None:
+            raise InputError("this architecture has no file", "weights lie beside architecture.json", "load it from a run")
+        return read_tensors(self.path.with_name("weights.safetensors"))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the first example input, batch included."""
+        return tuple(self.inputs[0]["shape"])
+
+
+def validate(data: Any, source: Path) -> None:
+    """Raise InputError, naming the field and the line, unless `data` is an architecture that this version reads."""
+    import jsonschema
+
+    if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+        raise InputError(
+            f"{source} is no architecture: its field format is {data.get('format')!r}"
+            if isinstance(data, Mapping)
+            else f"{source} is no architecture: it holds a {type(data).__name__}",
+            f'an architecture file has "format": "{FORMAT}"',
+            "give the architecture.json of a run",
+        )
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputError(
+            f"{source}{_line(source, 'schema_version')}: schema_version is {version}",
+            f"this morphsearch reads versions up to {SCHEMA_VERSION}",
+            "update morphsearch",
+        )
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data))
+    if error is not None:
+        path = ".".join(str(part) for part in error.absolute_path) or "the whole file"
+        last = next((part for part in reversed(error.absolute_path) if isinstance(part, str)), "")
+        raise InputError(
+            f"{source}{_line(source, last)}: {path}: {error.message}",
+            "an architecture file follows the schema in docs/reference/files.md",
+            "restore the file from a copy, or search again",
+        )
+    for key in ("floors", "kept"):
+        unknown = [name for name in data.get(key, {}) if name not in data["widths"]]
+        if unknown:
+            raise InputError(f"{source}: {key} names the group {unknown[0]!r}", "groups are those of widths", "restore the file")
+    if data["widths"].keys() != data["seed_widths"].keys():
+        raise InputError(
+            f"{source}: widths and seed_widths name different groups", "both name every group", "restore the file from a copy"
+        )
+
+
+def _line(source: Path, key: str) -> str:
+    """``, line N`` of the first mention of a field, for messages."""
+    if not key:
+        return ""
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    pattern = re.compile(re.escape(json.dumps(key)) + r"\s*:")
+    found = next((number for number, line in enumerate(lines, 1) if pattern.search(line)), None)
+    return f", line {found}" if found else ""
+
+
+def describe_inputs(example_inputs: Any) -> list[dict[str, Any]]:
+    """Shapes, dtypes and names of example inputs, for the file.
+
+    Raises:
+        UsageError: an argument that is not a tensor, which a file cannot hold.
+    """
+    from torch import Tensor
+
+    from morphsearch.graph.record import as_arguments
+
+    args, kwargs = as_arguments(example_inputs)
+    named: list[tuple[str | None, Any]] = [*((None, value) for value in args), *kwargs.items()]
+    for name, value in named:
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"example input {name or ''} is a {type(value).__name__}",
+                "the inputs of a search are tensors, so that its files can say how to record the seed again",
+                "wrap the network in a module that takes tensors",
+            )
+    return [
+        {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch."), "name": name} for name, value in named
+    ]

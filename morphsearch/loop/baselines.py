@@ -1,0 +1,76 @@
+"""What a found architecture must beat: the seed scaled by one factor, and widths drawn at random, at the same cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from morphsearch.errors import UnknownName
+from morphsearch.loop.architecture import Architecture
+from morphsearch.loop.selection import fill_up
+from morphsearch.strategies.registry import get as get_strategy
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+    from morphsearch.loop.budget import Budgets
+
+BASELINES = ("uniform", "random", "seed")
+
+
+def baseline(kind: str, found: Architecture, graph: ConvGraph, budgets: Budgets, draw: int) -> Architecture:
+    """An architecture of the same seed that costs what `found` costs, or as little less as whole units allow.
+
+    Args:
+        kind: "uniform", "random" or "seed" (the seed itself, whatever it costs).
+        found: the architecture to compare with.
+        graph: the seed's graph. budgets: bound to it; the metrics that they bound are those matched.
+        draw: which random draw.
+
+    Raises:
+        UnknownName: another kind.
+    """
+    if kind not in BASELINES:
+        raise UnknownName.of("baseline", kind, BASELINES)
+    if kind == "seed":
+        return _architecture(found, graph, budgets, dict(graph.widths), "seed", None)
+    fits = same_cost(found, budgets)
+    rng = np.random.default_rng(draw)
+    widths = get_strategy(kind).propose(graph, fits, rng)
+    assert widths is not None
+    widths = fill_up(graph, widths, fits)
+    return _architecture(found, graph, budgets, widths, kind, draw if kind == "random" else None)
+
+
+def same_cost(found: Architecture, budgets: Budgets) -> Callable[[dict[str, int]], bool]:
+    """Whether widths cost no more than `found`, in every metric that has a budget."""
+    limits = {metric: float(found.costs[metric]["total"]) for metric in budgets.metrics}
+
+    def fits(widths: dict[str, int]) -> bool:
+        costs = budgets.costs(widths)
+        return all(costs[metric] <= limit for metric, limit in limits.items())
+
+    return fits
+
+
+def _architecture(
+    found: Architecture, graph: ConvGraph, budgets: Budgets, widths: dict[str, int], kind: str, draw: int | None
+) -> Architecture:
+    record: dict[str, Any] = {"baseline_of": found.name}
+    if draw is not None:
+        record["draw"] = draw
+    return Architecture(
+        name=kind if draw is None else f"{kind}-{draw}",
+        seed_spec=found.seed_spec,
+        inputs=found.inputs,
+        widths=widths,
+        seed_widths=dict(graph.widths),
+        floors={name: group.floor for name, group in graph.groups.items()},
+        costs={name: {"total": total, "unit": budgets.unit(name)} for name, total in budgets.costs(widths).items()},
+        budgets=found.budgets,
+        strategy=kind,
+        parent=None,
+        decisions=found.decisions,
+        record=record,
+    )

@@ -1,0 +1,187 @@
+"""Which units stay, and how wide the groups become: the two halves of a morph, on numbers alone.
+
+Letters: `u` units in the graph's flat numbering, `g` groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphsearch.strategies.widths import largest_multiplier, lowest_width, scale, step_of
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+Widths = dict[str, int]
+
+
+@dataclass
+class Facts:
+    """What is known about the units at one moment: `u` arrays of score, price (mean 1), whether judged, whether alive."""
+
+    score: np.ndarray
+    price: np.ndarray
+    judged: np.ndarray
+    alive: np.ndarray
+
+
+def free_units(graph: ConvGraph) -> np.ndarray:
+    """`u` bool: units of groups that are not frozen."""
+    free = np.array([group.frozen is None for group in graph.groups.values()], bool)
+    return free[graph.unit_group] if graph.num_units else np.zeros(0, bool)
+
+
+def floors(graph: ConvGraph, round_to: int = 1) -> np.ndarray:
+    """`g` int64: the fewest units of each group; all of them where it is frozen."""
+    return np.array([min(lowest_width(group, round_to), group.width) for group in graph.groups.values()], np.int64)
+
+
+def protect(graph: ConvGraph, alive: np.ndarray, score: np.ndarray, round_to: int = 1) -> tuple[np.ndarray, list[str]]:
+    """`alive` with the best units of every group that would fall below its floor put back, and those groups' names."""
+    alive = alive | ~free_units(graph)
+    counts = np.bincount(graph.unit_group[alive], minlength=len(graph.groups))
+    least = floors(graph, round_to)
+    rescued = []
+    for position in np.nonzero(counts < least)[0]:
+        units = np.nonzero(graph.unit_group == position)[0]
+        best = units[np.argsort(-score[units], kind="stable")[: least[position]]]
+        alive[best] = True
+        rescued.append(list(graph.groups)[position])
+    return alive, rescued
+
+
+def widths_of(graph: ConvGraph, alive: np.ndarray) -> Widths:
+    """Alive units of every group."""
+    counts = np.bincount(graph.unit_group[alive], minlength=len(graph.groups))
+    return {name: int(count) for name, count in zip(graph.groups, counts, strict=True)}
+
+
+def death_order(graph: ConvGraph, facts: Facts, threshold: float, round_to: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Units in the order in which steady pressure would kill them, and the pressure that each needs.
+
+    Under a proximal step every score falls by strength times price, so a unit needs ``(score - threshold) / price``. The
+    last units of every group, down to its floor, never die.
+
+    Returns:
+        `k` unit indices and `k` pressures, ascending.
+    """
+    able = facts.judged & free_units(graph)
+    need = np.maximum(facts.score - threshold, 0.0) / np.maximum(facts.price, 1e-12)
+    least = floors(graph, round_to)
+    # Spare the best of each group: rank within the group, best first.
+    by_group = np.lexsort((-need, graph.unit_group))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(graph.unit_group, minlength=len(graph.groups)))[:-1]])
+    rank = np.empty(graph.num_units, np.int64)
+    rank[by_group] = np.arange(graph.num_units) - starts[graph.unit_group[by_group]]
+    able &= rank >= least[graph.unit_group]
+    units = np.nonzero(able)[0]
+    order = units[np.argsort(need[units], kind="stable")]
+    return order, need[order]
+
+
+def fewest_deaths(
+    graph: ConvGraph, order: np.ndarray, enough: Callable[[Widths], bool], alive: np.ndarray | None = None
+) -> tuple[int, np.ndarray]:
+    """The shortest prefix of `order` whose removal makes `enough` true, by bisection; and who is alive then.
+
+    All of `order` where even that is not enough.
+    """
+    everyone = np.ones(graph.num_units, bool) if alive is None else alive
+
+    def without(count: int) -> np.ndarray:
+        left = everyone.copy()
+        left[order[:count]] = False
+        return left
+
+    low, high = 0, order.size
+    while low < high:
+        middle = (low + high) // 2
+        if enough(widths_of(graph, without(middle))):
+            high = middle
+        else:
+            low = middle + 1
+    return low, without(low)
+
+
+def expansion(
+    graph: ConvGraph, kept: Widths, fits: Callable[[Widths], bool], *, limit: float, round_to: int
+) -> tuple[float, Widths]:
+    """The largest uniform multiplier of `kept` that fits, and its widths (MorphNet's omega, arXiv 1711.06798, step 3)."""
+    if limit == 1.0:
+        same = scale(graph, 1.0, kept, round_to=round_to)
+        if fits(same):
+            return 1.0, same
+    multiplier, widths = largest_multiplier(graph, kept, fits, limit, round_to=round_to)
+    return multiplier, fill_up(graph, widths, fits, base=kept, limit=limit, round_to=round_to)
+
+
+def fill_up(
+    graph: ConvGraph,
+    widths: Widths,
+    fits: Callable[[Widths], bool],
+    *,
+    base: Widths | None = None,
+    limit: float = 4.0,
+    round_to: int = 1,
+) -> Widths:
+    """`widths` with single steps added where the budget still has room for them.
+
+    The next uniform multiplier does not fit, but rounding can leave several per cent of a small network's budget unused.
+    Groups get their step in the order in which a growing multiplier would have given it to them, each at most one.
+    """
+    reference = base or widths
+    result = dict(widths)
+
+    def next_multiplier(name: str) -> float:
+        return (result[name] + 0.5 * step_of(graph.groups[name], round_to)) / max(1, reference[name])
+
+    for name in sorted(graph.free, key=next_multiplier):
+        step = step_of(graph.groups[name], round_to)
+        grown = {**result, name: result[name] + step}
+        if grown[name] <= max(limit * reference[name], step) and fits(grown):
+            result = grown
+    return result
+
+
+def occurrences(graph: ConvGraph, alive: np.ndarray, score: np.ndarray, widths: Widths) -> np.ndarray:
+    """`u` int64: how often each unit occurs at `widths`: the best alive units stay, the best are repeated to widen."""
+    multiplicity = np.zeros(graph.num_units, np.int64)
+    for position, (name, group) in enumerate(graph.groups.items()):
+        units = np.nonzero(graph.unit_group == position)[0]
+        if group.frozen is not None:
+            multiplicity[units] = 1
+            continue
+        # Alive units first, best first; dead ones only where the group must stay wider than what is alive.
+        ranked = units[np.lexsort((-score[units], ~alive[units]))]
+        count = int(alive[units].sum()) or 1
+        width = widths[name]
+        times, extra = divmod(width, count)
+        if times == 0:
+            multiplicity[ranked[:width]] = 1
+        else:
+            multiplicity[ranked[:count]] = times
+            multiplicity[ranked[:extra]] += 1
+    return multiplicity
+
+
+def kept_positions(graph: ConvGraph, multiplicity: np.ndarray) -> dict[str, list[int]]:
+    """For each group the positions of its units that occur, repeated as often as they do."""
+    result = {}
+    for position, name in enumerate(graph.groups):
+        counts = multiplicity[graph.unit_group == position]
+        result[name] = [int(i) for i in np.repeat(np.arange(counts.size), counts)]
+    return result
+
+
+def from_positions(graph: ConvGraph, kept: dict[str, list[int]]) -> np.ndarray:
+    """The inverse of :func:`kept_positions`."""
+    multiplicity = np.ones(graph.num_units, np.int64)
+    for position, name in enumerate(graph.groups):
+        if name in kept:
+            size = int((graph.unit_group == position).sum())
+            multiplicity[graph.unit_group == position] = np.bincount(np.array(kept[name], np.int64), minlength=size)
+    return multiplicity

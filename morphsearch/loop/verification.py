@@ -1,0 +1,224 @@
+"""The proof on the user's own network, before any training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+
+from morphsearch.costs import cost
+from morphsearch.graph import ConvGraph, record
+from morphsearch.graph.record import as_arguments
+from morphsearch.graph.tape import tensors_in
+from morphsearch.strategies.widths import lowest as lowest_widths
+
+TOLERANCE = 1e-6
+
+
+@dataclass
+class Trial:
+    """One random keep set: how much was dropped, and the largest error relative to the largest output."""
+
+    kept: int
+    of: int
+    error: float
+    exact_expected: bool
+
+
+@dataclass
+class Verification:
+    """What was proven.
+
+    Attributes:
+        exact: every trial without mixing groups stayed within 1e-6 of the seed with the dropped slices at zero.
+        max_error: the largest relative error of those trials.
+        mixes: group to the operations in which its units influence each other: removal there is not exact.
+        frozen: group to the reason why its width cannot change.
+        trials: all trials; those in which mixing groups shrank too are not expected to be exact.
+        runs: what else the shrunk network did: "train" (one backward pass), "state_dict", "deepcopy".
+        groups, units: how many there are, and how many are free.
+    """
+
+    exact: bool
+    max_error: float
+    mixes: dict[str, list[str]]
+    frozen: dict[str, str]
+    trials: list[Trial]
+    runs: dict[str, str]
+    groups: dict[str, int]
+    units: dict[str, int]
+    graph: ConvGraph = field(repr=False)
+
+    def lowest(self, metric: str = "flops") -> int | float:
+        """The lowest cost that this network can reach, every group at its floor."""
+        return cost(self.graph, metric, lowest_widths(self.graph)).total
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the lowest FLOPs and parameters beside the seed's."""
+        reach = {
+            metric: {"seed": cost(self.graph, metric).total, "lowest": self.lowest(metric)} for metric in ("flops", "params")
+        }
+        return {
+            "exact": self.exact,
+            "max_error": self.max_error,
+            "tolerance": TOLERANCE,
+            "mixes": self.mixes,
+            "frozen": self.frozen,
+            "trials": [vars(trial) for trial in self.trials],
+            "runs": self.runs,
+            "groups": self.groups,
+            "units": self.units,
+            "costs": reach,
+        }
+
+
+def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int = 0) -> Verification:
+    """Shrink `model` at random keep sets in float64 and compare with the seed whose dropped slices are zero.
+
+    Works on a copy whose parameters and running statistics are drawn at random, so that nothing is equal by accident
+    (a scale that starts at zero hides everything behind it).
+
+    Raises:
+        GraphError: the network cannot be recorded.
+    """
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    twin = copy.deepcopy(model).cpu().double().eval()
+    randomise(twin, generator)
+    graph = record(twin, example_inputs)
+    args, kwargs = inputs_like(example_inputs, generator)
+    done: list[Trial] = []
+    mixing = [name for name in graph.free if graph.groups[name].mixes]
+    plans = [False] * trials + ([True] if mixing else [])
+    shrunk: nn.Module = twin
+    for with_mixing in plans:
+        keep = random_keep(graph, rng, skip=() if with_mixing else mixing)
+        shrunk = graph.shrink(keep).eval()
+        reference = zeroed(graph, keep).eval()
+        with torch.no_grad():
+            error = relative_error(reference(*args, **kwargs), shrunk(*args, **kwargs))
+        kept = sum(len(positions) for positions in keep.values())
+        total = sum(graph.groups[name].width for name in keep)
+        done.append(Trial(kept, total, error, not with_mixing))
+    expected = [trial.error for trial in done if trial.exact_expected]
+    worst = max(expected, default=0.0)
+    free = set(graph.free)
+    return Verification(
+        exact=bool(worst <= TOLERANCE),
+        max_error=worst,
+        mixes={name: list(group.mixes) for name, group in graph.groups.items() if group.mixes},
+        frozen={name: group.frozen for name, group in graph.groups.items() if group.frozen is not None},
+        trials=done,
+        runs=behaviour(shrunk, args, kwargs),
+        groups={"total": len(graph.groups), "free": len(free)},
+        units={
+            "total": graph.num_units,
+            "free": sum(group.width for name, group in graph.groups.items() if name in free),
+        },
+        graph=graph,
+    )
+
+
+def randomise(model: nn.Module, generator: torch.Generator) -> None:
+    """Perturb every parameter and draw running statistics, in place."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.is_floating_point():
+                continue
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+            scale = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
+            parameter.add_(noise * (0.1 * torch.nan_to_num(scale) + (0.1 if parameter.dim() <= 1 else 1e-3)))
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
+                module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
+                module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
+
+
+def inputs_like(example_inputs: Any, generator: torch.Generator) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Random float64 inputs of the examples' shapes; integer tensors and other arguments as they are."""
+
+    def draw(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        return value
+
+    args, kwargs = as_arguments(example_inputs)
+    return tree_map(draw, args), tree_map(draw, kwargs)
+
+
+def random_keep(graph: ConvGraph, rng: np.random.Generator, skip: tuple[str, ...] | list[str] = ()) -> dict[str, list[int]]:
+    """Random positions of every free group, each group its own share between a tenth and all, never below the floor."""
+    keep = {}
+    for name in graph.free:
+        group = graph.groups[name]
+        if name in skip:
+            continue
+        count = max(group.floor, round(group.width * rng.uniform(0.1, 1.0)) // group.multiple * group.multiple)
+        keep[name] = sorted(int(i) for i in rng.permutation(group.width)[:count])
+    return keep
+
+
+def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
+    """A copy of the seed in which the parameters of the units that `keep` drops are zero."""
+    dropped = np.zeros(graph.num_units, bool)
+    for name, positions in keep.items():
+        units = graph.units_of(name)
+        gone = np.ones(units.size, bool)
+        gone[list(positions)] = False
+        dropped[units[gone]] = True
+    twin = copy.deepcopy(graph.model)
+    parameters = dict(twin.named_parameters())
+    with torch.no_grad():
+        for binding in graph.bindings:
+            if binding.tensor in parameters:
+                index = np.nonzero((binding.units >= 0) & dropped[np.maximum(binding.units, 0)])[0]
+                parameters[binding.tensor].index_fill_(binding.dim, torch.from_numpy(index), 0.0)
+    return twin
+
+
+def relative_error(reference: Any, found: Any) -> float:
+    """Largest difference over largest value, over all output tensors; infinity where shapes differ."""
+    worst = 0.0
+    expected, actual = tensors_in(reference), tensors_in(found)
+    if len(expected) != len(actual):
+        return float("inf")
+    for a, b in zip(expected, actual, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.numel() and a.is_floating_point():
+            scale = float(a.abs().max()) or 1.0
+            worst = max(worst, float((a - b).abs().max()) / scale)
+    return worst
+
+
+def behaviour(model: nn.Module, args: Any, kwargs: Any) -> dict[str, str]:
+    """What a shrunk network must also do, each "ok" or the reason why not."""
+    results = {}
+
+    def attempt(name: str, action: Any) -> None:
+        try:
+            action()
+            results[name] = "ok"
+        except Exception as error:  # noqa: BLE001 - the report names whatever the network raises
+            results[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+    def train() -> None:
+        model.train()
+        double = [torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() > 1 and a.shape[0] == 1 else a for a in args]
+        outputs = [t for t in tensors_in(model(*double, **kwargs)) if t.requires_grad]
+        sum((t.float().square().mean() for t in outputs), torch.zeros(())).backward()
+
+    def reload() -> None:
+        model.load_state_dict(model.state_dict())
+
+    attempt("train", train)
+    attempt("state_dict", reload)
+    attempt("deepcopy", lambda: copy.deepcopy(model))
+    return results
