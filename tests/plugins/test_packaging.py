@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_constraints_are_names_and_exact_versions_only() -> None:
 
 
 def test_every_dependency_is_pinned_here_and_open_upwards_for_users() -> None:
-    requirements = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    requirements = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
     assert {_name(item) for item in requirements} <= {_name(line) for line in LINES}
     assert [item for item in requirements if "<" in item or "==" in item] == []
 
