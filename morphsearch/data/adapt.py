@@ -97,7 +97,7 @@ def _understand(part: Any, key: str) -> Any:
         part = part.tensors
     if isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(x, Tensor | np.ndarray) for x in part):
         return _tensors(part[0], part[1], key)
-    if isinstance(part, Split | DataLoader) or (isinstance(part, Dataset) and not isinstance(part, IterableDataset)):
+    if isinstance(part, Split | DataLoader) or _is_numbered(part):
         return part
     if isinstance(part, Iterable) and not isinstance(part, str | bytes | dict | Tensor | np.ndarray):
         if iter(part) is part:
@@ -114,6 +114,11 @@ def _understand(part: Any, key: str) -> Any:
     )
 
 
+def _is_numbered(part: Any) -> bool:
+    """Whether it is a map-style dataset."""
+    return isinstance(part, Dataset) and not isinstance(part, IterableDataset)
+
+
 def _tensors(images: Any, labels: Any, key: str) -> tuple[Tensor, Tensor]:
     x, y = torch.as_tensor(images).detach().cpu(), torch.as_tensor(labels).detach().cpu()
     if x.dtype != torch.uint8:
@@ -128,7 +133,7 @@ def _tensors(images: Any, labels: Any, key: str) -> tuple[Tensor, Tensor]:
 
 
 def _carve(train: Any, options: DataOptions, record: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    if isinstance(train, Split) or not isinstance(train, tuple | Dataset):
+    if not (isinstance(train, tuple) or _is_numbered(train)):
         raise UsageError(
             f"training data is {_article(type(train).__name__)}, and there is no validation data",
             "a validation part is carved out of tensors and datasets, which have numbered images, and of nothing else",
@@ -188,10 +193,10 @@ def _measure(
         images, labels = train
         mean, std = _statistics(images)
         return (images.shape[1], images.shape[2], images.shape[3]), int(labels.max()) + 1, mean, std
-    if isinstance(train, Dataset):
-        if not len(train):  # type: ignore[arg-type]
+    if _is_numbered(train):
+        count = len(train)
+        if not count:
             raise InputError("the training dataset is empty", "there is at least one image", "check how it was made")
-        count = len(train)  # type: ignore[arg-type]
         chosen = sorted({index * count // min(count, _SAMPLE) for index in range(min(count, _SAMPLE))})
         first = get_item(train, 0, 0)[0]
         sample = [first] if first.dtype != torch.uint8 else [get_item(train, index, 0)[0] for index in chosen]
@@ -230,7 +235,7 @@ def _split(
         return part
     if isinstance(part, tuple):
         return ArraySplit(part[0], part[1], num_classes, mean=mean, std=std, augmentation=augmentation)
-    if isinstance(part, Dataset):
+    if _is_numbered(part):
         return StreamSplit(
             part, num_classes, shape, mean=mean, std=std, augmentation=augmentation, workers=options.workers or 0
         )

@@ -29,6 +29,8 @@ _NAMES = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+MIN_SAMPLE = 100
+"""How many images are looked at before streaming, however small the memory limit."""
 NAMED = 20
 """How many unreadable files the record names."""
 
@@ -144,10 +146,13 @@ def _streamed(
         record["parts"][key]["count"] = len(part.paths)
     # A sample tells mean and spread closely enough, and shows a damaged set before training starts.
     train = parts["train"]
-    count = max(1, min(len(train.paths), images.HEADERS, options.memory_limit_bytes // (channels * size[0] * size[1])))
+    fitting = max(MIN_SAMPLE, options.memory_limit_bytes // (channels * size[0] * size[1]))
+    count = min(len(train.paths), images.HEADERS, fitting)
     sample = [train.paths[i * len(train.paths) // count] for i in range(count)]
     pixels, bad = images.decode_all(sample, size, channels)
-    images.check_unreadable(bad, len(sample), name)
+    # Certain, when the sample alone has 1% of all; or beyond chance, when a twentieth of the sample is bad.
+    total = sum(len(part.paths) for part in parts.values())
+    images.check_unreadable(bad, len(sample) if len(bad) > 0.05 * len(sample) else total, name)
     names = {item.path for item in bad}
     mean, std = channel_statistics(torch.from_numpy(pixels[[path not in names for path in sample]]))
     notes.append(f"Mean and standard deviation come from {len(sample) - len(bad):,} training images.")

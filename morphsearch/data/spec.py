@@ -52,7 +52,7 @@ def load(
     if function.isidentifier() and ("." in place or foreign.is_file(place)) and "/" not in function:
         return _call(spec, options, allow_code)
     sources = [key if key == "digits" else f"{key}:PATH" for key in records]
-    if Path(spec).expanduser().exists():
+    if spec and Path(spec).expanduser().exists():
         raise UsageError(
             f"data {spec!r} is a path",
             f"data reads SOURCE:PATH: {', '.join(sources)}",

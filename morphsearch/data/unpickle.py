@@ -32,15 +32,16 @@ class _Type:
     __slots__ = ("name", "order")
 
     def __init__(self, name: Any = None) -> None:
+        name = _text(name)
         if not isinstance(name, str) or name not in _TYPES:
             raise _Refused(f"an array of type {name!r}")
         self.name, self.order = name, "<"
 
     def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) >= 2 and state[1] in ("<", ">", "|", "="):
-            self.order = "<" if state[1] == "=" else state[1]
-        else:
+        order = _text(state[1]) if isinstance(state, tuple) and len(state) > 1 else None
+        if order not in ("<", ">", "|", "="):
             raise _Refused("a damaged array type")
+        self.order = str(order)
 
 
 class _Array:
@@ -66,6 +67,7 @@ class _Array:
             raise _Refused("a damaged array")
         if not all(isinstance(size, int) and size >= 0 for size in shape):
             raise _Refused("a damaged array")
+        # "=" and "|" (one byte, no order): as this machine has it.
         kind = np.dtype(self.type.order.replace("|", "=") + self.type.name)
         if math.prod(shape) * kind.itemsize != len(raw):
             raise _Refused(f"an array of shape {shape} in {len(raw)} bytes")
@@ -192,6 +194,11 @@ def _finish(value: Any, depth: int, done: dict[int, Any]) -> Any:
         raise _Refused(f"an object of type {type(value).__name__.lstrip('_')}")
     done[id(value)] = found
     return found
+
+
+def _text(value: Any) -> Any:
+    """Python 2 pickled its texts as bytes."""
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 def _key(key: Any) -> Any:
