@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from morphsearch.types import (
         CommandRecord,
         CostModelRecord,
@@ -296,13 +294,12 @@ def morphsearch_commands() -> Iterable[CommandRecord]:
 
 
 @hookspec
-def morphsearch_iteration_end(architecture: Any, run_dir: Path, iteration: int) -> None:
-    """An iteration (a morph) has ended; its files are on the disk.
+def morphsearch_iteration_end(search: Any, architecture: Any) -> None:
+    """An iteration (a morph) has ended; where there is a run directory, its files are on the disk.
 
     Args:
-        architecture: the :class:`~morphsearch.Architecture` that was saved.
-        run_dir: the run directory.
-        iteration: its number, from 1.
+        search: the :class:`~morphsearch.Search`; ``search.run`` is its run directory, or None.
+        architecture: the :class:`~morphsearch.Architecture` that was found; its name is the iteration's.
 
     Example::
 
@@ -310,19 +307,19 @@ def morphsearch_iteration_end(architecture: Any, run_dir: Path, iteration: int) 
 
 
         @morphsearch.hookimpl
-        def morphsearch_iteration_end(architecture, run_dir, iteration):
-            with open(run_dir / "widths.log", "a") as log:
-                print(iteration, sum(architecture.widths.values()), file=log)
+        def morphsearch_iteration_end(search, architecture):
+            if search.run is not None:
+                with open(search.run.path / "widths.log", "a") as log:
+                    print(architecture.name, sum(architecture.widths.values()), file=log)
     """
 
 
 @hookspec
-def morphsearch_search_end(result: Any, run_dir: Path) -> None:
+def morphsearch_search_end(result: Any) -> None:
     r"""A search has ended with all its iterations.
 
     Args:
-        result: the result of the search; ``result.architectures`` and ``result.best``.
-        run_dir: the run directory.
+        result: the :class:`~morphsearch.SearchResult`; ``result.run_dir`` is None where nothing was saved.
 
     Example::
 
@@ -330,6 +327,7 @@ def morphsearch_search_end(result: Any, run_dir: Path) -> None:
 
 
         @morphsearch.hookimpl
-        def morphsearch_search_end(result, run_dir):
-            (run_dir / "DONE").write_text(f"{len(result.architectures)} architectures\n")
+        def morphsearch_search_end(result):
+            if result.run_dir is not None:
+                (result.run_dir / "DONE").write_text(f"{len(result.architectures)} architectures\n")
     """

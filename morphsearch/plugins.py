@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import os
 import re
 import threading
@@ -158,10 +159,12 @@ def fire(event: str, **arguments: Any) -> None:
     """Call every implementation of an event hook; one that raises is reported and the others are called all the same.
 
     Raises:
+        TypeError: the arguments are not those that the hook declares.
         PluginError: an implementation raised and ``MORPHSEARCH_STRICT`` is set.
     """
     if event not in EVENTS:
         raise UnknownName.of("event", event, EVENTS)
+    inspect.signature(getattr(hookspecs, event)).bind(**arguments)
     state = _loaded()
     problems = []
     for source in list(state.sources):

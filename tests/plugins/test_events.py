@@ -17,8 +17,8 @@ class _Recorder:
         self.seen: list[Any] = []
 
     @hookimpl
-    def morphsearch_iteration_end(self, iteration: int, run_dir: Path) -> None:
-        self.seen.append((iteration, run_dir))
+    def morphsearch_iteration_end(self, architecture: Any) -> None:
+        self.seen.append(architecture)
 
     @hookimpl
     def morphsearch_search_end(self, result: Any) -> None:
@@ -34,9 +34,9 @@ class _Faulty:
 def test_events_reach_plugins() -> None:
     recorder = _Recorder()
     plugins.register(recorder)
-    plugins.fire("morphsearch_iteration_end", architecture=None, run_dir=Path("a"), iteration=2)
-    plugins.fire("morphsearch_search_end", result="done", run_dir=Path("a"))
-    assert recorder.seen == [(2, Path("a")), "done"]
+    plugins.fire("morphsearch_iteration_end", search=None, architecture="002")
+    plugins.fire("morphsearch_search_end", result="done")
+    assert recorder.seen == ["002", "done"]
 
 
 def test_a_listener_that_raises_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,11 +44,39 @@ def test_a_listener_that_raises_is_a_warning(monkeypatch: pytest.MonkeyPatch) ->
     plugins.register(_Faulty(), "faulty")
     plugins.register(recorder)
     with pytest.warns(plugins.PluginWarning, match="the dashboard is down"):
-        plugins.fire("morphsearch_iteration_end", architecture=None, run_dir=Path("a"), iteration=1)
-    assert recorder.seen == [(1, Path("a"))]
+        plugins.fire("morphsearch_iteration_end", search=None, architecture="001")
+    assert recorder.seen == ["001"]
     monkeypatch.setenv("MORPHSEARCH_STRICT", "1")
     with pytest.raises(PluginError, match="the dashboard is down"):
-        plugins.fire("morphsearch_iteration_end", architecture=None, run_dir=Path("a"), iteration=1)
+        plugins.fire("morphsearch_iteration_end", search=None, architecture="001")
+
+
+def test_a_search_fires_them(tmp_path: Path) -> None:
+    import torch
+
+    import morphsearch
+
+    recorder = _Recorder()
+    plugins.register(recorder)
+    images, labels = torch.randn(40, 1, 8, 8), torch.arange(40) % 4
+    model = plugins.create("models", "digits_net", num_classes=4)
+    result = morphsearch.search(
+        model,
+        (images, labels),
+        budget="flops=60%",
+        strategy="uniform",
+        iterations=1,
+        epochs=1,
+        run_dir=tmp_path / "run",
+    )
+    assert recorder.seen == [result.best, result]
+
+
+def test_arguments_that_the_hook_does_not_have_are_a_defect() -> None:
+    with pytest.raises(TypeError, match="run_dir"):
+        plugins.fire("morphsearch_search_end", result=None, run_dir=None)
+    with pytest.raises(TypeError, match="result"):
+        plugins.fire("morphsearch_search_end")
 
 
 def test_unknown_events_are_refused() -> None:

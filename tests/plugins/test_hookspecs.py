@@ -135,13 +135,14 @@ def _command(_: Path) -> None:
 
 
 def _iteration_end(folder: Path) -> None:
-    architecture = types.SimpleNamespace(widths={"a": 3, "b": 5})
-    plugins.fire("morphsearch_iteration_end", architecture=architecture, run_dir=folder, iteration=2)
-    assert (folder / "widths.log").read_text() == "2 8\n"
+    architecture = types.SimpleNamespace(name="002", widths={"a": 3, "b": 5})
+    search = types.SimpleNamespace(run=types.SimpleNamespace(path=folder))
+    plugins.fire("morphsearch_iteration_end", search=search, architecture=architecture)
+    assert (folder / "widths.log").read_text() == "002 8\n"
 
 
 def _search_end(folder: Path) -> None:
-    plugins.fire("morphsearch_search_end", result=types.SimpleNamespace(architectures=[1, 2]), run_dir=folder)
+    plugins.fire("morphsearch_search_end", result=types.SimpleNamespace(architectures=[1, 2], run_dir=folder))
     assert (folder / "DONE").read_text() == "2 architectures\n"
 
 
