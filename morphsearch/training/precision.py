@@ -18,9 +18,11 @@ from morphsearch.training.devices import flush_denormals, in_format, lay_out_cha
 from morphsearch.training.outputs import classification_loss
 from morphsearch.training.recipe import Recipe
 
-ROUNDS = 3
+ROUNDS = (1, 6)  # at least and at most, as time allows: the best of each candidate counts, other load only adds
+SECONDS = 8.0  # for the rounds
+SHARE = 0.03  # of the whole training that the rounds may take
 STEP_SECONDS = 0.4  # a probe step takes about this long at most: larger batches are probed with fewer images
-STEP_SHARE = 0.002  # of the whole training that a probe step may take: with 4 candidates, some 3% altogether
+STEP_SHARE = 0.002  # of the whole training that a probe step may take
 WORTH_PROBING_SECONDS = 20.0  # shorter trainings are not worth it
 BF16_GAIN = 1.10  # bf16 costs digits: it has to be this much quicker than the best of fp32
 FORMAT_GAIN = 1.03
@@ -113,8 +115,11 @@ def _measure(
     if not steppers:
         return None
     times: dict[Candidate, list[float]] = {candidate: [] for candidate in steppers}
-    for _ in range(ROUNDS):  # interleaved, so that other load on the machine meets all alike
-        for candidate, stepper in steppers.items():
+    end = time.perf_counter() + min(SECONDS, SHARE * training)
+    for done in range(ROUNDS[1]):
+        if done >= ROUNDS[0] and time.perf_counter() > end:
+            break
+        for candidate, stepper in steppers.items():  # interleaved, so that other load on the machine meets all alike
             times[candidate].append(stepper())
     best = {candidate: min(seconds) for candidate, seconds in times.items()}
     record = {_name(candidate): seconds for candidate, seconds in best.items()}
