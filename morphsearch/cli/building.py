@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from morphsearch.errors import InputError, UnknownName, UsageError, nearest
 
@@ -46,13 +46,13 @@ def seed(spec: str, shape: tuple[int, ...] | None, *, allow_code: bool) -> Built
 
     torch.manual_seed(0)
     found = build_seed(spec, input_shape=shape[1:] if shape else None, allow_code=allow_code)
-    if shape is None and found.input_shape is None:
+    full = shape or ((1, *found.input_shape) if found.input_shape else None)
+    if full is None:
         raise UsageError(
             f"the example input of {spec} is not known",
             "a network is recorded by running it once on an input of the right shape",
             "add --input, for example --input 1,3,224,224",
         )
-    full = shape or (1, *found.input_shape)
     return Built(spec, found.model, torch.randn(full, generator=torch.Generator().manual_seed(0)))
 
 
@@ -100,13 +100,6 @@ def explain(graph: ConvGraph, name: str) -> str:
             f"did you mean {' or '.join(close)}?" if close else f"take for example {known[0]}" if known else "",
         )
     return str(graph.explain(name))
-
-
-def verify(built: Built, seed: int) -> Any:
-    """Run the proof on a built network."""
-    from morphsearch.graph import verify as prove
-
-    return prove(built.model, built.example, seed=seed)
 
 
 def load_architecture(path: Path) -> Architecture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -95,7 +96,7 @@ class RootGroup(EpilogMixin, click.Group):
         self._complete(complete_var or COMPLETE)
         arguments = list(sys.argv[1:] if args is None else args)
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-        state = State(json="--json" in options)
+        state = State(line=shlex.join([PROGRAM, *arguments]), json="--json" in options)
 
         def work() -> None:
             with self.make_context(PROGRAM, arguments, obj=state, **extra) as ctx:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from morphsearch.cli.state import current
-from morphsearch.errors import InputError, MorphError, nearest
+from morphsearch.errors import InputError, StoppedError, UsageError, nearest
 
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -26,6 +27,20 @@ def new_run_dir(model: str, parent: Path = Path("runs")) -> Path:
 def remember(run_dir: Path) -> None:
     """Let an interrupt name the run that it leaves behind."""
     current().run_dir = run_dir
+
+
+def refuse_existing(run_dir: Path) -> None:
+    """Say so at once, and not after the data were loaded.
+
+    Raises:
+        UsageError: the folder holds a run.
+    """
+    if (run_dir / "run.json").exists():
+        raise UsageError(
+            f"{run_dir} already holds a run",
+            "a run is never overwritten",
+            f"go on with it (morphsearch resume {run_dir}), or choose another --run-dir",
+        )
 
 
 def existing_run(run_dir: Path) -> Path:
@@ -61,16 +76,6 @@ def find_runs(folder: Path, *, strict: bool = True, depth: int = 3) -> list[Path
     return sorted(found)
 
 
-def row(run_dir: Path) -> dict[str, Any]:
-    """One line of ``morphsearch runs``; a damaged run is a line too."""
-    from morphsearch.loop import run
-
-    try:
-        return {"run_dir": str(run_dir), **run.status(run_dir)}
-    except MorphError as error:
-        return {"run_dir": str(run_dir), "state": "damaged", "reason": error.arrived}
-
-
 @contextlib.contextmanager
 def listening(*, quiet: bool) -> Iterator[Listener | None]:
     """A listener that shows progress on stderr while the block runs; None when `quiet`."""
@@ -81,3 +86,17 @@ def listening(*, quiet: bool) -> Iterator[Listener | None]:
 
     with progress() as listener:
         yield listener
+
+
+@contextlib.contextmanager
+def resuming_with(command: str) -> Iterator[None]:
+    """Let an interrupt within the block name the very command that goes on."""
+    try:
+        yield
+    except StoppedError as error:
+        raise StoppedError(error.arrived, error.rule, command) from error
+
+
+def resume_command(run_dir: Path, *, allow_code: bool) -> str:
+    """The command that goes on with a search."""
+    return f"morphsearch resume {shlex.quote(str(run_dir))}{' --allow-code' if allow_code else ''}"

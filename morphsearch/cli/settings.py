@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from morphsearch.loop.config import SearchConfig
@@ -81,6 +83,27 @@ def _type(parameter: click.Parameter) -> type | None:
     if getattr(parameter, "is_flag", False):
         return bool
     return None
+
+
+def consent(ctx: click.Context) -> bool:
+    """Whether code outside of morphsearch may run: by ``--allow-code``, or since the user named it on the command line.
+
+    What a configuration file names is not what the user named.
+    """
+    from morphsearch import plugins
+
+    if ctx.params.get("allow_code"):
+        return True
+    named, listed = False, False
+    for name, kind in (("model", "models"), ("data", "data")):
+        spec = str(ctx.params.get(name) or "")
+        if re.split("[:?]", spec)[0] in plugins.registry(kind):
+            continue
+        if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
+            listed = True
+        else:
+            named = True
+    return named and not listed
 
 
 def search_config(values: Mapping[str, Any]) -> SearchConfig:

@@ -12,8 +12,11 @@ import click
 class State:
     """Facts about the running command that an error message may need.
 
-    `json`: errors go to stdout as JSON too. `run_dir`: the run that an interrupt leaves behind.
+    `line`: the command as it was typed. `json`: errors go to stdout as JSON too. `run_dir`: the run that an interrupt
+    leaves behind.
     """
+
+    line: str = ""
 
     json: bool = False
     run_dir: Path | None = None

@@ -10,6 +10,8 @@ from typing import IO, Any, TypeGuard
 
 from morphsearch.report.numbers import duration, percent, short
 
+MOST_BARS = 12
+
 Event = dict[str, Any]
 Listener = Callable[[str, Event], None]
 
@@ -28,22 +30,39 @@ def progress(
 
 
 def figures(event: Event) -> str:
-    """What is known at this moment, in a few words: loss, accuracy, cost, strength, units alive."""
+    """What is known at this moment, in a few words: loss, accuracy, costs, strength, units alive."""
     parts = []
-    if _number(event.get("loss")):
-        parts.append(f"loss {event['loss']:.3f}")
-    if _number(event.get("accuracy")):
-        parts.append(f"accuracy {percent(event['accuracy'])}")
-    cost = event.get("cost")
-    if isinstance(cost, dict):
-        parts += [f"{name} {short(value)}" for name, value in cost.items() if _number(value)]
-    elif _number(cost):
-        parts.append(f"cost {percent(cost) if 0 <= cost <= 1 else short(cost)}")
-    if _number(event.get("strength")):
-        parts.append(f"strength {event['strength']:.2g}")
-    if _number(event.get("alive")):
-        parts.append(f"alive {short(event['alive'])}")
+    for name, label in (("loss", "loss"), ("train_loss", "loss"), ("val_loss", "validation loss")):
+        if _number(value := event.get(name)):
+            parts.append(f"{label} {value:.3f}")
+    for name, label in (("accuracy", "accuracy"), ("val_accuracy", "validation accuracy")):
+        if _number(value := event.get(name)):
+            parts.append(f"{label} {percent(value)}")
+    costs = event.get("costs") or event.get("cost")
+    if isinstance(costs, dict):
+        parts += [f"{name} {short(value)}" for name, value in costs.items() if _number(value)]
+    elif _number(costs):
+        parts.append(f"cost {short(costs)}")
+    if _number(load := event.get("load")):
+        parts.append(f"{percent(load, 0)} of the budget")
+    if _number(strength := event.get("strength")):
+        parts.append(f"strength {strength:.2g}")
+    if _number(alive := event.get("alive")):
+        parts.append(f"{alive:g} units alive")
     return ", ".join(parts)
+
+
+def heading(event: Event) -> str:
+    """What is being done: the phase, with the iteration or the label that tells it from others of its kind."""
+    phase = str(event.get("phase") or "")
+    parts = [phase]
+    for name in ("label", "iteration"):
+        value = event.get(name)
+        if value not in (None, "") and str(value) not in phase:
+            parts.append(str(value))
+    if event.get("label") and event.get("seed") is not None:
+        parts.append(f"seed {event['seed']}")
+    return " ".join(part for part in parts if part)
 
 
 def sentence(kind: str, event: Event) -> str:
@@ -54,11 +73,7 @@ def sentence(kind: str, event: Event) -> str:
     if text:
         return text
     if kind in ("epoch", "iteration", "retrain"):
-        name = event.get("label") or event.get("phase") or ""
-        number = event.get("iteration") if kind == "iteration" else event.get("epoch")
-        head = " ".join(
-            str(part) for part in (name, kind if kind != "retrain" else "", number) if part not in ("", None)
-        )
+        head = heading({"phase": kind, **event}) if kind != "epoch" else f"epoch {event.get('epoch', '')}".strip()
         return f"{head}: {rest}" if (rest := figures(event)) else head
     return ""
 
@@ -75,20 +90,25 @@ class Lines:
         self.began = self.phase_began = clock()
         self.last = -float("inf")
         self.phase: str | None = None
+        self.first = self.done = 0.0
 
     def __call__(self, kind: str, event: Event) -> None:
         """Write what the event deserves."""
         if kind == "progress":
             self._progress(event)
+        elif kind == "epoch" and self.clock() - self.last < self.every:
+            return
         elif text := sentence(kind, event):
+            self.last = self.clock() if kind == "epoch" else self.last
             self._write(text)
 
     def _progress(self, event: Event) -> None:
-        now, phase = self.clock(), str(event.get("phase", ""))
+        now, phase = self.clock(), heading(event)
         done, total = float(event.get("done") or 0), event.get("total")
-        if phase != self.phase:
+        if phase != self.phase or done < self.done:
             self.phase, self.phase_began, self.last = phase, now, -float("inf")
             self.first = done
+        self.done = done
         ended = bool(total) and done >= float(total or 0)
         if not ended and now - self.last < self.every:
             return
@@ -134,7 +154,10 @@ class Bars:
             console=Console(file=stream, highlight=False),
             transient=False,
         )
-        self.tasks: dict[str, Any] = {}
+        self.phase: str | None = None
+        self.done = 0.0
+        self.task: Any = None
+        self.shown: list[Any] = []
         self.started = False
 
     def __call__(self, kind: str, event: Event) -> None:
@@ -150,14 +173,23 @@ class Bars:
         if not self.started:
             self.bars.start()
             self.started = True
-        phase = str(event.get("phase", ""))
-        task = self.tasks.get(phase)
-        if task is None:
-            for other in self.tasks.values():
-                self.bars.stop_task(other)
-            task = self.tasks[phase] = self.bars.add_task(phase, total=event.get("total"), unit="", figures="")
-        done, total = event.get("done") or 0, event.get("total")
-        self.bars.update(task, completed=done, total=total, unit=str(event.get("unit") or ""), figures=figures(event))
+        phase, done, total = heading(event), event.get("done") or 0, event.get("total")
+        if phase != self.phase or done < self.done:
+            self._next(phase, done, total)
+        self.done = done
+        self.bars.update(
+            self.task, completed=done, total=total, unit=str(event.get("unit") or ""), figures=figures(event)
+        )
+
+    def _next(self, phase: str, done: float, total: float | None) -> None:
+        """A bar of its own for what begins now. Finished bars stay, but no more than a screen can show."""
+        if self.shown:
+            self.bars.stop_task(self.task)
+        if len(self.shown) >= MOST_BARS:
+            self.bars.remove_task(self.shown.pop(0))
+        self.phase = phase
+        self.task = self.bars.add_task(phase, total=total, completed=int(done), unit="", figures="")
+        self.shown.append(self.task)
 
     def close(self) -> None:
         """Leave the last state of the bars on the screen."""

@@ -13,7 +13,8 @@ from morphsearch.report import style
 from morphsearch.report.numbers import change, exact, percent, short
 
 if TYPE_CHECKING:
-    from morphsearch.report.verification import VerificationRecord
+    from morphsearch.loop.retraining import Comparison
+    from morphsearch.loop.run import Plan, SearchResult
 
 STATES = {"complete": "green", "interrupted": "yellow", "running": "cyan", "damaged": "red"}
 
@@ -30,62 +31,67 @@ def plugins(rows: Sequence[Any]) -> Table:
     return made
 
 
-def verification(record: VerificationRecord) -> RenderableType:
-    """The verdict, what limits it and what can be reached."""
-    verdict = "exact" if record.exact else "NOT exact"
-    parts: list[RenderableType] = [
-        Text.assemble(
-            "rewriting ",
-            (record.name, "bold"),
-            " is ",
-            (verdict, "bold green" if record.exact else "bold red"),
-            f"; largest relative error {record.max_error:.2g} (float64, against the seed with the same units at zero)",
-        )
-    ]
-    if record.lowest:
-        reach = style.table("what can be reached", ["cost", ">seed", ">lowest", ">of the seed", "unit"])
-        for metric, (low, high, unit) in record.lowest.items():
-            reach.add_row(metric, exact(high), exact(low), percent(low / high if high else None), unit)
-        parts += ["", reach]
-    if record.mixes:
-        parts += ["", style.rows("mixing", ["*removal is not exact there"], [(name,) for name in record.mixes])]
-    if record.frozen:
-        parts += ["", style.rows("frozen groups", ["group", "*why it keeps its width"], list(record.frozen.items()))]
-    else:
-        parts.append(Text("no group is frozen"))
-    return Group(*parts)
+def verification(record: Mapping[str, Any]) -> list[RenderableType]:
+    """The verdict, what can be reached, and what limits it."""
+    exact_ = bool(record["exact"])
+    trials = [trial for trial in record["trials"] if trial["exact_expected"]]
+    verdict = Text.assemble(
+        "shrinking ",
+        (str(record["model"]), "bold"),
+        " is ",
+        ("exact", "bold green") if exact_ else ("NOT exact", "bold red"),
+        f": largest relative error {record['max_error']:.2g} in {len(trials)} random trials "
+        f"(float64, against the seed with the same units at zero; at most {record['tolerance']:.0e} is allowed)",
+    )
+    groups, units = record["groups"], record["units"]
+    free = f"{groups['free']} of {groups['total']} groups and {units['free']:,} of {units['total']:,} units can leave"
+    failed = [f"{name}: {outcome}" for name, outcome in record["runs"].items() if outcome != "ok"]
+    fine = [name for name, outcome in record["runs"].items() if outcome == "ok"]
+    works = f"the shrunk network also works for: {', '.join(fine)}" if fine else ""
+    lines = [verdict, Text(free), *([Text(works)] if works else []), *(Text(line, style="red") for line in failed)]
+    reach = style.table("what can be reached", ["cost", ">seed", ">lowest", ">of the seed"])
+    for metric, row in record["costs"].items():
+        share = row["lowest"] / row["seed"] if row["seed"] else None
+        reach.add_row(metric, exact(row["seed"]), exact(row["lowest"]), percent(share, 2))
+    parts: list[RenderableType] = [Group(*lines), reach]
+    if record["mixes"]:
+        rows = [(name, ", ".join(operations)) for name, operations in record["mixes"].items()]
+        parts.append(style.rows("operations that mix channels: removal is not exact there", ["group", "*by"], rows))
+    if record["frozen"]:
+        rows = list(record["frozen"].items())
+        parts.append(style.rows("frozen groups", ["group", "*why it keeps its width"], rows))
+    return parts
 
 
-def plan(record: Any) -> RenderableType:
+def plan(record: Plan) -> RenderableType:
     """What a search would do: each budget beside the seed's cost and the lowest possible one."""
     made = style.table("plan", ["budget", ">asked for", ">seed", ">lowest", "unit", "can be met"])
     for row in record.budgets:
         verdict = Text("yes", style="green") if row.satisfiable else Text("no", style="bold red")
         made.add_row(Text(row.text), exact(row.requested), exact(row.seed), exact(row.lowest), row.unit, verdict)
-    parts: list[RenderableType] = [made]
-    parts += [Text(f"- {step}") for step in record.steps or ()]
-    parts += [Text(f"note: {note}", style="yellow") for note in record.notes or ()]
-    return Group(*parts)
+    free = sum(1 for group in record.groups if not group["frozen"])
+    costs = ", ".join(f"{exact(total)} {unit}" for total, unit in record.costs.values())
+    steps = f"{record.steps:,} steps of training each" if record.steps else "no training"
+    lines = [f"seed {record.model}: {costs}; {free} of {len(record.groups)} groups can change their width"]
+    lines += [f"data {record.data}, strategy {record.strategy}, {steps}"]
+    notes = [Text(f"note: {note}", style="yellow") for note in record.notes]
+    return Group(made, "", *map(Text, lines), *notes)
 
 
-def found(result: Any) -> RenderableType:
+def found(result: SearchResult) -> list[RenderableType]:
     """The architectures of a search in the order in which they were found, and the widths of the best one."""
-    architectures = list(result.architectures)
-    units = {metric: cost["unit"] for item in architectures for metric, cost in item.costs.items()}
+    units = {metric: cost["unit"] for item in result.architectures for metric, cost in item.costs.items()}
     made = style.table("found", ["architecture", *(f">{unit}" for unit in units.values()), ">validation accuracy"])
-    for item in architectures:
+    for item in result.architectures:
         costs = [exact((item.costs.get(metric) or {}).get("total")) for metric in units]
-        mark = " (best)" if result.best is not None and item.name == result.best.name and len(architectures) > 1 else ""
-        made.add_row(Text(f"{item.name}{mark}"), *costs, percent((item.metrics or {}).get("accuracy"), 2))
-    parts: list[RenderableType] = [made]
-    if result.best is not None:
-        parts += ["", widths(result.best.seed_widths, result.best.widths, f"widths of {result.best.name}")]
-    return Group(*parts)
+        mark = " (best)" if item.name == result.best.name and len(result.architectures) > 1 else ""
+        made.add_row(Text(f"{item.name}{mark}"), *costs, percent(item.metrics.get("val_accuracy"), 2))
+    return [made, widths(result.best.seed_widths, result.best.widths, f"widths of {result.best.name}")]
 
 
 def widths(before: Mapping[str, int], after: Mapping[str, int], title: str = "widths") -> Table:
     """Width per group before and after as paired bars, in network order."""
-    made = style.table(title, ["group", ">width", "", ">kept"])
+    made = style.table(title, ["group", ">width", "", ">of the seed"])
     most = max([*before.values(), *after.values(), 1])
     for name, old in before.items():
         new = after.get(name, old)
@@ -95,55 +101,39 @@ def widths(before: Mapping[str, int], after: Mapping[str, int], title: str = "wi
     return made
 
 
-def comparison(record: Any) -> RenderableType:
+def comparison(record: Comparison) -> list[RenderableType]:
     """One line an architecture: costs, accuracy with its spread over seeds, number of seeds; then the verdict."""
-    metrics = [metric for metric in record.metrics_units if any(metric in row.costs for row in record.rows)]
-    units = [record.metrics_units[metric] for metric in metrics]
-    made = style.table("", ["architecture", *(f">{unit}" for unit in units), ">test accuracy", ">n"])
-    top = max((row.mean for row in record.rows if row.mean is not None), default=None)
+    units = {name: unit for name, unit in record.metrics_units.items() if any(name in row.costs for row in record.rows)}
+    judged = sorted({row.evaluated_on for row in record.rows})
+    columns = ["architecture", *(f">{unit}" for unit in units.values()), f">{'/'.join(judged)} accuracy", ">n"]
+    made = style.table("", columns)
+    top = max((row.mean for row in record.rows if row.mean is not None and row.kind != "seed"), default=None)
     for row in record.rows:
-        count = len(row.accuracies)
-        spread = f" ± {100 * row.spread:.2f}" if count > 1 and row.spread is not None else ""
-        accuracy = f"{100 * row.mean:.2f}{spread} %" if count and row.mean is not None else "-"
+        spread = "" if row.spread is None else f" ± {100 * row.spread:.2f}"
+        accuracy = "-" if row.mean is None else f"{100 * row.mean:.2f}{spread} %"
+        costs = [exact(round(row.costs[name]) if name in row.costs else None) for name in units]
+        label = row.label if row.kind != "found" else f"{row.label} (found)"
         bold = "bold" if row.mean is not None and row.mean == top else ""
-        costs = [exact(row.costs.get(metric)) for metric in metrics]
-        made.add_row(Text(row.label), *costs, accuracy, str(count), style=bold)
-    return Group(made, Text(str(record.verdict)))
+        made.add_row(Text(label), *costs, accuracy, str(len(row.accuracies)), style=bold)
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in record.warnings]
+    spread_note = "spread: standard deviation over training seeds; n: their number"
+    return [made, Group(Text(record.verdict), Text(spread_note, style="dim"), *warnings)]
 
 
 def runs(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a run."""
-    made = style.table("", ["run", "state", "seed", "data", "budget", "strategy", ">morphs", "*best"])
+    """One line a run; a damaged one says what is wrong."""
+    made = style.table("", ["run", "state", "seed", "data", "budget", "strategy", ">morphs", "*last found"])
     for row in rows:
-        config = row.get("config") or {}
-        budget = config.get("budget", ())
-        done, asked = row.get("iterations"), config.get("iterations")
-        state = str(row.get("state", "?"))
+        state, done, asked = str(row.get("state", "?")), row.get("iterations"), row.get("asked")
+        costs = ", ".join(f"{name} {short(total)}" for name, total in (row.get("costs") or {}).items())
         made.add_row(
-            Text(str(row["run_dir"])),
+            Text(str(row.get("path", ""))),
             Text(state, style=STATES.get(state, "")),
-            Text(str(config.get("model", ""))),
-            Text(str(config.get("data", ""))),
-            Text(budget if isinstance(budget, str) else ", ".join(map(str, budget))),
-            Text(str(config.get("strategy", ""))),
+            Text(str(row.get("seed_spec") or "")),
+            Text(str(row.get("data") or "")),
+            Text(", ".join(map(str, row.get("budgets") or ()))),
+            Text(str(row.get("strategy") or "")),
             "" if done is None else f"{done}/{asked}" if asked else str(done),
-            Text(str(row.get("reason", "")) or best(row.get("best"))),
+            Text(str(row.get("error") or costs)),
         )
     return made
-
-
-def best(record: Any) -> str:
-    """The best architecture of a run in a few words."""
-    if not isinstance(record, Mapping):
-        return "" if record is None else str(record)
-    parts = []
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            parts += [
-                f"{metric} {short(amount)}" for metric, amount in value.items() if isinstance(amount, int | float)
-            ]
-        elif isinstance(value, float):
-            parts.append(f"{key} {percent(value) if 'accuracy' in key else short(value)}")
-        elif value is not None:
-            parts.append(f"{key} {value}")
-    return ", ".join(parts)

@@ -53,6 +53,21 @@ def test_each_phase_begins_and_ends_with_a_line() -> None:
     ]
 
 
+def test_a_phase_that_starts_again_is_told_apart() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        with progress(stream, every=1e9) as listener:
+            for seed in (0, 1):
+                for done in (0, 50, 100):
+                    event = {"phase": "retrain", "label": "uniform", "seed": seed, "done": done, "total": 100}
+                    listener("progress", event)
+            for _ in range(30):
+                listener("progress", {"phase": "same", "done": 0, "total": 2})
+                listener("progress", {"phase": "same", "done": 2, "total": 2})
+        text = stream.getvalue()
+        assert "retrain uniform seed 0" in text
+        assert "retrain uniform seed 1" in text
+
+
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["log", "terminal"])
 def test_warnings_and_notes_are_shown_and_nothing_goes_to_stdout(
     stream: io.StringIO, capsys: pytest.CaptureFixture[str]
@@ -67,7 +82,14 @@ def test_warnings_and_notes_are_shown_and_nothing_goes_to_stdout(
         listener("unheard-of", {})
         listener("iteration", {"iteration": 1, "cost": 0.5, "accuracy": 0.91})
     text = stream.getvalue()
-    for part in ("search resnet20", "group stem is at its floor", "flops 12.0M", "alive 40", "strength 0.001", "91.0%"):
+    for part in (
+        "search resnet20",
+        "group stem is at its floor",
+        "flops 12.0M",
+        "40 units alive",
+        "strength 0.001",
+        "91.0%",
+    ):
         assert part in text
     assert not capsys.readouterr().out
 

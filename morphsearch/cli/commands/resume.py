@@ -7,7 +7,7 @@ from pathlib import Path
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.commands.search import show_result
-from morphsearch.cli.running import existing_run, listening
+from morphsearch.cli.running import existing_run, listening, resume_command, resuming_with
 
 
 @morph_command(
@@ -27,6 +27,6 @@ def command(run_dir: Path, allow_code: bool, quiet: bool, as_json: bool) -> None
     existing_run(run_dir)
     from morphsearch.loop import run
 
-    with listening(quiet=quiet) as listener:
+    with listening(quiet=quiet) as listener, resuming_with(resume_command(run_dir, allow_code=allow_code)):
         result = run.resume(run_dir, listener=listener, allow_code=allow_code)
     show_result(result, as_json)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.params import NameList, Number, RegisteredName
-from morphsearch.cli.running import existing_run, listening
+from morphsearch.cli.running import existing_run, listening, resuming_with
+from morphsearch.cli.state import current
 from morphsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from morphsearch.loop.retraining import Comparison
 
 BASELINES = ("uniform", "random", "seed")
 
@@ -62,14 +66,14 @@ def command(
     existing_run(run_dir)
     from morphsearch.loop import retraining
 
-    with listening(quiet=quiet) as listener:
+    with listening(quiet=quiet) as listener, resuming_with(current().line):
         comparison = retraining.retrain_run(
             run_dir,
             iterations="all" if every else list(iteration) or None,
             baselines=baselines,
             seeds=seeds,
             epochs=epochs,
-            recipe=dict(recipe) or None,
+            recipe=dict(recipe),
             executor=executor,
             listener=listener,
             allow_code=allow_code,
@@ -77,11 +81,11 @@ def command(
     show_comparison(comparison, as_json)
 
 
-def show_comparison(comparison: Any, as_json: bool) -> None:
+def show_comparison(comparison: Comparison, as_json: bool) -> None:
     """Print the table of retrained architectures and the verdict."""
     if as_json:
         click.echo(json.dumps(comparison.to_dict(), indent=2))
         return
     from morphsearch.report import console, tables
 
-    console.show(console.out(), tables.comparison(comparison))
+    console.show(console.out(), *tables.comparison(comparison))

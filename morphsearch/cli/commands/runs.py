@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
-from morphsearch.cli.running import find_runs, row
+from morphsearch.cli.running import find_runs
 
 
 @morph_command(
@@ -31,7 +32,8 @@ from morphsearch.cli.running import find_runs, row
 @options.as_json
 def command(folder: Path, as_json: bool) -> None:
     """List the runs in a folder and how far they are."""
-    rows = [row(path) for path in find_runs(folder)]
+    found = find_runs(folder)
+    rows = _states(found) if found else []
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -41,3 +43,9 @@ def command(folder: Path, as_json: bool) -> None:
         console.show(console.out(), tables.runs(rows))
     else:
         click.echo(f"no runs in {folder}; start one: morphsearch search resnet20 --run-dir {folder / 'a'}", err=True)
+
+
+def _states(found: list[Path]) -> list[dict[str, Any]]:
+    from morphsearch.loop.run import status
+
+    return [status(path) for path in found]

@@ -10,11 +10,12 @@ import click
 
 from morphsearch.cli import options, settings
 from morphsearch.cli.command import command as morph_command
-from morphsearch.cli.running import listening, new_run_dir, remember
+from morphsearch.cli.running import listening, new_run_dir, refuse_existing, remember, resume_command, resuming_with
 from morphsearch.errors import BudgetError
 
 if TYPE_CHECKING:
-    from morphsearch.loop.run import Plan
+    from morphsearch.loop.budget import BudgetRow
+    from morphsearch.loop.run import Plan, SearchResult
 
 
 @morph_command(
@@ -57,30 +58,35 @@ if TYPE_CHECKING:
 @options.config
 @options.quiet
 @options.as_json
-def command(**values: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, **values: Any) -> None:
     """Find better widths for a network within a budget."""
-    config = settings.search_config(values)
+    run_dir: Path | None = values["run_dir"]
+    if run_dir is not None and not values["dry_run"]:
+        refuse_existing(run_dir)
+    config = settings.search_config({**values, "allow_code": settings.consent(ctx)})
     from morphsearch.config import dumps
     from morphsearch.loop import run
 
     as_json: bool = values["as_json"]
-    click.echo(f"# the configuration, as --config reads it\n{dumps(config.to_dict())}\n", err=True)
+    chosen = {name: value for name, value in config.to_dict().items() if value not in (None, {})}
+    click.echo(f"# as --config reads it\n{dumps(chosen)}", err=True)
     plan = run.plan(config)
+    _show_plan(plan, as_json=as_json and values["dry_run"], err=not values["dry_run"])
+    impossible = [row for row in plan.budgets if not row.satisfiable]
+    if impossible:
+        raise _impossible(impossible[0])
     if values["dry_run"]:
-        _show_plan(plan, as_json)
-        impossible = [row for row in plan.budgets if not row.satisfiable]
-        if impossible:
-            raise _impossible(impossible[0])
         return
-    _show_plan(plan, as_json=False, err=True)
-    run_dir: Path = values["run_dir"] or new_run_dir(config.model)
+    run_dir = run_dir or new_run_dir(config.model)
     remember(run_dir)
-    with listening(quiet=values["quiet"]) as listener:
+    going_on = resume_command(run_dir, allow_code=config.allow_code)
+    with listening(quiet=values["quiet"]) as listener, resuming_with(going_on):
         result = run.start(config, run_dir, listener=listener)
     show_result(result, as_json)
 
 
-def _show_plan(plan: Plan, as_json: bool, err: bool = False) -> None:
+def _show_plan(plan: Plan, as_json: bool, err: bool) -> None:
     if as_json:
         click.echo(json.dumps(plan.to_dict(), indent=2))
         return
@@ -89,20 +95,23 @@ def _show_plan(plan: Plan, as_json: bool, err: bool = False) -> None:
     console.show(console.err() if err else console.out(), tables.plan(plan))
 
 
-def show_result(result: Any, as_json: bool) -> None:
+def show_result(result: SearchResult, as_json: bool) -> None:
     """Print what a search found and the command that comes next."""
+    following = f"morphsearch retrain {result.run_dir} --baselines uniform,random --seeds 3"
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
+        click.echo(json.dumps({"run_dir": str(result.run_dir), **result.summary, "next": following}, indent=2))
         return
     from morphsearch.report import console, tables
 
-    console.show(console.out(), tables.found(result))
-    click.echo(f"next: morphsearch retrain {result.run_dir} --baselines uniform,random --seeds 3", err=True)
+    console.show(console.out(), *tables.found(result))
+    click.echo(f"next: {following}", err=True)
 
 
-def _impossible(row: Any) -> BudgetError:
+def _impossible(row: BudgetRow) -> BudgetError:
+    share = 100 * row.lowest / row.seed if row.seed else 100.0
     return BudgetError(
-        f"budget {row.text!r} cannot be met: {row.metric} would have to fall to {row.requested:,} {row.unit}",
-        f"the lowest possible is {row.lowest:,} {row.unit}, the seed has {row.seed:,}",
-        f"ask for {row.metric}<={row.lowest:,} or more".replace(",", ""),
+        f"budget {row.text}: {row.requested:,.0f} {row.unit} at most",
+        f"the lowest that this network can reach is {row.lowest:,.0f} {row.unit} "
+        f"({share:.2f}% of the seed's {row.seed:,.0f})",
+        f"ask for {row.metric}={share + 0.01:.2f}% or more",
     )

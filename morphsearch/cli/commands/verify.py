@@ -8,6 +8,7 @@ import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.params import Number
 from morphsearch.errors import GraphError
 
 
@@ -21,22 +22,24 @@ from morphsearch.errors import GraphError
 )
 @options.seed_spec
 @options.input_shape
+@click.option("--trials", type=Number(int, least=1), default=3, show_default=True, help="How many random keep sets.")
 @options.seed
 @options.config
 @options.as_json
-def command(model: str, input_: tuple[int, ...] | None, seed: int, as_json: bool) -> None:
+def command(model: str, input_: tuple[int, ...] | None, trials: int, seed: int, as_json: bool) -> None:
     """Prove on your own network that removing channels is exact."""
     from morphsearch.cli import building
-    from morphsearch.report import verification
+    from morphsearch.loop.verification import verify
 
     built = building.seed(model, input_, allow_code=True)
-    found = verification.record(building.verify(built, seed), model)
+    found = verify(built.model, built.example, trials=trials, seed=seed)
+    record = {"model": built.spec, **found.to_dict()}
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+        click.echo(json.dumps(record, indent=2))
     else:
         from morphsearch.report import console, tables
 
-        console.show(console.out(), tables.verification(found))
+        console.show(console.out(), *tables.verification(record))
     if not found.exact:
         raise GraphError(
             f"{model} cannot be rewritten exactly: the largest relative error is {found.max_error:.2g}",
