@@ -54,7 +54,7 @@ def assert_same_state(left: Trainer, right: Trainer) -> None:
     assert {**left_state, "seconds": 0} == {**right_state, "seconds": 0}
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     st.integers(1, 19),
     st.sampled_from(["sgd", "adamw"]),
