@@ -1,11 +1,16 @@
 """Strength is found, not guessed.
 
-Under the strategies' proximal step a unit's score falls by ``lr * strength * price`` a step, except for what the loss
-gives back. So at any moment one can say which strength, kept up to the end of the schedule, would kill just the units
-that must go for the cost to reach its target: that of the last unit in the order of ``(score - threshold) / price``.
-The controller asks this again every few steps, with scores and prices as they are by then. It also learns its
-*efficiency*, how much of the pressure that it applied really brought that answer down: the rest the loss gave back, and
-the strength is divided by it. What is still missing at the end, the morph removes by rank.
+Under the strategies' proximal step a unit's score falls by ``lr * strength * price`` a step, less what the loss gives
+back. So at any moment one can say how far steady pressure is from killing just the units that must go for the cost to
+reach its target: the *need* is that of the last of them in the order of ``(score - threshold) / price``. What the loss
+gives back acts like a strength of the opposite sign, the *resistance* `r`. With ``d`` the fall of the need over the last
+`n` steps under a strength `s`, and ``t`` steps left,
+
+    r = s - d / (lr n)   (averaged over looks)        s' = r + need / (lr t).
+
+So the strength rises where units resist, and once the need is met it stays what holds them down. While the cost is
+below its target the strength is let off slowly, so that units may come back. What is still missing at the end, the
+morph removes by rank.
 """
 
 from __future__ import annotations
@@ -13,9 +18,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-
-LEAST_EFFICIENCY = 0.1  # at most ten times the strength that an unresisting network would need
-RELEASE = 0.97  # how much of the strength is left at least from one look to the next
+MEMORY = 0.7  # share of the former estimate of the resistance that stays at every look
+RELEASE = 0.95  # share of the strength that is left at the next look while the cost is below its target
+GROWTH = 1.5  # the strength grows at most so many times from one look to the next
+LEAST_LR = 0.02  # learning rates below this share of the largest one so far count as this share
 
 
 @dataclass
@@ -31,21 +37,28 @@ class Controller:
 
     steps: int | None
     warmup: float = 0.25
-    settle: float = 0.1
+    settle: float = 0.3
     fixed: float | None = None
     horizon: int = 1000
     strength: float = 0.0
-    efficiency: float = 1.0
+    resistance: float = 0.0
     last_need: float | None = None
-
-    def pressing(self, step: int) -> bool:
-        """Whether units are pressed at `step` (steps done so far in this morph)."""
-        return self.fixed is not None or step >= self.begin
+    last_step: int = 0
+    peak_lr: float = 0.0
 
     @property
     def begin(self) -> int:
         """The first step that presses."""
         return round(self.warmup * (self.steps if self.steps is not None else self.horizon))
+
+    @property
+    def every(self) -> int:
+        """Steps between two looks: 10, fewer in short schedules."""
+        return 10 if self.steps is None else max(1, min(10, self.steps // 50))
+
+    def pressing(self, step: int) -> bool:
+        """Whether units are pressed at `step` (steps done so far in this morph)."""
+        return self.fixed is not None or step >= self.begin
 
     def remaining(self, step: int) -> int:
         """Steps left to reach the target; never so few that the answer explodes."""
@@ -54,28 +67,33 @@ class Controller:
         end = round(self.steps * (1 - self.settle))
         return max(end - step, max(1, round(0.05 * self.steps)))
 
-    def update(self, step: int, pressure: float, lr: float, applied_steps: int = 0) -> float:
-        """Set and return the strength that applies `pressure` (score units per price) over the remaining steps.
+    def update(self, step: int, need: float, lr: float) -> float:
+        """Set and return the strength until the next look.
 
         Args:
             step: steps done in this morph.
-            pressure: what the last unit that must go still needs.
+            need: what the last unit that must go still needs, in score units per price; 0 where the cost is at or below
+                its target.
             lr: learning rate.
-            applied_steps: steps since the last update, under the strength that it returned.
         """
+        self.peak_lr = max(self.peak_lr, lr)
+        rate = max(lr, LEAST_LR * self.peak_lr) or 1.0
         if self.fixed is not None:
             self.strength = self.fixed
         elif not self.pressing(step):
             self.strength = 0.0
+        elif need <= 0:
+            self.strength *= RELEASE
+            self.resistance = min(self.resistance, self.strength)
+            self.last_need = None
         else:
-            applied = self.strength * lr * applied_steps
-            if self.last_need is not None and applied > 0:
-                share = min(1.0, max(0.0, (self.last_need - pressure) / applied))
-                self.efficiency = max(LEAST_EFFICIENCY, 0.8 * self.efficiency + 0.2 * share)
-            self.last_need = pressure
-            wanted = max(0.0, pressure) / (max(lr, 1e-12) * self.remaining(step) * self.efficiency)
-            # Pressure is let off slowly: units that just died would come back to life, and with them the cost.
-            self.strength = max(wanted, RELEASE * self.strength)
+            if self.last_need is not None and step > self.last_step:
+                resisted = self.strength - (self.last_need - need) / (rate * (step - self.last_step))
+                self.resistance = max(0.0, MEMORY * self.resistance + (1 - MEMORY) * resisted)
+            wanted = self.resistance + need / (rate * self.remaining(step))
+            self.strength = min(wanted, GROWTH * self.strength) if self.strength > 0 else wanted
+            self.last_need = need
+        self.last_step = step
         return self.strength
 
     def state(self) -> dict[str, Any]:

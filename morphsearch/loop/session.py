@@ -35,7 +35,6 @@ from morphsearch.loop.selection import (
 )
 from morphsearch.strategies.registry import get as get_strategy
 
-EVERY = 10  # steps between two looks at scores, prices and strength
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 
 
@@ -163,7 +162,7 @@ class Search:
             DivergedError: scores are no longer finite.
         """
         rate = self.lr if lr is None else lr
-        if self.morph_step % EVERY == 0:
+        if self.morph_step % self.controller.every == 0:
             self._look(rate)
         if self.controller.strength:
             self.strategy.after_step(self._prices, self.controller.strength, rate)
@@ -198,7 +197,7 @@ class Search:
         order, need = death_order(self.graph, facts, self.threshold, self.round_to)
         count, _ = fewest_deaths(self.graph, order, lambda w: self.budgets.fits(w, self.shrink_to))
         pressure = float(need[count - 1]) if count else 0.0
-        self.controller.update(self.morph_step, pressure, lr, EVERY)
+        self.controller.update(self.morph_step, pressure, lr)
 
     def _facts(self) -> Facts:
         score = self.strategy.scores().detach().double().cpu().numpy()
