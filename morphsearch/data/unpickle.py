@@ -1,16 +1,16 @@
 """Reads the arrays, strings and containers in a pickle, and runs nothing.
 
-A pickle is a program. The interpreter here knows five globals, none of which is the real one: they are inert
-stand-ins that note down what an array is made of (type, shape, bytes), and the array is built afterwards with
-``numpy.frombuffer``. So not even NumPy's own unpickling code sees the file.
+A pickle is a program for a small stack machine, which may import and call anything. This is another machine for the
+same programs: it knows the operations that build plain data, and seven names, none of which leads to the real function.
+What stands for an array only notes type, shape and bytes, and the array is made of them with ``numpy.frombuffer``. So
+neither :mod:`pickle` nor NumPy's own unpickling code sees the file, and nothing in it decides how much memory is taken.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
-from collections.abc import Callable
+import pickletools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,42 +20,64 @@ from morphsearch.errors import InputError
 # Plain numbers only: no objects, no records, no strings.
 _TYPES = {f"{kind}{size}" for kind, sizes in {"u": "1248", "i": "1248", "f": "248", "b": "1"}.items() for size in sizes}
 _DEPTH = 20
+_GLOBALS = {
+    "numpy dtype": "type",
+    "numpy ndarray": "array",
+    "numpy.core.multiarray _reconstruct": "array",
+    "numpy._core.multiarray _reconstruct": "array",
+    # Protocol 5 writes arrays by this one, and old protocols write bytes by the next.
+    "numpy.core.numeric _frombuffer": "filled array",
+    "numpy._core.numeric _frombuffer": "filled array",
+    "_codecs encode": "bytes",
+}
+_PUSH = {
+    "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
+    "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
 class _Refused(Exception):
     """The pickle asks for something that is not admitted."""
 
 
+@dataclass
+class _Function:
+    """What one of the known names leads to."""
+
+    makes: str
+
+
+class _Mark:
+    """Where a group of items starts on the stack."""
+
+
+@dataclass
 class _Type:
-    """Stands for ``numpy.dtype``: its name and byte order."""
+    """What is known of a ``numpy.dtype``."""
 
-    __slots__ = ("name", "order")
+    name: str
+    order: str = "="
 
-    def __init__(self, name: Any = None) -> None:
-        name = _text(name)
-        if not isinstance(name, str) or name not in _TYPES:
-            raise _Refused(f"an array of type {name!r}")
-        self.name, self.order = name, "<"
-
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         order = _text(state[1]) if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", ">", "|", "="):
             raise _Refused("a damaged array type")
-        self.order = str(order)
+        # "|" is for single bytes, which have no order.
+        self.order = "=" if order == "|" else str(order)
 
 
+@dataclass
 class _Array:
-    """Stands for an array: what it is made of, until :meth:`build`."""
+    """What is known of an array."""
 
-    __slots__ = ("fortran", "raw", "shape", "type")
+    type: Any = None
+    shape: Any = ()
+    fortran: Any = False
+    raw: Any = None
 
-    def __init__(self) -> None:
-        self.type: Any = None
-        self.shape: Any = ()
-        self.raw: Any = b""
-        self.fortran: Any = False
-
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
             raise _Refused("a damaged array")
         _, self.shape, self.type, self.fortran, self.raw = state
@@ -63,87 +85,21 @@ class _Array:
     def build(self) -> np.ndarray[Any, Any]:
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
         shape = self.shape
-        if not isinstance(self.type, _Type) or not isinstance(raw, bytes | bytearray) or not isinstance(shape, tuple):
+        if not (isinstance(self.type, _Type) and isinstance(raw, bytes | bytearray) and isinstance(shape, tuple)):
             raise _Refused("a damaged array")
         if not all(isinstance(size, int) and size >= 0 for size in shape):
             raise _Refused("a damaged array")
-        # "=" and "|" (one byte, no order): as this machine has it.
-        kind = np.dtype(self.type.order.replace("|", "=") + self.type.name)
+        kind = np.dtype(self.type.order + self.type.name)
         if math.prod(shape) * kind.itemsize != len(raw):
             raise _Refused(f"an array of shape {shape} in {len(raw)} bytes")
         array = np.frombuffer(raw, kind).reshape(shape, order="F" if self.fortran else "C")
         return array.astype(kind.newbyteorder("="))
 
 
-class _Function:
-    """A global that the pickle may call. Has no attributes that a pickle could set."""
-
-    __slots__ = ("_call",)
-    _call: Callable[..., Any]
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_call", call)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise _Refused("a change to a function")
-
-    def __setstate__(self, state: Any) -> None:
-        raise _Refused("a change to a function")
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-
-def _new_array(*args: Any) -> _Array:
-    return _Array()
-
-
-def _new_type(*args: Any) -> _Type:
-    return _Type(args[0] if args else None)
-
-
-def _encode(*args: Any) -> bytes:
-    """``_codecs.encode``, by which old protocols write bytes."""
-    if len(args) != 2 or not isinstance(args[0], str) or args[1] != "latin1":
-        raise _Refused("a text in an unusual encoding")
-    return args[0].encode("latin1")
-
-
-def _from_buffer(*args: Any) -> _Array:
-    """``numpy._core.numeric._frombuffer(buffer, dtype, shape, order)``, by which protocol 5 writes arrays."""
-    if len(args) != 4:
-        raise _Refused("a damaged array")
-    array = _Array()
-    array.raw, array.type, array.shape, array.fortran = args[0], args[1], args[2], args[3] == "F"
-    return array
-
-
-def _globals() -> dict[tuple[str, str], _Function]:
-    found = {("numpy", "dtype"): _Function(_new_type), ("numpy", "ndarray"): _Function(_new_array)}
-    for package in ("numpy.core", "numpy._core"):
-        found[f"{package}.multiarray", "_reconstruct"] = _Function(_new_array)
-        found[f"{package}.numeric", "_frombuffer"] = _Function(_from_buffer)
-    found["_codecs", "encode"] = _Function(_encode)
-    return found
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data), encoding="bytes")
-        self._known = _globals()
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        try:
-            return self._known[module, name]
-        except KeyError:
-            raise _Refused(f"the global {module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("a persistent object")
-
-
 def loads(data: bytes, where: str) -> Any:
     """What is pickled in `data`: arrays of numbers, strings, bytes, numbers, None, lists, tuples and dicts.
+
+    Texts of Python 2 come out as bytes, as with ``pickle.loads(data, encoding="bytes")``.
 
     Args:
         data: the pickle, of any protocol.
@@ -153,14 +109,14 @@ def loads(data: bytes, where: str) -> Any:
         InputError: it asks for anything else, or is damaged.
     """
     try:
-        return _finish(_Unpickler(data).load(), 0, {})
+        return _finish(_run(data), 0, {})
     except _Refused as error:
         raise InputError(
             f"{where} asks for {error}",
             "a pickle can run any program, so only arrays of numbers, strings and containers are read from one",
             "this is not a standard batch: take the data set from its publisher, or use the binary version",
         ) from error
-    except Exception as error:  # a damaged pickle makes the interpreter raise anything, MemoryError included
+    except Exception as error:  # a damaged pickle empties the stack, names what was never noted, ends early ...
         raise InputError(
             f"{where} is damaged: {type(error).__name__}: {error}",
             "a batch is one whole pickle",
@@ -168,8 +124,136 @@ def loads(data: bytes, where: str) -> Any:
         ) from error
 
 
+def _run(data: bytes) -> Any:
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    # genops only splits the program into operations, each with its argument.
+    for operation, found, _ in pickletools.genops(data):
+        name: str = operation.name
+        argument: Any = found
+        if name in _PUSH:
+            stack.append(argument)
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[argument] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(memo[argument])
+        elif name in ("SHORT_BINSTRING", "BINSTRING", "STRING"):
+            stack.append(argument.encode("latin1"))
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            stack.append(_function(argument if name == "GLOBAL" else _name(stack)))
+        elif name == "REDUCE":
+            arguments = stack.pop()
+            stack.append(_call(stack.pop(), arguments))
+        elif name == "BUILD":
+            state = stack.pop()
+            if not isinstance(stack[-1], _Array | _Type):
+                raise _Refused(f"a change to an object of type {_kind(stack[-1])}")
+            stack[-1].set_state(state)
+        elif name == "STOP":
+            return stack.pop()
+        elif name not in ("PROTO", "FRAME"):
+            _contain(name, stack)
+    raise EOFError("it ends early")  # genops itself raises first
+
+
+def _contain(name: str, stack: list[Any]) -> None:
+    """The operations that build and fill containers."""
+    if name == "MARK":
+        stack.append(_Mark)
+    elif name == "EMPTY_LIST":
+        stack.append([])
+    elif name == "EMPTY_DICT":
+        stack.append({})
+    elif name == "EMPTY_TUPLE":
+        stack.append(())
+    elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+        count = int(name[-1])
+        items = tuple(stack[-count:])
+        del stack[-count:]
+        stack.append(items)
+    elif name == "TUPLE":
+        stack.append(tuple(_since_mark(stack)))
+    elif name == "LIST":
+        stack.append(_since_mark(stack))
+    elif name == "DICT":
+        stack.append(_fill({}, _since_mark(stack)))
+    elif name in ("APPEND", "APPENDS"):
+        items_to_add = [stack.pop()] if name == "APPEND" else _since_mark(stack)
+        if type(stack[-1]) is not list:
+            raise _Refused(f"items of an object of type {_kind(stack[-1])}")
+        stack[-1].extend(items_to_add)
+    elif name in ("SETITEM", "SETITEMS"):
+        pairs = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else _since_mark(stack)
+        if type(stack[-1]) is not dict:
+            raise _Refused(f"items of an object of type {_kind(stack[-1])}")
+        _fill(stack[-1], pairs)
+    elif name == "POP":
+        stack.pop()
+    elif name == "POP_MARK":
+        _since_mark(stack)
+    elif name == "DUP":
+        stack.append(stack[-1])
+    else:
+        raise _Refused(f"the operation {name}")
+
+
+def _since_mark(stack: list[Any]) -> list[Any]:
+    """Take the items above the last mark, and the mark."""
+    for place in range(len(stack) - 1, -1, -1):
+        if stack[place] is _Mark:
+            items = stack[place + 1 :]
+            del stack[place:]
+            return items
+    raise ValueError("a group that never started")
+
+
+def _fill(table: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        # Nothing else is hashed: the hash of nested tuples can take for ever.
+        if type(key) not in (str, bytes, int):
+            raise _Refused(f"a key of type {_kind(key)}")
+        table[key] = value
+    return table
+
+
+def _name(stack: list[Any]) -> str:
+    name, module = stack.pop(), stack.pop()
+    if type(name) is not str or type(module) is not str:
+        raise _Refused("a global without a name")
+    return f"{module} {name}"
+
+
+def _function(name: str) -> _Function:
+    if name not in _GLOBALS:
+        raise _Refused(f"the global {name.replace(' ', '.')}")
+    return _Function(_GLOBALS[name])
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    makes = function.makes if isinstance(function, _Function) else None
+    if makes is None or not isinstance(arguments, tuple):
+        raise _Refused(f"a call of an object of type {_kind(function)}")
+    if makes == "array":
+        return _Array()
+    if makes == "filled array" and len(arguments) == 4:
+        raw, kind, shape, order = arguments
+        return _Array(kind, shape, order == "F", raw)
+    if makes == "type" and arguments:
+        name = _text(arguments[0])
+        if not isinstance(name, str) or name not in _TYPES:
+            raise _Refused(f"an array of type {name!r}")
+        return _Type(name)
+    if makes == "bytes" and len(arguments) == 2 and type(arguments[0]) is str and _text(arguments[1]) == "latin1":
+        return arguments[0].encode("latin1")
+    raise _Refused(f"{makes} in an unusual way")
+
+
 def _finish(value: Any, depth: int, done: dict[int, Any]) -> Any:
-    """Build the arrays, in place of their stand-ins.
+    """Build the arrays, in place of what stands for them.
 
     What occurs several times is built once (`done`, by identity): nested references to one list would otherwise make a
     small file grow without bound.
@@ -182,7 +266,7 @@ def _finish(value: Any, depth: int, done: dict[int, Any]) -> Any:
     if isinstance(value, _Array):
         found = value.build()
     elif type(value) is dict:
-        found = {_key(key): _finish(item, depth + 1, done) for key, item in value.items()}
+        found = {key: _finish(item, depth + 1, done) for key, item in value.items()}
     elif type(value) is list:
         # The labels are lists of thousands of numbers: no call for each.
         found = [item if type(item) is int else _finish(item, depth + 1, done) for item in value]
@@ -191,7 +275,7 @@ def _finish(value: Any, depth: int, done: dict[int, Any]) -> Any:
     elif value is None or type(value) in (str, bytes, bytearray, int, float, bool):
         return value
     else:
-        raise _Refused(f"an object of type {type(value).__name__.lstrip('_')}")
+        raise _Refused(f"an object of type {_kind(value)}")
     done[id(value)] = found
     return found
 
@@ -201,7 +285,5 @@ def _text(value: Any) -> Any:
     return value.decode("latin1") if isinstance(value, bytes) else value
 
 
-def _key(key: Any) -> Any:
-    if type(key) in (str, bytes, int):
-        return key
-    raise _Refused(f"a key of type {type(key).__name__.lstrip('_')}")
+def _kind(value: Any) -> str:
+    return "mark" if value is _Mark else type(value).__name__.lstrip("_")
