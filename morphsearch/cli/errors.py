@@ -79,8 +79,8 @@ def render(error: MorphError) -> str:
     """The three parts, their labels aligned; wrapped and coloured for a terminal, one line a part elsewhere."""
     stopped = isinstance(error, StoppedError)
     parts = (
-        ("stopped" if stopped else "error", "yellow" if stopped else "red", error.arrived),
-        ("rule", "blue", error.rule),
+        ("stopped", "yellow", error.arrived.removeprefix("stopped ")) if stopped else ("error", "red", error.arrived),
+        ("note" if stopped else "rule", "blue", error.rule),
         ("resume" if stopped else "try", "green", error.repair),
     )
     shown = [(name, colour, text) for name, colour, text in parts if text]
