@@ -368,3 +368,40 @@ def test_verify_proves_and_says_what_it_proved(nets: Path) -> None:
     assert found["exact"] is True
     assert found["max_error"] <= 1e-6
     clean(run("verify", f"{nets}:raises", "--input", "1,1,8,8"), 5)
+
+
+def pictures(folder: Path, classes: int, each: int, size: int = 8, broken: int = 0) -> Path:
+    """A folder of classes of grey images, the first `broken` of each unreadable."""
+    from PIL import Image
+
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for number in range(each):
+            path = folder / f"class{label}" / f"{number}.png"
+            if number < broken:
+                path.write_bytes(b"no image")
+            else:
+                Image.new("L", (size, size), 40 * label + number).save(path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("classes", "each", "broken", "part"),
+    [(0, 0, 0, "images"), (1, 20, 0, "class"), (3, 20, 5, "0.png")],
+    ids=["empty", "one class", "unreadable"],
+)
+def test_folders_that_are_no_data(nets: Path, tmp_path: Path, classes: int, each: int, broken: int, part: str) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    pictures(folder, classes, each, broken=broken)
+    result = run("search", f"{nets}:tiny", "--data", f"imagefolder:{folder}", "--run-dir", tmp_path / "x", *QUICK)
+    clean(result, 5)
+    assert part in result.stderr[result.stderr.index("error:") :]
+    assert not (tmp_path / "x").exists()
+
+
+def test_images_smaller_than_the_network_takes(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pictures", 2, 20, size=8)
+    result = run("search", "vgg16_bn", "--data", f"imagefolder:{folder}", "--dry-run")
+    clean(result, 5)
+    assert "8" in result.stderr[result.stderr.index("error:") :]
