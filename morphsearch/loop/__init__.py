@@ -3,7 +3,7 @@
 from morphsearch.loop.api import search
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.config import SearchConfig
-from morphsearch.loop.run import SearchResult
+from morphsearch.loop.results import SearchResult
 from morphsearch.loop.session import Search
 from morphsearch.loop.verification import Verification, verify
 

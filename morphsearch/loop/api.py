@@ -12,8 +12,8 @@ from torch import nn
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
 from morphsearch.loop.config import SEARCH_RECIPE
-from morphsearch.loop.run import SearchResult, _Run, silent
-from morphsearch.loop.rundir import RunDirectory
+from morphsearch.loop.results import SearchResult
+from morphsearch.loop.runner import Runner
 from morphsearch.loop.session import Search
 from morphsearch.training import Recipe
 
@@ -57,14 +57,14 @@ def search(
     Raises:
         MorphError: see :class:`~morphsearch.loop.session.Search`; StoppedError after an interrupt, once all is saved.
     """
-    if iterations < 1:
-        raise UsageError(f"iterations={iterations}", "a search makes one morph or more", "use 1 or 2")
+    if not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1:
+        raise UsageError(f"iterations={iterations!r}", "a search makes one morph or more", "use 1 or 2")
     data = as_splits(train_data, val_data)
     example = torch.zeros((1, *data.shape)) if example_inputs is None else example_inputs
     if example_inputs is None:
         check_model_input(data, (1, *data.shape))
     training = Recipe.from_dict({**SEARCH_RECIPE, **dict(recipe or {}), "epochs": epochs, "device": device})
-    going_on = resume and run_dir is not None and RunDirectory(run_dir).exists()
+    extra = {"data": data.record, "recipe": training.to_dict(), "iterations": iterations}
     session = Search(
         model,
         example,
@@ -72,8 +72,8 @@ def search(
         strategy=strategy,
         run_dir=run_dir,
         seed=seed,
-        record_extra={"data": data.record, "recipe": training.to_dict(), "iterations": iterations},
-        _create=not going_on,
+        record_extra={**extra, **dict(options.pop("record_extra", None) or {})},
+        resume=resume,
         **options,
     )
-    return _Run(session, data, training, iterations, seed, listener or silent).go()
+    return Runner(session, data, training, iterations, seed, listener).go()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morphsearch.errors import InputError, UsageError
-from morphsearch.files import read_json, read_tensors, write_json
+from morphsearch.files import read_tensors, write_json
+from morphsearch.loop.schema import REPAIR, read_checked, wrong_field
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,15 @@ SCHEMA_VERSION = 1
 FORMAT = "morphsearch-architecture"
 FILE = "architecture.json"
 
-_WIDTHS = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "integer", "minimum": 1}}
+MOST_UNITS = 2**20
+MOST_ELEMENTS = 2**31
+DTYPES = tuple("float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64".split())
+
+_WIDTHS = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MOST_UNITS},
+}
 _NUMBERS = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -29,7 +37,8 @@ SCHEMA: dict[str, Any] = {
     "properties": {
         "format": {"const": FORMAT},
         "schema_version": {"type": "integer", "minimum": 1},
-        "name": {"type": "string", "minLength": 1},
+        # Folders are named after it.
+        "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
         "seed": {
             "type": "object",
             "required": ["spec", "inputs"],
@@ -42,8 +51,8 @@ SCHEMA: dict[str, Any] = {
                         "type": "object",
                         "required": ["shape"],
                         "properties": {
-                            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                            "dtype": {"type": "string"},
+                            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 8},
+                            "dtype": {"enum": DTYPES},
                             "name": {"type": ["string", "null"]},
                         },
                     },
@@ -55,7 +64,10 @@ SCHEMA: dict[str, Any] = {
         "floors": _WIDTHS,
         "kept": {
             "type": "object",
-            "additionalProperties": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            "additionalProperties": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 0, "maximum": MOST_UNITS},
+            },
         },
         "costs": {
             "type": "object",
@@ -65,7 +77,19 @@ SCHEMA: dict[str, Any] = {
                 "properties": {"total": {"type": "number"}, "unit": {"type": "string"}},
             },
         },
-        "budgets": {"type": "array"},
+        "budgets": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["text", "metric", "limit"],
+                "properties": {
+                    "text": {"type": "string"},
+                    "metric": {"type": "string"},
+                    "limit": {"type": "number"},
+                    "unit": {"type": "string"},
+                },
+            },
+        },
         "strategy": {"type": ["string", "null"]},
         "strength": {"type": ["number", "null"]},
         "threshold": {"type": ["number", "null"]},
@@ -141,10 +165,13 @@ class Architecture:
         """
         source = Path(path)
         source = source / FILE if source.is_dir() else source
-        data = read_json(source)
-        validate(data, source)
+        data = read_checked(source, SCHEMA, form=FORMAT, version=SCHEMA_VERSION, what="an architecture")
+        for key in ("widths", "seed_widths", "floors"):  # JSON schema takes 24.0 for an integer
+            data[key] = {name: int(width) for name, width in data.get(key, {}).items()}
+        data["kept"] = {name: [int(unit) for unit in units] for name, units in data.get("kept", {}).items()}
+        _check_groups(data, source)
         seed = data["seed"]
-        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data and key not in ("path",)}
+        known = {key: data[key] for key in cls.__dataclass_fields__ if key in data and key not in ("path", "inputs")}
         return cls(seed_spec=seed["spec"], inputs=seed["inputs"], path=source, **known)
 
     # -- networks ------------------------------------------------------------------------------------------------
@@ -171,10 +198,13 @@ class Architecture:
 
         tensors = []
         for entry in self.inputs:
-            dtype = getattr(torch, str(entry.get("dtype", "float32")), None)
-            if not isinstance(dtype, torch.dtype):
-                raise InputError(f"input dtype {entry.get('dtype')!r}", "it is a torch dtype such as float32", "repair the file")
-            tensors.append(torch.zeros(entry["shape"], dtype=dtype))
+            if math.prod(entry["shape"]) > MOST_ELEMENTS:
+                raise InputError(
+                    f"an example input of shape {entry['shape']}",
+                    "example inputs are small",
+                    "repair the architecture file",
+                )
+            tensors.append(torch.zeros(entry["shape"], dtype=getattr(torch, entry.get("dtype") or "float32")))
         names = [entry.get("name") for entry in self.inputs]
         if all(names):
             return dict(zip(names, tensors, strict=True))
@@ -190,7 +220,28 @@ class Architecture:
         Raises:
             InputError: `model` has other groups or widths than the seed had.
         """
-        return self.graph(model).resize({k: v for k, v in self.widths.items() if v != self.seed_widths[k]})
+        graph = self.graph(model)
+        self._check_counts(graph)
+        return graph.resize({k: v for k, v in self.widths.items() if v != self.seed_widths[k]})
+
+    def _check_counts(self, graph: ConvGraph) -> None:
+        """Widths and the number of parameters that the file tells belong together: else one was edited."""
+        from morphsearch.costs import cost
+
+        told = self.costs.get("params", {}).get("total")
+        counted = cost(graph, "params", self.widths).total
+        if told is not None and told != counted:
+            raise InputError(
+                f"architecture {self.name!r} says that it has {told:,} parameters; its widths make {counted:,}",
+                "costs are those of the widths",
+                REPAIR,
+            )
+        if counted > MOST_ELEMENTS:
+            raise InputError(
+                f"architecture {self.name!r} has {counted:,} parameters",
+                f"networks of up to {MOST_ELEMENTS:,} are built",
+                REPAIR,
+            )
 
     def graph(self, model: nn.Module) -> ConvGraph:
         """Record `model` and check that it is the seed of this architecture."""
@@ -198,7 +249,9 @@ class Architecture:
 
         graph = record(model, self.example_inputs(), decisions=self.decisions)
         if graph.widths != self.seed_widths:
-            differing = [n for n in {**graph.widths, **self.seed_widths} if graph.widths.get(n) != self.seed_widths.get(n)]
+            differing = [
+                n for n in {**graph.widths, **self.seed_widths} if graph.widths.get(n) != self.seed_widths.get(n)
+            ]
             name = sorted(differing)[0]
             raise InputError(
                 f"group {name!r} has width {graph.widths.get(name)} in this network and {self.seed_widths.get(name)} in the seed",
@@ -214,8 +267,15 @@ class Architecture:
             InputError: there are none.
         """
         if self.path is None:
-            raise InputError("this architecture has no file", "weights lie beside architecture.json", "load it from a run")
+            raise InputError(
+                "this architecture has no file", "weights lie beside architecture.json", "load it from a run"
+            )
         return read_tensors(self.path.with_name("weights.safetensors"))
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Every cost without its unit."""
+        return {name: entry["total"] for name, entry in self.costs.items()}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -223,55 +283,21 @@ class Architecture:
         return tuple(self.inputs[0]["shape"])
 
 
-def validate(data: Any, source: Path) -> None:
-    """Raise InputError, naming the field and the line, unless `data` is an architecture that this version reads."""
-    import jsonschema
-
-    if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-        raise InputError(
-            f"{source} is no architecture: its field format is {data.get('format')!r}"
-            if isinstance(data, Mapping)
-            else f"{source} is no architecture: it holds a {type(data).__name__}",
-            f'an architecture file has "format": "{FORMAT}"',
-            "give the architecture.json of a run",
-        )
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise InputError(
-            f"{source}{_line(source, 'schema_version')}: schema_version is {version}",
-            f"this morphsearch reads versions up to {SCHEMA_VERSION}",
-            "update morphsearch",
-        )
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data))
-    if error is not None:
-        path = ".".join(str(part) for part in error.absolute_path) or "the whole file"
-        last = next((part for part in reversed(error.absolute_path) if isinstance(part, str)), "")
-        raise InputError(
-            f"{source}{_line(source, last)}: {path}: {error.message}",
-            "an architecture file follows the schema in docs/reference/files.md",
-            "restore the file from a copy, or search again",
-        )
-    for key in ("floors", "kept"):
-        unknown = [name for name in data.get(key, {}) if name not in data["widths"]]
+def _check_groups(data: Mapping[str, Any], source: Path) -> None:
+    """What a schema cannot say: which groups there are, and that kept units fit the widths."""
+    widths, seed_widths = data["widths"], data["seed_widths"]
+    for key in ("seed_widths", "floors", "kept"):
+        unknown = [name for name in data[key] if name not in widths]
         if unknown:
-            raise InputError(f"{source}: {key} names the group {unknown[0]!r}", "groups are those of widths", "restore the file")
-    if data["widths"].keys() != data["seed_widths"].keys():
-        raise InputError(
-            f"{source}: widths and seed_widths name different groups", "both name every group", "restore the file from a copy"
-        )
-
-
-def _line(source: Path, key: str) -> str:
-    """``, line N`` of the first mention of a field, for messages."""
-    if not key:
-        return ""
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    pattern = re.compile(re.escape(json.dumps(key)) + r"\s*:")
-    found = next((number for number, line in enumerate(lines, 1) if pattern.search(line)), None)
-    return f", line {found}" if found else ""
+            raise wrong_field(source, [key], f"names the group {unknown[0]!r}, which is not among the widths")
+    missing = [name for name in widths if name not in seed_widths]
+    if missing:
+        raise wrong_field(source, ["seed_widths"], f"does not name the group {missing[0]!r}")
+    for name, units in data["kept"].items():
+        if len(units) != widths[name]:
+            raise wrong_field(source, ["kept", name], f"{len(units)} units for a width of {widths[name]}")
+        if data.get("parent") is None and max(units) >= seed_widths[name]:
+            raise wrong_field(source, ["kept", name], f"unit {max(units)} of a parent with {seed_widths[name]}")
 
 
 def describe_inputs(example_inputs: Any) -> list[dict[str, Any]]:
@@ -294,5 +320,6 @@ def describe_inputs(example_inputs: Any) -> list[dict[str, Any]]:
                 "wrap the network in a module that takes tensors",
             )
     return [
-        {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch."), "name": name} for name, value in named
+        {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch."), "name": name}
+        for name, value in named
     ]

@@ -67,7 +67,7 @@ def _architecture(
         widths=widths,
         seed_widths=dict(graph.widths),
         floors={name: group.floor for name, group in graph.groups.items()},
-        costs={name: {"total": total, "unit": budgets.unit(name)} for name, total in budgets.costs(widths).items()},
+        costs=budgets.described(widths),
         budgets=found.budgets,
         strategy=kind,
         parent=None,

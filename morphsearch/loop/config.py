@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from morphsearch.errors import InputError, UnknownName, UsageError
+from morphsearch.loop.checks import check_arguments
 from morphsearch.training.recipe import Recipe
 
 # What training under pressure wants: a constant rate (the search should not end where learning does), with a short warm-up.
 SEARCH_RECIPE: dict[str, Any] = {"schedule": "constant", "lr": 0.05}
+
+
+def _whole(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(item, str) for item in value)
+
+
+def _shape(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) > 1 and all(_whole(size) for size in value)
+
+
+#: Field to: what it accepts, the rule in words, the repair.
+_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "model": (lambda v: isinstance(v, str) and bool(v), "the spec of a seed", 'write for example model = "resnet20"'),
+    "data": (lambda v: isinstance(v, str) and bool(v), "the spec of a data set", 'write for example data = "digits"'),
+    "budget": (_texts, "one or more budgets, as text", 'write for example budget = ["flops=50%"]'),
+    "strategy": (lambda v: isinstance(v, str), "the name of a strategy", 'write for example strategy = "gamma-l1"'),
+    "strategy_options": (lambda v: isinstance(v, Mapping), "a table of options by name", "leave it out"),
+    "iterations": (_whole, "a whole number: a search makes one morph or more", "use 1 or 2"),
+    "epochs": (lambda v: _number(v) and v > 0, "a number above 0: how long each morph trains", "use 10"),
+    "device": (lambda v: isinstance(v, str) and bool(v), "auto, cpu or an accelerator's name", 'use "auto"'),
+    "input": (lambda v: v is None or _shape(v), "an example shape with batch", "write for example [1, 3, 32, 32]"),
+    "recipe": (lambda v: isinstance(v, Mapping), "a table of recipe fields", "leave it out"),
+    "expand": (lambda v: isinstance(v, bool), "true or false", "use true"),
+    "val_fraction": (lambda v: _number(v) and 0 < v < 1, "a share in (0, 1)", "use 0.1"),
+    "allow_code": (lambda v: isinstance(v, bool), "true or false", "use false"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,13 +87,22 @@ class SearchConfig:
     allow_code: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "budget", (self.budget,) if isinstance(self.budget, str) else tuple(self.budget))
-        if self.iterations < 1:
-            raise UsageError(f"iterations={self.iterations}", "a search makes one morph or more", "use 1 or 2")
-        if not self.epochs > 0:
-            raise UsageError(f"epochs={self.epochs}", "each morph trains for more than 0 epochs", "use 10")
+        object.__setattr__(self, "budget", (self.budget,) if isinstance(self.budget, str) else self.budget)
+        for name, (accepts, rule, repair) in _RULES.items():
+            value = getattr(self, name)
+            if not accepts(value):
+                raise UsageError(f"{name}={value!r}", f"{name} is {rule}", repair)
+        check_arguments(
+            steps=self.steps,
+            seed=self.seed,
+            round_to=self.round_to,
+            strength=self.strength,
+            threshold=self.threshold,
+            shrink_to=self.shrink_to,
+        )
+        object.__setattr__(self, "budget", tuple(self.budget))
         if self.input is not None:
-            object.__setattr__(self, "input", tuple(int(size) for size in self.input))
+            object.__setattr__(self, "input", tuple(self.input))
         self.training()
 
     def training(self) -> Recipe:

@@ -9,8 +9,8 @@ gives back acts like a strength of the opposite sign, the *resistance* `r`. With
     r = s - d / (lr n)   (averaged over looks)        s' = r + need / (lr t).
 
 So the strength rises where units resist, and once the need is met it stays what holds them down. While the cost is
-below its target the strength is let off slowly, so that units may come back. What is still missing at the end, the
-morph removes by rank.
+below its target the strength is let off, so that units may come back. Past the time at which the target should
+have been reached the strength grows steadily. What is still missing at the end, the morph removes by rank.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MEMORY = 0.7  # share of the former estimate of the resistance that stays at every look
-RELEASE = 0.95  # share of the strength that is left at the next look while the cost is below its target
-GROWTH = 1.5  # the strength grows at most so many times from one look to the next
+RELEASE = 0.95  # at most this share of the strength is left at the next look while the cost is below its target
+GROWTH = 1.25  # the strength grows at most so many times from one look to the next
+OVERDUE = 1.07  # and at least so many times once the target should have been reached
 LEAST_LR = 0.02  # learning rates below this share of the largest one so far count as this share
 
 
@@ -37,7 +38,7 @@ class Controller:
 
     steps: int | None
     warmup: float = 0.25
-    settle: float = 0.3
+    settle: float = 0.4
     fixed: float | None = None
     horizon: int = 1000
     strength: float = 0.0
@@ -52,6 +53,11 @@ class Controller:
         return round(self.warmup * (self.steps if self.steps is not None else self.horizon))
 
     @property
+    def end(self) -> float:
+        """The step at which the target should be reached; never, without a schedule."""
+        return float("inf") if self.steps is None else round(self.steps * (1 - self.settle))
+
+    @property
     def every(self) -> int:
         """Steps between two looks: 10, fewer in short schedules."""
         return 10 if self.steps is None else max(1, min(10, self.steps // 50))
@@ -64,10 +70,9 @@ class Controller:
         """Steps left to reach the target; never so few that the answer explodes."""
         if self.steps is None:
             return self.horizon
-        end = round(self.steps * (1 - self.settle))
-        return max(end - step, max(1, round(0.05 * self.steps)))
+        return int(max(self.end - step, max(1, round(0.05 * self.steps))))
 
-    def update(self, step: int, need: float, lr: float) -> float:
+    def update(self, step: int, need: float, lr: float, fullness: float = 1.0) -> float:
         """Set and return the strength until the next look.
 
         Args:
@@ -75,6 +80,7 @@ class Controller:
             need: what the last unit that must go still needs, in score units per price; 0 where the cost is at or below
                 its target.
             lr: learning rate.
+            fullness: cost over target, where it is at or below it; the further below, the quicker the strength goes.
         """
         self.peak_lr = max(self.peak_lr, lr)
         rate = max(lr, LEAST_LR * self.peak_lr) or 1.0
@@ -83,7 +89,7 @@ class Controller:
         elif not self.pressing(step):
             self.strength = 0.0
         elif need <= 0:
-            self.strength *= RELEASE
+            self.strength *= min(RELEASE, fullness**2)
             self.resistance = min(self.resistance, self.strength)
             self.last_need = None
         else:
@@ -91,7 +97,10 @@ class Controller:
                 resisted = self.strength - (self.last_need - need) / (rate * (step - self.last_step))
                 self.resistance = max(0.0, MEMORY * self.resistance + (1 - MEMORY) * resisted)
             wanted = self.resistance + need / (rate * self.remaining(step))
-            self.strength = min(wanted, GROWTH * self.strength) if self.strength > 0 else wanted
+            if self.strength > 0:
+                least = OVERDUE * self.strength if step >= self.end else 0.0
+                wanted = min(max(wanted, least), GROWTH * self.strength)
+            self.strength = wanted
             self.last_need = need
         self.last_step = step
         return self.strength

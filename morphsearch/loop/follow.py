@@ -19,7 +19,7 @@ def rebind(optimizer: torch.optim.Optimizer, before: nn.Module, after: nn.Module
     Raises:
         UsageError: the optimizer holds a parameter that is not the network's.
     """
-    names = {id(parameter): name for name, parameter in before.named_parameters()}
+    names: dict[int, str] = {id(parameter): name for name, parameter in before.named_parameters()}
     fresh = dict(after.named_parameters())
     slots: dict[str, list[int]] = defaultdict(list)
     for name, dim in plan.gather:
@@ -28,20 +28,22 @@ def rebind(optimizer: torch.optim.Optimizer, before: nn.Module, after: nn.Module
     for group in optimizer.param_groups:
         replaced = []
         for parameter in group["params"]:
-            name = names.get(id(parameter))
-            if name is None:
+            if id(parameter) not in names:
                 raise UsageError(
                     "the optimizer holds a parameter that is not the searched network's",
                     "follow() exchanges the network's parameters as units leave",
                     "give other parameters an optimizer of their own",
                 )
+            name = names[id(parameter)]
             new = fresh[name]
             replaced.append(new)
             old_state = optimizer.state.get(parameter)
             if old_state:
                 dims = [(dim, plan.gather[name, dim]) for dim in slots[name]]
                 state[new] = {
-                    key: gathered(value, dims) if isinstance(value, Tensor) and value.shape == parameter.shape else value
+                    key: gathered(value, dims)
+                    if isinstance(value, Tensor) and value.shape == parameter.shape
+                    else value
                     for key, value in old_state.items()
                 }
         group["params"] = replaced

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morphsearch.errors import InputError, UsageError
-from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors
-from morphsearch.loop.architecture import Architecture
+from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
+from morphsearch.loop.architecture import FILE, Architecture
+from morphsearch.loop.schema import REPAIR, finite, read_checked, wrong_field
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SCHEMA_VERSION = 1
 FORMAT = "morphsearch-run"
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["schema_version"],
+    "properties": {
+        "schema_version": {"type": "integer", "minimum": 1},
+        "seed_spec": {"type": ["string", "null"]},
+        "strategy": {"type": "string"},
+        "iterations": {"type": "integer", "minimum": 1},
+        "config": {"type": "object"},
+        "budgets": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["text", "metric"],
+                "properties": {"text": {"type": "string"}, "metric": {"type": "string"}},
+            },
+        },
+    },
+}
 
 
 class RunDirectory:
@@ -33,14 +53,18 @@ class RunDirectory:
             InputError: the folder cannot be written to.
         """
         run = cls(path)
-        if run.exists():
-            raise UsageError(
-                f"{run.path} already holds a run",
-                "a run is never overwritten",
-                f"go on with it (morphsearch resume {run.path}), or choose another --run-dir",
-            )
+        run.refuse_existing()
         write_json(run.record, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asked})
         return run
+
+    def refuse_existing(self) -> None:
+        """Raise UsageError if there is a run already."""
+        if self.exists():
+            raise UsageError(
+                f"{self.path} already holds a run",
+                "a run is never overwritten",
+                f"go on with it (morphsearch resume {self.path}), or choose another --run-dir",
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -78,32 +102,79 @@ class RunDirectory:
         """``checkpoint/``: what a resumed run goes on from."""
         return self.path / "checkpoint"
 
+    @property
+    def outcome(self) -> Path:
+        """``result.json``: there once the run is complete."""
+        return self.path / "result.json"
+
     def asked(self) -> dict[str, Any]:
         """The content of ``run.json``, checked.
 
         Raises:
-            InputError: damaged, foreign or newer.
+            InputError: damaged, foreign or newer; the message names field and line.
         """
-        data = read_json(self.record)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise InputError(
-                f"{self.record} is not the record of a run", f'it has "format": "{FORMAT}"', "check the path, or restore it from a copy"
+        return read_checked(self.record, SCHEMA, form=FORMAT, version=SCHEMA_VERSION, what="the record of a run")
+
+    def require_same(self, asked: Mapping[str, Any]) -> None:
+        """Refuse to go on with a run under other arguments.
+
+        Raises:
+            UsageError: an argument differs from what ``run.json`` says; versions of programs do not count.
+        """
+        recorded = self.asked()
+        wanted = json.loads(json.dumps(asked))
+        for key in ("versions", "format", "schema_version"):
+            recorded.pop(key, None)
+            wanted.pop(key, None)
+        for one in (recorded, wanted):
+            if isinstance(one.get("config"), dict):
+                one["config"] = {k: v for k, v in one["config"].items() if k != "allow_code"}
+        differing = [key for key in {**recorded, **wanted} if recorded.get(key) != wanted.get(key)]
+        if differing:
+            key = differing[0]
+            raise UsageError(
+                f"{self.path} was started with another {key}: {_brief(recorded.get(key))}, now {_brief(wanted.get(key))}",
+                "a run goes on under the arguments that it was started with",
+                "give those arguments again, or choose another run directory",
             )
-        if not isinstance(data.get("schema_version"), int) or data["schema_version"] > SCHEMA_VERSION:
-            raise InputError(
-                f"{self.record}: schema_version is {data.get('schema_version')!r}",
-                f"this morphsearch reads versions up to {SCHEMA_VERSION}",
-                "update morphsearch",
-            )
-        return data
 
     def log(self, event: str, **values: Any) -> None:
-        """Append an event to ``metrics.jsonl``; numbers that are not finite become null."""
-        append_line(self.metrics, {"event": event, **{key: finite(value) for key, value in values.items()}})
+        """Append an event to ``metrics.jsonl``; numbers that are not finite become null.
+
+        Raises:
+            InputError: the file cannot be written to, or the disk is full.
+        """
+        try:
+            append_line(self.metrics, {"event": event, **{key: finite(value) for key, value in values.items()}})
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.metrics}: {error.strerror or error}",
+                "the folder must be writable and the disk must have room",
+                f"make room and go on with the run (morphsearch resume {self.path})",
+            ) from error
 
     def events(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
-        return read_lines(self.metrics)
+        return [line for line in read_lines(self.metrics) if isinstance(line, dict)]
+
+    def rewind(self, step: int) -> None:
+        """Make ``metrics.jsonl`` agree with the state that a resumed run goes on from.
+
+        Lines of steps beyond `step` go, since they are about to come again, and architectures that were saved get the
+        line that a crash kept from being written.
+        """
+        lines = self.events()
+        kept = [
+            line
+            for line in lines
+            if line.get("event") not in ("step", "epoch")
+            or not isinstance(line.get("step"), int)
+            or line["step"] <= step
+        ]
+        told = {line.get("iteration") for line in kept if line.get("event") == "iteration"}
+        kept += [iteration_line(one) for one in self.architectures() if one.name not in told]
+        if kept != lines:
+            write_text(self.metrics, "".join(f"{json.dumps(finite(line))}\n" for line in kept))
 
     def iteration(self, name: str) -> Path:
         """The folder of one iteration."""
@@ -117,25 +188,47 @@ class RunDirectory:
         architecture.save(folder)
 
     def architectures(self) -> list[Architecture]:
-        """The saved architectures in order."""
-        return [Architecture.load(path) for path in sorted(self.path.glob("iterations/*/architecture.json"))]
+        """The saved architectures in order.
+
+        Raises:
+            InputError: one is damaged, missing in between, or lies in the folder of another.
+        """
+        found = [Architecture.load(path) for path in sorted(self.path.glob(f"iterations/*/{FILE}"))]
+        for number, architecture in enumerate(found, 1):
+            assert architecture.path is not None
+            if architecture.path.parent.name != f"{number:03d}":
+                raise InputError(
+                    f"{self.iteration(f'{number:03d}') / FILE} is missing",
+                    "a run holds every iteration up to its last",
+                    REPAIR,
+                )
+            if architecture.name != f"{number:03d}":
+                raise wrong_field(architecture.path, ["name"], f"{architecture.name!r} in the folder of {number:03d}")
+        return found
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write ``result.json``, which marks the run complete."""
-        write_json(self.path / "result.json", finite(dict(summary)))
+        write_json(self.outcome, finite(dict(summary)))
 
     def result(self) -> dict[str, Any] | None:
-        """The content of ``result.json``, None for a run that is not complete."""
-        path = self.path / "result.json"
-        return read_json(path) if path.is_file() else None
+        """The content of ``result.json``, None for a run that is not complete.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        if not self.outcome.is_file():
+            return None
+        data = read_json(self.outcome)
+        if not isinstance(data, dict) or not isinstance(data.get("best"), str):
+            raise wrong_field(self.outcome, ["best"], "it is the name of an architecture")
+        return data
 
 
-def finite(value: Any) -> Any:
-    """`value` with everything JSON can hold; NaN and infinity become None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
+def iteration_line(architecture: Architecture) -> dict[str, Any]:
+    """The line of ``metrics.jsonl`` for an architecture."""
+    return {"event": "iteration", "iteration": architecture.name, "costs": architecture.totals, **architecture.metrics}
+
+
+def _brief(value: Any, most: int = 80) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphsearch.strategies.widths import largest_multiplier, lowest_width, scale, step_of
+from morphsearch.errors import InputError
+from morphsearch.strategies.widths import largest_multiplier, lowest_width, step_of
 
 if TYPE_CHECKING:
-    from morphsearch.graph import ConvGraph
+    from morphsearch.graph import ConvGraph, Group
 
 Widths = dict[str, int]
 
@@ -110,13 +111,24 @@ def fewest_deaths(
 def expansion(
     graph: ConvGraph, kept: Widths, fits: Callable[[Widths], bool], *, limit: float, round_to: int
 ) -> tuple[float, Widths]:
-    """The largest uniform multiplier of `kept` that fits, and its widths (MorphNet's omega, arXiv 1711.06798, step 3)."""
+    """The largest uniform multiplier of `kept` that fits, and its widths (MorphNet's omega, arXiv 1711.06798, step 3).
+
+    With a `limit` of 1 nothing grows: widths are `kept`, rounded down.
+    """
     if limit == 1.0:
-        same = scale(graph, 1.0, kept, round_to=round_to)
+        same = {name: _rounded_down(graph.groups[name], width, round_to) for name, width in kept.items()}
         if fits(same):
             return 1.0, same
     multiplier, widths = largest_multiplier(graph, kept, fits, limit, round_to=round_to)
     return multiplier, fill_up(graph, widths, fits, base=kept, limit=limit, round_to=round_to)
+
+
+def _rounded_down(group: Group, width: int, round_to: int) -> int:
+    """The largest legal width up to `width`; the lowest legal one where there is none."""
+    if group.frozen is not None:
+        return width
+    step = step_of(group, round_to)
+    return max(width // step * step, lowest_width(group, round_to))
 
 
 def fill_up(
@@ -178,10 +190,21 @@ def kept_positions(graph: ConvGraph, multiplicity: np.ndarray) -> dict[str, list
 
 
 def from_positions(graph: ConvGraph, kept: dict[str, list[int]]) -> np.ndarray:
-    """The inverse of :func:`kept_positions`."""
+    """The inverse of :func:`kept_positions`.
+
+    Raises:
+        InputError: a position that the graph does not have.
+    """
     multiplicity = np.ones(graph.num_units, np.int64)
     for position, name in enumerate(graph.groups):
         if name in kept:
-            size = int((graph.unit_group == position).sum())
-            multiplicity[graph.unit_group == position] = np.bincount(np.array(kept[name], np.int64), minlength=size)
+            units = graph.unit_group == position
+            counts = np.bincount(np.array(kept[name], np.int64))
+            if counts.size > units.sum():
+                raise InputError(
+                    f"unit {counts.size - 1} of group {name!r} was kept of {int(units.sum())}",
+                    "kept units are positions in the group of the parent",
+                    "restore the architecture file from a copy, or search again",
+                )
+            multiplicity[units] = np.pad(counts, (0, int(units.sum()) - counts.size))
     return multiplicity

@@ -63,7 +63,8 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the lowest FLOPs and parameters beside the seed's."""
         reach = {
-            metric: {"seed": cost(self.graph, metric).total, "lowest": self.lowest(metric)} for metric in ("flops", "params")
+            metric: {"seed": cost(self.graph, metric).total, "lowest": self.lowest(metric)}
+            for metric in ("flops", "params")
         }
         return {
             "exact": self.exact,
@@ -153,7 +154,9 @@ def inputs_like(example_inputs: Any, generator: torch.Generator) -> tuple[tuple[
     return tree_map(draw, args), tree_map(draw, kwargs)
 
 
-def random_keep(graph: ConvGraph, rng: np.random.Generator, skip: tuple[str, ...] | list[str] = ()) -> dict[str, list[int]]:
+def random_keep(
+    graph: ConvGraph, rng: np.random.Generator, skip: tuple[str, ...] | list[str] = ()
+) -> dict[str, list[int]]:
     """Random positions of every free group, each group its own share between a tenth and all, never below the floor."""
     keep = {}
     for name in graph.free:
@@ -206,7 +209,7 @@ def behaviour(model: nn.Module, args: Any, kwargs: Any) -> dict[str, str]:
         try:
             action()
             results[name] = "ok"
-        except Exception as error:  # noqa: BLE001 - the report names whatever the network raises
+        except Exception as error:  # the report names whatever the network raises
             results[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
     def train() -> None:

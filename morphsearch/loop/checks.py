@@ -1,0 +1,73 @@
+"""What a search refuses before anything is trained."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from morphsearch.errors import GraphError, UsageError
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+Rule = tuple[Callable[[float], bool], bool, str, str]
+
+#: Argument to: what holds of it, whether it is whole, the rule in words, the repair.
+_RULES: dict[str, Rule] = {
+    "steps": (lambda v: v >= 1, True, "a whole number of optimizer steps, 1 or more", "leave it out to self-pace"),
+    "strength": (lambda v: v >= 0, False, "zero or more", "leave it out to have it found"),
+    "threshold": (lambda v: v >= 0, False, "zero or more", "leave it out to take the strategy's own"),
+    "shrink_to": (lambda v: 0 < v <= 1, False, "a share of the budget in (0, 1]", "use 0.75"),
+    "limit": (lambda v: v >= 1, False, "a number, at least 1", "use 4"),
+    "round_to": (lambda v: v >= 1, True, "a whole number, 1 or more", "use 1, 8 or 16"),
+    "warmup": (lambda v: 0 <= v < 1, False, "a share of the steps in [0, 1)", "use 0.25"),
+    "seed": (lambda v: v >= 0, True, "a whole number, 0 or more", "use 0"),
+}
+OPTIONAL = ("steps", "strength", "threshold", "shrink_to", "warmup")
+
+
+def check_arguments(**values: Any) -> None:
+    """Check arguments of a search by their names.
+
+    Raises:
+        UsageError: one is of the wrong type or out of range.
+    """
+    for name, value in values.items():
+        holds, whole, rule, repair = _RULES[name]
+        if value is None and name in OPTIONAL:
+            continue
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not holds(value):
+            raise UsageError(f"{name}={value!r}", f"{name} is {rule}", repair)
+
+
+def require_convolutions(graph: ConvGraph) -> None:
+    """Raise GraphError for a network without convolutions or with nothing that may change."""
+    if not any(operation.kind in ("conv", "conv_transpose") for operation in graph.operations):
+        raise GraphError(
+            "the network has no convolution",
+            "morphsearch searches the widths of convolutional networks",
+            "check that the right network is built, and that its forward pass runs its convolutions",
+        )
+    if not graph.free:
+        reasons = sorted({str(group.frozen) for group in graph.groups.values()})
+        raise GraphError(
+            f"no group of the network may change: {'; '.join(reasons[:3])}",
+            "a search needs at least one group of channels that can leave",
+            "see `morphsearch verify` for what freezes them",
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions that results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    try:
+        own = version("morphsearch")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {"morphsearch": own, "torch": torch.__version__, "python": platform.python_version()}

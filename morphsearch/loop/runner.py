@@ -1,0 +1,253 @@
+"""Trains, morphs, saves; goes on from whatever the run directory holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from morphsearch import plugins
+from morphsearch.data import DataSplits
+from morphsearch.errors import InputError, StoppedError
+from morphsearch.loop.architecture import Architecture
+from morphsearch.loop.results import SearchResult
+from morphsearch.loop.session import Search
+from morphsearch.training import (
+    EpochStats,
+    Interrupt,
+    Recipe,
+    Trainer,
+    deferred_interrupts,
+    evaluate,
+    load_checkpoint,
+    reestimate_batchnorm,
+    save_checkpoint,
+)
+
+Listener = Callable[[str, dict[str, Any]], None]
+Saved = tuple[dict[str, Tensor], dict[str, Any]]
+
+CHECKPOINT_SECONDS = 60.0
+SEEDS_APART = 1000  # between the training seeds of two morphs
+
+
+def silent(kind: str, payload: dict[str, Any]) -> None:
+    """A listener that hears nothing."""
+
+
+class Runner:
+    """A search with training of its own.
+
+    Args:
+        search: as it is: with architectures, if some were found before.
+        recipe: of each morph's training. iterations: how many morphs. seed: of the training.
+        listener: hears progress.
+    """
+
+    def __init__(
+        self, search: Search, data: DataSplits, recipe: Recipe, iterations: int, seed: int, listener: Listener | None
+    ) -> None:
+        self.search, self.data, self.recipe = search, data, recipe
+        self.iterations, self.seed, self.hear = iterations, seed, listener or silent
+        self.steps = search.steps
+        self.where = "before the first morph"
+        self._logged = 0  # epochs of this morph that have their line
+        self._saved_at = 0.0
+
+    def go(self) -> SearchResult:
+        """Everything that is still to do.
+
+        Raises:
+            StoppedError: interrupted, after saving (with a run directory; without one KeyboardInterrupt passes).
+            DivergedError: the loss is not finite; the last checkpoint is kept.
+        """
+        try:
+            return self._go()
+        except KeyboardInterrupt:
+            run = self.search.run
+            if run is None:
+                raise
+            run.log("interrupted", iteration=self.number, step=self.search.total_steps)
+            again = "ms.search(..., resume=True) with the same arguments goes on"
+            raise StoppedError(
+                f"stopped {self.where}",
+                f"everything is saved in {run.path}",
+                f"morphsearch resume {run.path}" if "config" in self.search.extra else again,
+            ) from None
+
+    @property
+    def number(self) -> int:
+        """The morph that is next, or under way."""
+        return len(self.search.architectures) + 1
+
+    def _go(self) -> SearchResult:
+        run = self.search.run
+        complete = run is not None and run.result() is not None
+        saved = None if complete else self._saved()
+        while self.number <= self.iterations:
+            device = self.recipe.device
+            if self.search.strategy.needs_training:
+                trainer = self._trainer()
+                device = str(trainer.device)
+                self._train(trainer, saved)
+                saved = None
+            self.where = f"at the end of morph {self.number} of {self.iterations}"
+            self._tell(self.search.morph(lambda model, device=device: self._judge(model, device)))
+        return self._result(complete)
+
+    # -- going on ----------------------------------------------------------------------------------------------------
+
+    def _saved(self) -> Saved | None:
+        """The checkpoint that this morph goes on from, if there is one; and the log brought in line with it."""
+        run = self.search.run
+        if run is None:
+            return None
+        saved = load_checkpoint(run.checkpoint)
+        if saved is not None and saved[1].get("iteration") != self.number:
+            saved = None
+        run.rewind(self.search.total_steps if saved is None else int(saved[1].get("step", 0)))
+        return saved
+
+    def _load(self, trainer: Trainer, saved: Saved) -> None:
+        tensors, state = saved
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        if not isinstance(state.get("trainer"), Mapping) or not isinstance(state.get("search"), Mapping):
+            assert self.search.run is not None
+            raise InputError(
+                f"{self.search.run.checkpoint} is not the checkpoint of a search",
+                "it holds the state of the training and of the search",
+                "restore it from a copy, or delete it to repeat this morph",
+            )
+        trainer.load_state(part("trainer."), state["trainer"])
+        self.search.load_state(part("search."), state["search"])
+        self._logged = trainer.epoch
+        if self.search.run is not None:
+            self.search.run.log("resumed", iteration=self.number, step=self.search.total_steps)
+        self.hear("note", {"text": f"Going on with morph {self.number} at step {trainer.step}."})
+
+    def _save(self, trainer: Trainer) -> None:
+        run = self.search.run
+        if run is None:
+            return
+        ours, theirs = self.search.state(), trainer.state()
+        tensors = {f"search.{k}": v for k, v in ours[0].items()} | {f"trainer.{k}": v for k, v in theirs[0].items()}
+        state = {"iteration": self.number, "step": self.search.total_steps, "search": ours[1], "trainer": theirs[1]}
+        save_checkpoint(run.checkpoint, tensors, state)
+        self._saved_at = time.monotonic()
+
+    # -- one morph ---------------------------------------------------------------------------------------------------
+
+    def _trainer(self) -> Trainer:
+        search = self.search
+        trainer = Trainer(
+            search.model,
+            self.data,
+            self.recipe,
+            seed=self.seed + SEEDS_APART * self.number,
+            no_decay=search.regularized(),
+            penalty=search.penalty,
+            after_step=lambda step: search.step(trainer.lr),
+            progress=lambda kind, payload: self.hear(kind, {**payload, "strength": search.strength}),
+            phase=f"morph {self.number}/{self.iterations}",
+        )
+        search.controller.steps = min(self.steps or trainer.total_steps, trainer.total_steps)
+        return trainer
+
+    def _train(self, trainer: Trainer, saved: Saved | None) -> None:
+        self._logged = 0
+        if saved is not None:
+            self._load(trainer, saved)
+        else:
+            trainer.prepare()  # what is chosen by timing stays chosen when the run is resumed
+            self._save(trainer)
+        with deferred_interrupts() as interrupt:
+            try:
+                while not trainer.finished:
+                    self._epoch(trainer, interrupt)
+            except KeyboardInterrupt:
+                self.where = (
+                    f"in morph {self.number} of {self.iterations}, at step {trainer.step} of {trainer.total_steps}"
+                )
+                # A batch or an epoch that was broken off is repeated from the former checkpoint.
+                if trainer.between_batches and self._logged == trainer.epoch:
+                    self._save(trainer)
+                raise
+
+    def _epoch(self, trainer: Trainer, interrupt: Interrupt) -> None:
+        def on_batch(trainer: Trainer) -> None:
+            interrupt.check()
+            if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+                self._save(trainer)
+
+        stats = trainer.train_epoch(on_batch=on_batch)
+        self._log_epoch(trainer, stats)
+        self._save(trainer)
+        interrupt.check()
+
+    def _log_epoch(self, trainer: Trainer, stats: EpochStats) -> None:
+        # Running statistics lag behind while scales shrink; a few batches bring them up to date.
+        batches = max(1, min(20, trainer.batches_per_epoch // 10))
+        reestimate_batchnorm(
+            trainer.model, self.data.train, batches=batches, batch_size=self.recipe.batch_size, seed=self.seed
+        )
+        judged = trainer.evaluate(self.data.val)
+        status = self.search.status()
+        line = {
+            "iteration": self.number,
+            "epoch": trainer.epoch,
+            "step": self.search.total_steps,
+            "loss": stats.loss,
+            "accuracy": stats.accuracy,
+            "val_loss": judged.loss,
+            "val_accuracy": judged.accuracy,
+            "seconds": stats.seconds,
+            **status,
+        }
+        if self.search.run is not None:
+            self.search.run.log("epoch", **line)
+        self._logged = trainer.epoch
+        shown = {"accuracy": judged.accuracy, "cost": status["costs"], "phase": f"morph {self.number}"}
+        self.hear("epoch", {**line, **shown})
+
+    def _judge(self, model: nn.Module, device: str) -> dict[str, float | None]:
+        """Accuracy of the shrunk and widened network on the validation part, with fresh batch-norm statistics."""
+        if device != "auto":
+            model.to(torch.device(device))
+        reestimate_batchnorm(model, self.data.train, seed=self.seed)
+        judged = evaluate(model, self.data.val)
+        return {"val_accuracy": judged.accuracy, "val_loss": judged.loss}
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def _tell(self, architecture: Architecture) -> None:
+        self.hear(
+            "iteration",
+            {
+                "iteration": architecture.name,
+                "cost": architecture.totals,
+                "accuracy": architecture.metrics.get("val_accuracy"),
+                "multiplier": architecture.multiplier,
+                "widths": architecture.widths,
+            },
+        )
+        for note in architecture.notes:
+            self.hear("note", {"text": note})
+
+    def _result(self, complete: bool) -> SearchResult:
+        search = self.search
+        run = search.run
+        result = SearchResult.of(search.architectures, run.path if run is not None else None, search.model)
+        if not complete:
+            if run is not None:
+                run.finish(result.summary)
+                run.log("end", best=result.best.name)
+            plugins.fire("morphsearch_search_end", result=result)
+        count, best = len(result.architectures), result.best.name
+        self.hear("end", {"text": f"Found {count} architectures; {best} did best on the validation part."})
+        return result
