@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
 
 # Operations in which forward code can have sizes, or equal parts, written down.
-SIZED = frozenset("view _unsafe_view reshape split split_with_sizes slice select narrow unbind constant_pad_nd expand repeat".split())
+SIZED = frozenset(
+    "view _unsafe_view reshape split split_with_sizes slice select narrow unbind constant_pad_nd expand repeat".split()
+)
 
 
 def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = False) -> tuple[nn.Module, Plan]:
@@ -30,8 +32,8 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
         return _attempt(graph, plan, multiplicity, (), meta), plan
     except Mismatch as first:
         paths = sized_modules(graph, multiplicity)
-        if not paths:
-            raise
+        if first.operation >= 0 and (where := graph.tape.operations[first.operation].module) not in paths:
+            paths.append(where)  # sizes may also be written around parameters, which are no operations
         plan = make_plan(graph.tape, graph.resolution, multiplicity)
         try:
             return _attempt(graph, plan, multiplicity, tuple(paths), meta), plan
@@ -93,7 +95,10 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
         if not graph.free:
             return graph
         try:
-            rewrite_checked(graph, trial(graph), meta=graph.on_meta)
+            _, plan = rewrite_checked(graph, trial(graph), meta=graph.on_meta)
+            if plan.dependent:
+                mark_dependent(graph, plan.dependent)
+                graph = Graph(graph.model, graph.example_inputs, graph.tape, graph.evaluated, frozen, graph.on_meta)
             return graph
         except Mismatch as mismatch:
             operation = graph.tape.operations[mismatch.operation] if mismatch.operation >= 0 else None
@@ -108,6 +113,19 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
         "every rewrite is checked by running it",
         "teach the operations that are in the way through the hook morphsearch_operations",
     )
+
+
+def mark_dependent(graph: ConvGraph, operations: list[int]) -> None:
+    """Operations that compute with a number taken from a width: what they read mixes (all units, where they read none)."""
+    tape = graph.tape
+    for index in operations:
+        operation = tape.operations[index]
+        where = f"{operation.kind} in {operation.module}" if operation.module else operation.kind
+        ids = [np.asarray(labels.ids).reshape(-1) for labels in operation.inputs]
+        found = np.concatenate(ids) if ids else np.zeros(0, np.int64)
+        if not (found > 0).any():
+            found = np.concatenate(list(tape.slots.values()))
+        tape.mix(found, f"{where}, by a number that follows from a width")
 
 
 def trial(graph: ConvGraph) -> np.ndarray:

@@ -24,7 +24,7 @@ def initialise(model: nn.Module) -> None:
 
 def share_columns(model: nn.Module, plan: Plan) -> None:
     """Divide the columns of units that occur `m` times by `m` (Net2Net, arXiv 1511.05641, section 2.2)."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters()) | dict(model.named_buffers())
     for (name, dim), copies in plan.copies.items():
         if dim == plan.column_dims.get(name) and name in parameters and (copies > 1).any():
             shape = [1] * parameters[name].dim()

@@ -87,7 +87,13 @@ class ConvGraph:
     """A network as operations, units and groups. Made by :func:`record`."""
 
     def __init__(
-        self, model: nn.Module, example_inputs: Any, tape: Tape, evaluated: int, frozen: Mapping[int, str], on_meta: bool
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        tape: Tape,
+        evaluated: int,
+        frozen: Mapping[int, str],
+        on_meta: bool,
     ) -> None:
         self.model, self.example_inputs = model, example_inputs
         self.tape, self.evaluated, self.on_meta = tape, evaluated, on_meta
@@ -153,7 +159,9 @@ class ConvGraph:
         for name, parameter in self.model.named_parameters():
             slots = self.tape.slots
             shapes[name] = tuple(
-                _extent(self.resolution.unit_of[slots[name, dim]], self.resolution) if (name, dim) in slots else Extent(size)
+                _extent(self.resolution.unit_of[slots[name, dim]], self.resolution)
+                if (name, dim) in slots
+                else Extent(size)
                 for dim, size in enumerate(parameter.shape)
             )
         return shapes
@@ -243,7 +251,9 @@ class ConvGraph:
             multiplicity[self.units_of(name)] = counts
         return self.rewrite(multiplicity, weights=weights)
 
-    def rewrite(self, multiplicity: np.ndarray, weights: str = "inherit", *, noise: float = 0.0, seed: int = 0) -> nn.Module:
+    def rewrite(
+        self, multiplicity: np.ndarray, weights: str = "inherit", *, noise: float = 0.0, seed: int = 0
+    ) -> nn.Module:
         """The network in which unit `u` occurs ``multiplicity[u]`` times, checked by recording it again.
 
         Args:
@@ -292,7 +302,8 @@ class ConvGraph:
         if width < group.floor or width % group.multiple:
             raise GraphError(
                 f"group {name!r} is asked to have {width} units",
-                f"it takes {group.floor} or more" + (f", in multiples of {group.multiple}" if group.multiple > 1 else ""),
+                f"it takes {group.floor} or more"
+                + (f", in multiples of {group.multiple}" if group.multiple > 1 else ""),
                 f"use at least {group.floor}",
             )
 
@@ -340,10 +351,14 @@ def record(
     """
     if not isinstance(model, nn.Module):
         raise GraphError(
-            f"the model is a {type(model).__name__}", "it must be a torch.nn.Module", "pass the network itself, not its class or weights"
+            f"the model is a {type(model).__name__}",
+            "it must be a torch.nn.Module",
+            "pass the network itself, not its class or weights",
         )
     if isinstance(model, torch.jit.ScriptModule):
-        raise GraphError("the model is a scripted module", "its code cannot be rewritten", "pass the module before torch.jit.script")
+        raise GraphError(
+            "the model is a scripted module", "its code cannot be rewritten", "pass the module before torch.jit.script"
+        )
     tape, evaluated, on_meta = run_tape(model, example_inputs, blank=lambda: Tape(model, decisions=decisions))
     graph = ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)
     if check:

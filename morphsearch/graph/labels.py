@@ -27,7 +27,8 @@ class Labels:
             flat index of the element in that parameter.
         shape: the full shape of the tensor.
         producer: index of the operation that made the tensor, or -1.
-        parameter: name of the parameter or buffer that this tensor is a rearrangement of, or None for activations.
+        parameter: name of the parameter or buffer that this tensor is a rearrangement of ("": of several, or in a way that
+            is not known), or None for activations.
     """
 
     ids: Tensor
@@ -57,6 +58,11 @@ class Labels:
 def constant(value: int, shape: tuple[int, ...], producer: int = -1) -> Labels:
     """The same label everywhere."""
     return Labels(torch.full((1,) * len(shape), value, dtype=torch.int64), shape, producer)
+
+
+def unknown(shape: tuple[int, ...]) -> Labels:
+    """Made of parameters alone, but no rearrangement of one: as a weight it fixes what it reads."""
+    return Labels(torch.full((1,) * len(shape), RIGID, dtype=torch.int64), shape, -1, "")
 
 
 def along(vector: Tensor, dim: int, shape: tuple[int, ...], producer: int = -1) -> Labels:

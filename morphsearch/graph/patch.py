@@ -11,29 +11,57 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from morphsearch.errors import GraphError
-from morphsearch.graph.labels import Labels
+from morphsearch.graph.labels import LOOSE, Labels, along
 from morphsearch.graph.record import run_tape
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan, repeat_runs
+from morphsearch.graph.rules.layers import axis_of
 from morphsearch.graph.tape import Tape
 
 # Nodes that only move elements; `getitem` also takes tuples apart.
 MOVES = frozenset(
     "view reshape permute transpose chunk split getitem contiguous flatten unflatten narrow select unbind squeeze unsqueeze"
-    " flip roll swapaxes movedim tensor_split split_with_sizes clone t".split()
+    " pad flip roll swapaxes movedim tensor_split split_with_sizes clone t".split()
 )
 
 
+class _Proxy(fx.Proxy):
+    def __len__(self) -> int:
+        count = _parts(self.node)
+        return super().__len__() if count is None else count
+
+
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """``list(x.chunk(2, 1))``: the number of parts stands in the code."""
+        count = _parts(obj.node)
+        return super().iter(obj) if count is None else (obj[i] for i in range(count))
+
+
+def _parts(node: fx.Node) -> int | None:
+    """Into how many parts a node takes its tensor apart, where the code says so."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", node.kwargs.get("split_size_or_sections"))
+    if name == "chunk" and isinstance(given, int):
+        return given
+    if name in ("split", "split_with_sizes") and isinstance(given, (list, tuple)):
+        return len(given)
+    return None
 
 
 @dataclass
@@ -47,12 +75,15 @@ class NodeFacts:
 
 @dataclass
 class Selection:
-    """Replace `node` by channels `index` of dimension `dim` of `source`."""
+    """Replace `node` by channels `index` of dimension `dim` of `source` (-1: a channel of the value `fill`);
+    `after` dimensions follow."""
 
     node: str
     source: str
     dim: int
     index: np.ndarray
+    fill: float
+    after: int
 
 
 @dataclass
@@ -79,7 +110,7 @@ def trace(module: nn.Module) -> fx.Graph | None:
         for training in (False, True):
             module.training = training
             graphs.append(_Tracer().trace(module))
-    except Exception:  # noqa: BLE001 - fx raises whatever the traced code raises; an untraceable module is just not patched
+    except Exception:
         return None
     finally:
         module.training = mode
@@ -110,38 +141,45 @@ class _Repair(fx.Interpreter):
     """Runs the new network's trace; replaces nodes that do not bring what the seed's bring."""
 
     def __init__(
-        self, module: fx.GraphModule, tapes: list[Tape], seed: _Watch, resolution: Resolution, plan: Plan, multiplicity: np.ndarray
+        self,
+        module: fx.GraphModule,
+        tapes: list[Tape],
+        seed: _Watch,
+        resolution: Resolution,
+        plan: Plan,
+        multiplicity: np.ndarray,
     ) -> None:
         super().__init__(module, garbage_collect_values=False)
-        self.tapes, self.seed, self.resolution, self.plan, self.multiplicity = tapes, seed, resolution, plan, multiplicity
+        self.tapes, self.seed, self.resolution, self.plan, self.multiplicity = (
+            tapes,
+            seed,
+            resolution,
+            plan,
+            multiplicity,
+        )
         self.most = max(1, int(multiplicity.max(initial=1)))
         self.log = PatchLog()
 
     def run_node(self, n: fx.Node) -> Any:
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        lost = any(isinstance(a, _Lost) for a in fx.node.map_aggregate((args, kwargs), lambda v: v) and _leaves(args))
+        lost = any(isinstance(self.env.get(parent), _Lost) for parent in n.all_input_nodes)
         failure: Exception | None = None
         result: Any = _Lost()
         if not lost:
             try:
                 result = super().run_node(n)
-            except Exception as error:  # noqa: BLE001 - a move that fails is repaired below; anything else raises again
+            except Exception as error:
                 failure = error
-        wanted = self._wanted(n)
-        if wanted is None:
-            if failure is not None and not _moves(n):
-                raise failure
-            return result
-        if isinstance(result, Tensor) and self._brings(result, *wanted):
-            return result
         if not _moves(n):
             if failure is not None:
                 raise failure
             return result
-        repaired = self._select(n, *wanted)
-        if repaired is None:
-            repaired = self._resize(n, *wanted)
-        return repaired if repaired is not None else _Lost() if failure or lost else result
+        wanted = self._wanted(n)
+        if wanted is not None and isinstance(result, Tensor) and self._brings(result, *wanted):
+            return result
+        repaired = self._select(n, *wanted) if wanted is not None else None
+        if repaired is None and not lost:
+            repaired = self._resize(n, result)
+        return repaired if repaired is not None else result
 
     def _wanted(self, n: fx.Node) -> tuple[int, np.ndarray] | None:
         """For a node whose units lie along one dimension: that dimension and the identifiers that it should bring."""
@@ -183,7 +221,7 @@ class _Repair(fx.Interpreter):
             if isinstance(value, Tensor) and facts.labels is not None and facts.labels.varying() == [dim]:
                 positions = self._positions(source, chain, dim)
                 if positions is not None:
-                    return self._choose(n, source, value, dim, np.asarray(facts.labels.vector(dim)), positions)
+                    return self._choose(n, source, value, dim, np.asarray(facts.labels.vector(dim)), positions, ids)
             if not _moves(source):
                 return None
             chain.append(source)
@@ -198,33 +236,46 @@ class _Repair(fx.Interpreter):
         labels = self.seed.facts[source.name].labels
         assert labels is not None
         shape = labels.shape
-        value: Any = torch.arange(shape[dim]).reshape([shape[d] if d == dim else 1 for d in range(len(shape))]).expand(shape)
+        value: Any = (
+            torch.arange(shape[dim]).reshape([shape[d] if d == dim else 1 for d in range(len(shape))]).expand(shape)
+        )
+        parent = source
         parent = source
         for node in reversed(chain):
             # The one parent that carries channels gets the positions, sizes get the numbers that the seed had.
-            given = {parent: value}
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n, given=given: given.get(n, self._seed_value(n)))
-            if node.op == "call_method":
-                value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            else:
-                value = node.target(*args, **kwargs)  # type: ignore[operator]
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), partial(self._seed_argument, parent, value))
+            try:
+                value = _apply_move(node, args, kwargs)
+            except (RuntimeError, IndexError, TypeError):
+                return None
             parent = node
-        others = [s for d, s in enumerate(value.shape) if d != dim]
-        if value.dim() != len(shape) or others != [s for d, s in enumerate(shape) if d != dim]:
+        if not isinstance(value, Tensor) or value.dim() != len(shape):
+            return None
+        if any(size != shape[d] for d, size in enumerate(value.shape) if d != dim):
             return None
         first = value[tuple(slice(None) if d == dim else 0 for d in range(value.dim()))]
         return np.asarray(first)
+
+    def _seed_argument(self, parent: fx.Node, value: Any, node: fx.Node) -> Any:
+        return value if node is parent else self._seed_value(node)
 
     def _seed_value(self, node: fx.Node) -> Any:
         facts = self.seed.facts.get(node.name)
         return facts.value if facts is not None else None
 
     def _choose(
-        self, n: fx.Node, source: fx.Node, value: Tensor, dim: int, source_ids: np.ndarray, positions: np.ndarray
+        self,
+        n: fx.Node,
+        source: fx.Node,
+        value: Tensor,
+        dim: int,
+        source_ids: np.ndarray,
+        positions: np.ndarray,
+        ids: np.ndarray,
     ) -> Tensor | None:
         index, copied, expected = self._new_ids(source_ids)
         labels = self.tapes[-1].labels(value)
-        if labels is None:
+        if labels is None or labels.shape[dim] != expected.size:
             return None
         arriving = np.asarray(labels.vector(dim))
         if not np.array_equal(np.sort(arriving), np.sort(expected)):
@@ -233,36 +284,89 @@ class _Repair(fx.Interpreter):
         place = np.empty(arriving.size, np.int64)
         place[np.argsort(expected, kind="stable")] = np.argsort(arriving, kind="stable")
         here = {(int(i), int(c)): int(p) for i, c, p in zip(index, copied, place, strict=True)}
-        out_index, out_copy, _ = self._new_ids(source_ids[positions])
-        chosen = np.array([here[int(positions[i]), int(c)] for i, c in zip(out_index, out_copy, strict=True)], np.int64)
-        self.log.edits.append(Selection(n.name, source.name, dim, chosen))
-        index_tensor = torch.from_numpy(chosen).to(value.device)
-        index_tensor._morphsearch_value = torch.from_numpy(chosen)  # type: ignore[attr-defined]
-        return value.index_select(dim, index_tensor)
-
-    def _resize(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
-        """A view to sizes written down: the size along the channels becomes the new one."""
-        if str(n.target).split(".")[-1] not in ("view", "reshape") or n.op != "call_method":
+        out_index, out_copy, _ = self._new_ids(ids)
+        chosen = np.array(
+            [here.get((int(positions[i]), int(c)), -1) for i, c in zip(out_index, out_copy, strict=True)], np.int64
+        )
+        if (positions[out_index] >= 0)[chosen < 0].any():
             return None
-        args, _ = self.fetch_args_kwargs_from_env(n)
-        source, sizes = args[0], list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:])
-        if not isinstance(source, Tensor) or dim >= len(sizes):
-            return None
-        sizes[dim] = int(self._new_ids(ids)[2].size)
+        edit = Selection(n.name, source.name, dim, chosen, _fill_value(n), value.dim() - 1 - dim)
+        self.log.edits.append(edit)
+        tape = self.tapes[-1]
+        tape.muted += 1
         try:
-            result: Tensor = source.reshape(sizes)
-        except RuntimeError:
-            return None
-        if not self._brings(result, dim, ids):
-            return None
-        self.log.edits.append(Resized(n.name, dim, sizes[dim]))
+            index_tensor = torch.from_numpy(np.where(chosen < 0, arriving.size, chosen)).to(value.device)
+            padded = _with_filler(value, dim, edit.fill) if (chosen < 0).any() else value
+            result = padded.index_select(dim, index_tensor)
+        finally:
+            tape.muted -= 1
+        brought = np.where(chosen < 0, LOOSE, arriving[chosen])
+        tape.put(result, along(torch.from_numpy(brought), dim, tuple(result.shape)))
         return result
 
+    def _resize(self, n: fx.Node, result: Any) -> Tensor | None:
+        """A view to sizes written down: the size along the channels becomes the new one."""
+        facts = self.seed.facts.get(n.name)
+        if n.op != "call_method" or n.target not in ("view", "reshape") or facts is None or facts.labels is None:
+            return None
+        found = self._new_size(facts.labels)
+        if found is None or (isinstance(result, Tensor) and result.shape[found[0]] == found[1]):
+            return None
+        dim, size = found
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        source, sizes = (
+            args[0],
+            list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:]),
+        )
+        if not isinstance(source, Tensor) or dim >= len(sizes):
+            return None
+        sizes[dim] = size
+        try:
+            resized: Tensor = source.reshape(sizes)
+        except RuntimeError:
+            return None
+        self.log.edits.append(Resized(n.name, dim, size))
+        return resized
 
-def _leaves(value: Any) -> list[Any]:
-    found: list[Any] = []
-    fx.node.map_aggregate(value, lambda v: found.append(v))
-    return found
+    def _new_size(self, labels: Labels) -> tuple[int, int] | None:
+        """The one dimension of a seed's tensor along which units leave or multiply, and its size in the new network."""
+        tape = self.seed.tapes[-1]
+        changed = []
+        for dim in range(len(labels.shape)) if labels.parameter else labels.varying():
+            if labels.parameter is not None:
+                found = axis_of(tape, labels, dim)
+                slot = tape.slots.get(found[:2]) if found is not None else None
+                if found is None or slot is None:
+                    continue
+                ids = slot[found[2]].reshape(1, -1)
+            else:
+                ids = np.asarray(labels.ids.movedim(dim, -1).reshape(-1, labels.ids.shape[dim]))
+            units = np.where(ids > 0, self.resolution.unit_of[np.maximum(ids, 0)], -1)
+            times = np.where(units < 0, 1, self.multiplicity[units])
+            if (times == times[:1]).all() and (times != 1).any():
+                changed.append((dim, int(times[0].sum())))
+        return changed[0] if len(changed) == 1 else None
+
+
+def _apply_move(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """Run a move on channel positions; padding is position -1."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name == "pad":
+        return F.pad(args[0], kwargs["pad"] if "pad" in kwargs else args[1], value=-1)
+    if node.op == "call_method":
+        return getattr(args[0], "reshape" if name == "view" else name)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _fill_value(node: fx.Node) -> float:
+    """The value that a padding puts in."""
+    given = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+    return float(given) if isinstance(given, (int, float)) else 0.0
+
+
+def _with_filler(value: Tensor, dim: int, fill: float) -> Tensor:
+    """One more channel, of the value `fill`."""
+    return F.pad(value, [0, 0] * (value.dim() - 1 - dim) + [0, 1], value=fill)
 
 
 def _moves(node: fx.Node) -> bool:
@@ -304,7 +408,7 @@ def patch_modules(
     seed_modules, twin_modules = dict(seed.named_modules()), dict(twin.named_modules())
 
     def blank_seed() -> Tape:
-        tapes.append(Tape(seed, tape.slots, tape.next_id, tape.decisions))
+        tapes.append(Tape(seed, tape.identifiers, tape.next_id, tape.decisions))
         return tapes[-1]
 
     def blank_twin() -> Tape:
@@ -356,22 +460,12 @@ def _apply(module: nn.Module, repair: _Repair) -> fx.GraphModule:
     traced = repair.module
     assert isinstance(traced, fx.GraphModule)
     nodes = {node.name: node for node in traced.graph.nodes}
-    edits = {edit.node: edit for edit in repair.log.edits}
-    for number, edit in enumerate(edits.values()):
+    for number, edit in enumerate(repair.log.edits):
         node = nodes[edit.node]
         with traced.graph.inserting_before(node):
-            if isinstance(edit, Selection):
-                source, index = nodes[edit.source], edit.index
-                if index.size and np.array_equal(index, np.arange(index[0], index[0] + index.size)):
-                    new = traced.graph.call_function(torch.narrow, (source, edit.dim, int(index[0]), int(index.size)))
-                else:
-                    name = f"_channels_{number}"
-                    traced.register_buffer(name, torch.from_numpy(index), persistent=False)
-                    new = traced.graph.call_function(torch.index_select, (source, edit.dim, traced.graph.get_attr(name)))
-            else:
-                sizes = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else list(node.args[1:])
-                sizes[edit.position] = edit.size
-                new = traced.graph.call_method("reshape", (node.args[0], *sizes))
+            new = (
+                _selected(traced, nodes, edit, number) if isinstance(edit, Selection) else _resized(traced, node, edit)
+            )
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
     traced.graph.eliminate_dead_code()
@@ -387,3 +481,30 @@ def _apply(module: nn.Module, repair: _Repair) -> fx.GraphModule:
             traced.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
     traced.train(module.training)
     return traced
+
+
+def _selected(traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection, number: int) -> fx.Node:
+    """The nodes of a selection: a slice where the channels are neighbours, padding where only the ends are filled."""
+    source, dim, graph = nodes[edit.source], edit.dim, traced.graph
+    kept = np.nonzero(edit.index >= 0)[0]
+    inner = edit.index[kept]
+    neighbours = inner.size > 0 and bool((np.diff(inner) == 1).all()) and bool((np.diff(kept) == 1).all())
+    if neighbours:
+        new = graph.call_function(torch.narrow, (source, dim, int(inner[0]), int(inner.size)))
+        if kept.size < edit.index.size:
+            ends = [int(kept[0]), int(edit.index.size - 1 - kept[-1])]
+            new = graph.call_function(F.pad, (new, [0, 0] * edit.after + ends), {"value": edit.fill})
+        return new
+    index = edit.index
+    name = f"_channels_{number}"
+    if kept.size < index.size:
+        source = graph.call_function(F.pad, (source, [0, 0] * edit.after + [1, 0]), {"value": edit.fill})
+        index = index + 1
+    traced.register_buffer(name, torch.from_numpy(index), persistent=False)
+    return graph.call_function(torch.index_select, (source, dim, graph.get_attr(name)))
+
+
+def _resized(traced: fx.GraphModule, node: fx.Node, edit: Resized) -> fx.Node:
+    sizes = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else list(node.args[1:])
+    sizes[edit.position] = edit.size
+    return traced.graph.call_method("reshape", (node.args[0], *sizes))

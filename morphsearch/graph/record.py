@@ -23,7 +23,9 @@ def default_rules() -> Rules:
     functions = dict(layers.FUNCTIONS)
     for function in aten.ADAPTIVE_POOLS:
         functions[function] = aten.adaptive_pool
-    rules = Rules(functions, dict(aten.ATEN), aten.fallback)
+    for function in aten.OPAQUE:
+        functions[function] = aten.opaque
+    rules = Rules(functions, dict(aten.ATEN), aten.fallback, aten.refuse)
     plugin_rules(rules)
     return rules
 
@@ -70,7 +72,7 @@ def run_tape(
             return tape, count, meta
         except GraphError:
             raise
-        except Exception as error:  # noqa: BLE001 - what shapes alone cannot do real numbers may; if not, it is reported below
+        except Exception as error:
             failure = error
         if only_shapes:
             break
@@ -121,6 +123,7 @@ def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: 
     args, kwargs = tree_map(prepare, args), tree_map(prepare, kwargs)
     with tape.recording(rules):
         output = model(*args, **kwargs)
+    tape.read_positions(output)
     for tensor in tensors_in(output):
         labels = tape.labels(tensor)
         if labels is not None and labels.parameter is None:

@@ -168,7 +168,8 @@ def _reasons(
 
 def _mixes(tape: Tape, class_of: np.ndarray) -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
-    for ids, what in tape.mixes:
+    weights = [(tape.slots[name, dim], what) for name, dim, what in tape.parameter_mixes if (name, dim) in tape.slots]
+    for ids, what in [*tape.mixes, *weights]:
         for one in np.unique(class_of[ids]):
             found.setdefault(int(one), set()).add(what)
     return found

@@ -30,6 +30,7 @@ class Plan:
 
     `gather`: for each slot, the indices of the seed's slices in their new order. `ids`: the identifiers that the new
     slices carry when the result is recorded again; the same unit and copy has the same identifier everywhere.
+    `dependent`: operations found to compute with another number than the seed's (``x / x.shape[1]``).
     """
 
     gather: dict[Slot, np.ndarray]
@@ -38,20 +39,23 @@ class Plan:
     copy_number: dict[Slot, np.ndarray]
     first_free: int
     column_dims: dict[str, int] = field(default_factory=dict)
+    dependent: list[int] = field(default_factory=list)
 
 
 def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> Plan:
     """`multiplicity`: one count a unit. Runs of neighbouring slices of one unit are repeated as a block."""
     most = max(1, int(multiplicity.max(initial=1)))
     gather, ids, copies, number = {}, {}, {}, {}
-    for slot, raw in tape.slots.items():
+    for slot, raw in tape.identifiers.items():
         units, classes = resolution.unit_of[raw], resolution.class_of[raw]
         times = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else np.ones_like(units)
         index, copied = repeat_runs(classes, times)
         gather[slot] = index
         copies[slot], number[slot] = times[index], copied
         ids[slot] = classes[index] * most + copied + 1
-    column_dims = {name: dim for (name, dim), roles in tape.roles.items() if any(role == "columns" for role, _ in roles)}
+    column_dims = {
+        name: dim for (name, dim), roles in tape.roles.items() if any(role == "columns" for role, _ in roles)
+    }
     return Plan(gather, ids, copies, number, (int(resolution.class_of.max(initial=0)) + 1) * most + 1, column_dims)
 
 
@@ -118,7 +122,7 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
 
     for operation in tape.operations:
         module = modules.get(operation.module)
-        if module is None or not operation.parameters:
+        if module is None or not (operation.parameters or operation.kind == "group_norm"):
             continue
         names = operation.parameters
         if operation.kind in ("conv", "conv_transpose"):
@@ -137,14 +141,17 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
             count = next((size(names, role, 0) for role in ("weight", "running_mean") if role in names), None)
             set_size(module, "num_features", count)
         elif operation.kind == "layer_norm":
-            count = size(names, "weight", 0)
-            if count is not None and isinstance(getattr(module, "normalized_shape", None), tuple):
-                module.normalized_shape = (*module.normalized_shape[:-1], count)  # type: ignore[assignment]
+            shape = getattr(module, "normalized_shape", None)
+            if isinstance(shape, tuple) and "weight" in names:
+                sizes = [size(names, "weight", dim) for dim in range(len(shape))]
+                new = tuple(old if own is None else own for old, own in zip(shape, sizes, strict=True))
+                module.normalized_shape = new  # type: ignore[assignment]
         elif operation.kind == "group_norm":
-            count = size(names, "weight", 0)
-            if count is not None:
+            counted = (str(operation.attrs.get("counted", "")), 0)
+            if counted in plan.gather:
+                count = int(plan.gather[counted].size)
                 groups_before = int(operation.attrs["norm_groups"])
-                before = tape.shapes[names["weight"]][0]
+                before = tape.fillers[counted[0]].size
                 if groups_before > 1:
                     set_size(module, "num_groups", count * groups_before // before)
                 set_size(module, "num_channels", count)
@@ -207,6 +214,10 @@ def check(
             order[slot] = a
             continue
         raise Mismatch(operation, "other channels arrive than should")
+    if not patched:
+        for position, (before, after) in enumerate(zip(seed.operations, tape.operations, strict=False)):
+            if before.attrs.get("numbers", ()) != after.attrs.get("numbers", ()):
+                plan.dependent.append(position)
     if not patched and len(tape.operations) != len(seed.operations):
         raise Mismatch(-1, "the network takes another path at these widths")
     return tape, order

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from morphsearch.errors import MorphError
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant
 
 Slot = tuple[str, int]
@@ -64,6 +65,12 @@ class Tape:
     ) -> None:
         self.preset = dict(slots or {})
         self.decisions = dict(decisions or {})
+        self.replaying = bool(decisions) or slots is not None
+        self.asked: dict[str, int] = {}
+        self.doing = ""
+        self.fillers: dict[str, np.ndarray] = {}
+        self.parameter_mixes: list[tuple[str, int, str]] = []
+        self.positions: list[tuple[Tensor, np.ndarray, str]] = []
         self.slots: dict[Slot, np.ndarray] = {}
         self.roles: dict[Slot, set[tuple[str, str]]] = {}
         self.unions: list[tuple[np.ndarray, np.ndarray, int, Slot | None]] = []
@@ -145,6 +152,57 @@ class Tape:
         self.next_id += count
         return ids
 
+    def filler(self, what: str, count: int) -> np.ndarray | None:
+        """Identifiers for `count` channels that no parameter holds (zero padding, the sets of a norm without scale).
+
+        They follow the units that they meet. None where a rewritten network has another number of them than planned.
+        """
+        key = self._occurrence(what)
+        ids = self.preset.get((key, 0))
+        if self.preset:
+            if ids is not None and ids.size == count:
+                self.fillers[key] = ids
+                return ids
+            return None
+        self.fillers[key] = self.fresh(count)
+        return self.fillers[key]
+
+    @property
+    def identifiers(self) -> dict[Slot, np.ndarray]:
+        """All slots and, under their keys, the fillers."""
+        return self.slots | {(key, 0): ids for key, ids in self.fillers.items()}
+
+    @property
+    def last_filler(self) -> str:
+        """The key of the filler that was made last."""
+        return next(reversed(self.fillers), "")
+
+    def decide(self, what: str, choice: str | None) -> str | None:
+        """What a rule chose here for the seed, which every network at other widths must choose too.
+
+        Which dimensions carry units cannot be seen where a group has shrunk to one unit. `choice` is what this recording
+        suggests, None for the usual; only unusual ones are written down.
+        """
+        key = self._occurrence(what)
+        if key in self.decisions:
+            return self.decisions[key]
+        if choice is not None and not self.replaying:
+            self.decisions[key] = choice
+        return choice
+
+    def _occurrence(self, what: str) -> str:
+        key = f"{self.module}:{what}"
+        self.asked[key] = self.asked.get(key, 0) + 1
+        return f"{key}#{self.asked[key]}"
+
+    def fuse(self, ids: Tensor, dim: int) -> Tensor:
+        """All units along `dim` become one (rigid data among them pins it); returns the labels with size 1 there."""
+        if ids.shape[dim] == 1:
+            return ids
+        head = ids.amax(dim, keepdim=True)
+        self.union(head.expand_as(ids), ids)
+        return head
+
     def union(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor, slot: Slot | None = None) -> None:
         """Element by element, `a` and `b` are the same unit; a unit that meets rigid data is pinned.
 
@@ -158,7 +216,11 @@ class Tape:
         if not both.all():
             alone = np.concatenate([a[(a > 0) & (b == RIGID)], b[(b > 0) & (a == RIGID)]])
             if alone.size:
-                self.pin(alone, "it meets data whose number of channels is fixed (the network's input or a constant)")
+                what = self.where(self.doing or "an operation")
+                self.pin(
+                    alone,
+                    f"{what}: it meets data whose number of channels is fixed (the network's input or a constant)",
+                )
 
     def pin(self, ids: np.ndarray | Tensor, reason: str) -> None:
         """These units can never leave."""
@@ -173,6 +235,21 @@ class Tape:
         flat = flat[flat > 0]
         if flat.size:
             self.mixes.append((flat, what))
+
+    def mark_positions(self, index: Tensor, ids: np.ndarray | Tensor, what: str) -> None:
+        """`index` holds channel numbers: whoever reads it fixes the channels `ids` that it counts."""
+        flat = np.asarray(ids).reshape(-1)
+        if (flat > 0).any():
+            self.positions.append((index, flat, what))
+
+    def read_positions(self, values: Any) -> None:
+        """Pin what is counted by an index among `values`."""
+        if not self.positions:
+            return
+        given = {id(tensor) for tensor in tensors_in(values)}
+        for index, ids, what in self.positions:
+            if id(index) in given:
+                self.pin(ids, f"{what}: the numbers of its channels are read")
 
     def where(self, what: str) -> str:
         """`what`, with the module it ran in, for messages."""
@@ -236,6 +313,7 @@ class Rules:
     functions: dict[Callable[..., Any], Callable[..., Any]]
     aten: dict[str, Callable[..., None]]
     fallback: Callable[..., None]
+    refuse: Callable[..., None]
     modules: dict[type, Callable[..., None]] = field(default_factory=dict)
 
     def module_rule(self, module: nn.Module) -> Callable[..., None] | None:
@@ -256,6 +334,7 @@ class _Functions(TorchFunctionMode):
         if rule is None:
             return func(*args, **kwargs)
         self.tape.muted += 1
+        self.tape.doing = getattr(func, "__name__", "").lstrip("_")
         try:
             return rule(self.tape, func, args, kwargs)
         finally:
@@ -271,8 +350,15 @@ class _Aten(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not self.tape.muted:
+            self.tape.doing = str(func._schema.name).split("::")[-1].strip("_")
+            self.tape.read_positions((args, kwargs))
             rule = self.rules.aten.get(func._schema.name, self.rules.fallback)
-            rule(self.tape, func, args, kwargs, out)
+            try:
+                rule(self.tape, func, args, kwargs, out)
+            except (Untraceable, MorphError):
+                raise
+            except Exception as error:
+                self.rules.refuse(self.tape, func, args, kwargs, out, f"{type(error).__name__}: {error}")
         return out
 
 

@@ -14,10 +14,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from morphsearch.graph.labels import RIGID, Labels, along, compact, constant
+from morphsearch.graph.labels import RIGID, Labels, along, compact, constant, unknown
 from morphsearch.graph.tape import Slot, Tape
 
 Ids = np.ndarray
+
+
+def axis_of(tape: Tape, labels: Labels, dim: int) -> tuple[str, int, Ids] | None:
+    """The parameter, its dimension and the indices along it that dimension `dim` of a rearrangement runs through."""
+    if not labels.parameter:
+        return None
+    first = tuple(slice(None) if d == dim else 0 for d in range(len(labels.shape)))
+    flat = np.asarray(labels.full()[first]) - 1
+    if (flat < 0).any():
+        return None
+    coordinates = np.unravel_index(flat, tape.shapes[labels.parameter])
+    moving = [
+        d for d, coordinate in enumerate(coordinates) if coordinate.size > 1 and (coordinate != coordinate[0]).any()
+    ]
+    if not moving:
+        # A single slice: the dimension is the first one of its size that the rearrangement has not used elsewhere.
+        moving = [d for d, size in enumerate(tape.shapes[labels.parameter]) if size == flat.size == 1][:1]
+    return (labels.parameter, moving[0], coordinates[moving[0]]) if len(moving) == 1 else None
 
 
 def resolve_slot(tape: Tape, tensor: Tensor, dim: int, role: str) -> tuple[Ids, Slot] | None:
@@ -26,18 +44,55 @@ def resolve_slot(tape: Tape, tensor: Tensor, dim: int, role: str) -> tuple[Ids, 
     if name is not None:
         return tape.slot(name, dim, role), (name, dim)
     labels = tape.labels(tensor)
-    if labels is None or labels.parameter is None:
+    if labels is None or not labels.parameter:
         return None
-    first = tuple(slice(None) if d == dim else 0 for d in range(tensor.dim()))
-    flat = np.asarray(labels.full()[first]) - 1
-    if (flat < 0).any():
+    if labels.shape == tape.shapes[labels.parameter] and labels.ids.shape == labels.shape:
+        flat = np.asarray(labels.ids).reshape(-1)
+        if flat[0] == 1 and flat[-1] == flat.size and (np.diff(flat) == 1).all():
+            return tape.slot(labels.parameter, dim, role), (labels.parameter, dim)
+    found = axis_of(tape, labels, dim)
+    if found is None:
         return None
-    coordinates = np.unravel_index(flat, tape.shapes[labels.parameter])
-    moving = [d for d, coordinate in enumerate(coordinates) if coordinate.size > 1 and (coordinate != coordinate[0]).any()]
-    if len(moving) != 1:
-        return None
-    ids = tape.slot(labels.parameter, moving[0], role)
-    return ids[coordinates[moving[0]]], (labels.parameter, moving[0])
+    name, own, indices = found
+    return tape.slot(name, own, role)[indices], (name, own)
+
+
+def follows(tape: Tape, labels: Labels, main: Labels) -> bool:
+    """Bind a parameter to the slices of another one that it meets in arithmetic; False where that is impossible."""
+    if labels.parameter is None or labels.parameter == "":
+        return prod(labels.shape) == 1
+    offset = len(main.shape) - len(labels.shape)
+    for dim, size in enumerate(labels.shape):
+        if size == 1:
+            continue
+        one, other = axis_of(tape, labels, dim), axis_of(tape, main, dim + offset)
+        if one is None or other is None:
+            return False
+        if one[:2] == other[:2]:
+            if not np.array_equal(one[2], other[2]):
+                return False
+            continue
+        tape.union(tape.slot(*other[:2], "other")[other[2]], tape.slot(*one[:2], "norm")[one[2]])
+    return True
+
+
+def mixes_parameter(tape: Tape, labels: Labels, dims: list[int], what: str) -> None:
+    """A statistic of a parameter over `dims` of its rearrangement: units along them influence each other."""
+    for dim in dims:
+        found = axis_of(tape, labels, dim)
+        if found is not None and labels.shape[dim] > 1:
+            tape.parameter_mixes.append((found[0], found[1], what))
+    if labels.parameter and any(labels.shape[d] > 1 and axis_of(tape, labels, d) is None for d in dims):
+        tape.parameter_mixes += [(labels.parameter, d, what) for d in range(len(tape.shapes[labels.parameter]))]
+
+
+def unknown_part(tape: Tape, known: list[Labels], shape: tuple[int, ...], what: str) -> Labels:
+    """Labels of a tensor computed from parameters in a way that is not followed: all their units influence it."""
+    for labels in known:
+        if labels.parameter:
+            name = labels.parameter
+            tape.parameter_mixes += [(name, d, tape.where(f"{what} of {name}")) for d in range(len(tape.shapes[name]))]
+    return unknown(shape)
 
 
 def channel_labels(tape: Tape, tensor: Tensor, dim: int, what: str) -> Ids:
@@ -48,15 +103,15 @@ def channel_labels(tape: Tape, tensor: Tensor, dim: int, what: str) -> Ids:
     """
     labels = tape.activation(tensor)
     others = [d for d in labels.varying() if d != dim]
-    if not others:
+    natural = ("both" if dim in labels.varying() else "elsewhere") if others else None
+    chosen = tape.decide(f"channels of {what}", natural)
+    if chosen is None:
         return np.asarray(labels.vector(dim))
-    if dim not in labels.varying():
-        tape.pin(labels.ids, f"{tape.where(what)} reads units along dimension {others[0]}, not along its channels")
+    if chosen == "elsewhere":
+        tape.pin(labels.ids, f"{tape.where(what)} reads units along another dimension than its channels")
         return np.full(labels.shape[dim], RIGID)
     ids = labels.ids.movedim(dim, 0).reshape(labels.ids.shape[dim], -1)
-    first = ids[:, :1]
-    tape.union(first.expand_as(ids), ids)
-    return np.asarray(first[:, 0])
+    return np.asarray(tape.fuse(ids, 1).expand(labels.shape[dim], 1)[:, 0])
 
 
 def bind(tape: Tape, tensor: Tensor | None, dim: int, units: Ids, role: str) -> None:
@@ -89,7 +144,15 @@ def _named(tape: Tape, **tensors: Tensor | None) -> dict[str, str]:
 
 
 def convolution(
-    tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, groups: int, transposed: bool, attrs: dict[str, Any]
+    tape: Tape,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    *,
+    groups: int,
+    transposed: bool,
+    attrs: dict[str, Any],
 ) -> None:
     """Label the output of a convolution and bind its weight `o x c/g x k...` (transposed: `c x o/g x k...`)."""
     channel_dim = x.dim() - (weight.dim() - 1)
@@ -97,25 +160,30 @@ def convolution(
     arriving = channel_labels(tape, x, channel_dim, what)
     row_dim, column_dim = (1, 0) if transposed else (0, 1)
     shape = tuple(out.shape)
-    found_rows = resolve_slot(tape, weight, row_dim, "rows")
-    found_columns = resolve_slot(tape, weight, column_dim, "columns")
     kind = "conv_transpose" if transposed else "conv"
+    decision = _decision(tape, weight, arriving.size, groups)
+    attrs["whole"] = decision == "whole"
+    # Whole groups of a transposed convolution: its columns leave as the channels that it makes, and its rows never do.
+    by_column = transposed and decision == "whole"
+    blurs = groups == arriving.size and shape[channel_dim] == groups and _shared_kernel(tape, weight)
+    if tape.decide(kind, "one kernel for all channels" if blurs and groups > 1 else None) is not None:
+        labels = along(torch.from_numpy(np.ascontiguousarray(arriving)), channel_dim, shape)
+        tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs)
+        tape.put(out, labels)
+        return
+    found_rows = resolve_slot(tape, weight, row_dim, "other" if by_column else "rows")
+    found_columns = resolve_slot(tape, weight, column_dim, "rows" if by_column else "columns")
     if found_rows is None or found_columns is None:
-        tape.pin(arriving, f"{tape.where(what)} whose weight is computed from data")
+        tape.pin(arriving, f"{tape.where(what)}: its weight is computed from data or from other parameters")
         labels = constant(RIGID, shape)
         tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs)
         tape.put(out, labels)
         return
     (rows, _), (columns, column_slot) = found_rows, found_columns
     channels_out = shape[channel_dim]
-    decision = tape.decisions.get(column_slot[0])
-    if groups > 1 and decision is None:
-        decision = "whole" if groups >= arriving.size // groups else "lockstep"
-        tape.decisions[column_slot[0]] = decision
-    attrs["whole"] = decision == "whole"
     if decision is None:
         tape.union(arriving, columns, column_slot)
-        tape.pin(columns[arriving == RIGID], "it reads the network's input or a constant")
+        tape.pin(columns[arriving == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
         leaving = rows
     else:
         # Also for one group: the network may be a grouped one that has lost all others.
@@ -134,6 +202,23 @@ def convolution(
         columns=columns,
     )
     tape.put(out, labels)
+
+
+def _decision(tape: Tape, weight: Tensor, channels: int, groups: int) -> str | None:
+    """What leaves a grouped convolution, "whole" groups or channels in "lockstep": decided once for each weight."""
+    labels = tape.labels(weight)
+    name = tape.name_of(weight) or (labels.parameter if labels is not None else None)
+    if not name:
+        return None
+    if groups > 1 and name not in tape.decisions:
+        tape.decisions[name] = "whole" if groups >= channels // groups else "lockstep"
+    return tape.decisions.get(name)
+
+
+def _shared_kernel(tape: Tape, weight: Tensor) -> bool:
+    """The weight is the same for every row: one kernel, expanded or repeated."""
+    labels = tape.labels(weight)
+    return labels is not None and labels.parameter is not None and labels.ids.shape[0] == 1
 
 
 def _grouped(
@@ -158,13 +243,19 @@ def _grouped(
             # The rows of every group are the same slices of the weight, so no row can leave: only whole groups can.
             tape.pin(rows, "every group of the transposed convolution shares it")
             tape.union(arriving_gc, columns_gc, column_slot)
-            tape.pin(columns_gc[arriving_gc == RIGID], "it reads the network's input or a constant")
+            tape.pin(
+                columns_gc[arriving_gc == RIGID],
+                f"{tape.where('a convolution')} reads the network's input or a constant",
+            )
             return np.repeat(head[:, 0], leaving_go.shape[1])
         tape.union(np.broadcast_to(head, leaving_go.shape), leaving_go)
-        tape.pin(leaving_go[np.broadcast_to(head == RIGID, leaving_go.shape)], "it reads the network's input or a constant")
+        tape.pin(
+            leaving_go[np.broadcast_to(head == RIGID, leaving_go.shape)],
+            f"{tape.where('a convolution')} reads the network's input or a constant",
+        )
         return leaving
     tape.union(arriving_gc, columns_gc, column_slot)
-    tape.pin(columns_gc[arriving_gc == RIGID], "it reads the network's input or a constant")
+    tape.pin(columns_gc[arriving_gc == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
     if not transposed:
         tape.union(np.broadcast_to(columns_gc[:1], columns_gc.shape), columns_gc)
         tape.union(np.broadcast_to(leaving_go[:1], leaving_go.shape), leaving_go)
@@ -199,7 +290,11 @@ def _conv(dims: int, transposed: bool) -> Callable[..., Tensor]:
 
 
 def _tuple(value: Any, dims: int) -> tuple[int, ...]:
-    return (int(value),) * dims if isinstance(value, int) else tuple(int(v) for v in value) * (dims if len(value) == 1 else 1)
+    return (
+        (int(value),) * dims
+        if isinstance(value, int)
+        else tuple(int(v) for v in value) * (dims if len(value) == 1 else 1)
+    )
 
 
 def _conv_shape(given: dict[str, Any], dims: int, transposed: bool) -> Tensor | None:
@@ -217,7 +312,9 @@ def _conv_shape(given: dict[str, Any], dims: int, transposed: bool) -> Tensor | 
         pads = [0] * dims
     else:
         pads = [2 * p for p in _tuple(padding, dims)]
-    spatial = [(s + p - span - 1) // st + 1 for s, p, span, st in zip(x.shape[-dims:], pads, spans, stride, strict=True)]
+    spatial = [
+        (s + p - span - 1) // st + 1 for s, p, span, st in zip(x.shape[-dims:], pads, spans, stride, strict=True)
+    ]
     if min(spatial) < 1:
         return None
     return torch.empty((*x.shape[: -dims - 1], weight.shape[0], *spatial), dtype=x.dtype, device="meta")
@@ -244,20 +341,21 @@ def linear_labels(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None, ou
     last = x.dim() - 1
     shape = tuple(out.shape)
     others = [d for d in labels.varying() if d != last]
+    positions = tape.decide("linear", ("both" if last in labels.varying() else "positions") if others else None)
     found_rows = resolve_slot(tape, weight, row_dim, "rows")
     found_columns = resolve_slot(tape, weight, 1 - row_dim, "columns")
     if found_rows is None or found_columns is None:
-        tape.pin(labels.ids, f"{tape.where('a product')} whose weight is computed from data")
+        tape.pin(labels.ids, f"{tape.where('a product')}: its weight is computed from data or from other parameters")
         out_labels = constant(RIGID, shape)
         tape.emit("linear", [labels], [out_labels])
         tape.put(out, out_labels)
         return
     (rows, _), (columns, column_slot) = found_rows, found_columns
-    if others:
+    if positions is not None:
         # A layer over positions (tokens): the units stay where they are, its own rows and columns are positions.
         tape.pin(columns, f"{tape.where('a linear layer')} runs along positions, not channels")
         tape.pin(rows, f"{tape.where('a linear layer')} runs along positions, not channels")
-        if last in labels.varying():
+        if positions == "both":
             tape.pin(labels.ids, f"{tape.where('a linear layer')} reads units along two dimensions")
             out_labels = constant(RIGID, shape)
         else:
@@ -265,7 +363,7 @@ def linear_labels(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None, ou
     else:
         arriving = np.asarray(labels.vector(last))
         tape.union(arriving, columns, column_slot)
-        tape.pin(columns[arriving == RIGID], "it reads the network's input or a constant")
+        tape.pin(columns[arriving == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
         if bias is not None:
             bind(tape, bias, 0, rows, "bias")
         out_labels = along(torch.from_numpy(rows), last, shape)
@@ -323,7 +421,11 @@ def per_channel_norm(tape: Tape, kind: str, x: Tensor, out: Tensor, tensors: dic
     labels = along(torch.from_numpy(np.ascontiguousarray(units)), 1, tuple(x.shape))
     affine = tensors.get("weight") is not None
     tape.emit(
-        kind, [tape.activation(x)], [labels], parameters=_named(tape, **tensors), attrs={"affine": affine, "batch": x.shape[0]}
+        kind,
+        [tape.activation(x)],
+        [labels],
+        parameters=_named(tape, **tensors),
+        attrs={"affine": affine, "batch": x.shape[0]},
     )
     tape.put(out, labels)
 
@@ -335,7 +437,9 @@ def layer_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     out = torch.empty_like(x) if x.is_meta else func(*args, **kwargs)
     labels = tape.activation(x)
     dims = range(x.dim() - len(over), x.dim())
-    if any(d in labels.varying() for d in dims):
+    carrying = [d for d in dims if d in labels.varying()]
+    chosen = tape.decide("layer_norm", ",".join(map(str, carrying)) or None)
+    if chosen is not None:
         tape.mix(labels.ids, tape.where("a layer norm over channels"))
         for role in ("weight", "bias"):
             tensor = given.get(role)
@@ -359,11 +463,16 @@ def group_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     x, groups = given["input"], int(given["num_groups"])
     out = torch.empty_like(x) if x.is_meta else func(*args, **kwargs)
     units = channel_labels(tape, x, 1, "a group norm")
-    if groups == 1:
+    if groups == 1 and tape.decide("group_norm", None) is None:
         tape.mix(units, tape.where("a group norm with one group"))
     else:
-        units_gc = units.reshape(groups, -1)
-        tape.union(np.broadcast_to(units_gc[:, :1], units_gc.shape), units_gc)
+        if groups > 1:
+            tape.decide("group_norm", "sets")
+        tape.fuse(torch.from_numpy(np.ascontiguousarray(units)).reshape(groups, -1), 1)
+    # Without a scale nothing else says how many channels a rewritten network has here.
+    counted = tape.filler("group_norm", units.size)
+    if counted is not None:
+        tape.union(units, counted)
     for role in ("weight", "bias"):
         tensor = given.get(role)
         if tensor is not None:
@@ -375,7 +484,7 @@ def group_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
         [tape.activation(x)],
         [labels],
         parameters=_named(tape, weight=given.get("weight"), bias=given.get("bias")),
-        attrs={"affine": affine, "batch": x.shape[0], "norm_groups": groups},
+        attrs={"affine": affine, "batch": x.shape[0], "norm_groups": groups, "counted": tape.last_filler},
     )
     tape.put(out, labels)
     return out
@@ -392,9 +501,21 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
     name = labels.parameter
     moving = units.varying()
     rank = len(units.shape)
-    ids = labels.full().reshape((1,) * (rank - tensor.dim()) + tuple(tensor.shape))
-    if not any(ids.shape[d] > 1 for d in moving):
+    sizes = (1,) * (rank - tensor.dim()) + tuple(tensor.shape)
+    spans = any(sizes[d] > 1 for d in moving)
+    if not name:
+        if spans:
+            tape.pin(units.ids, tape.where("a tensor computed from parameters"))
+        return
+    known = tape.decisions.get(f"{name}:follows")
+    if not spans and known is None:
         return  # broadcast over the channels: nothing of it leaves with one
+    if known is not None and not moving:
+        # One unit is left: which dimension carries it was decided when there were more.
+        slot = tape.slot(name, int(known), role)
+        tape.union(np.broadcast_to(np.asarray(units.ids).reshape(-1)[:1], slot.shape), slot)
+        return
+    ids = labels.full().reshape(sizes)
     for d in range(rank):
         if d not in moving and ids.shape[d] > 1:
             ids = ids.narrow(d, 0, 1)
@@ -411,9 +532,11 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
         np.maximum.at(high, coordinate, unit)
         seen = high >= 0
         if (low[seen] == high[seen]).all():
+            if not tape.replaying:
+                tape.decisions[f"{name}:follows"] = str(dim)
             found = tape.slot(name, dim, role)
             tape.union(np.where(seen, high, RIGID), found, (name, dim))
-            tape.pin(found[~seen | (high == RIGID)], "part of it meets data whose size is fixed")
+            tape.pin(found[~seen | (high == RIGID)], f"{tape.where('part of ' + name)} meets data whose size is fixed")
             return
     tape.pin(units.ids, tape.where(f"the parameter {name}, which follows the channels along no dimension of its own"))
 
