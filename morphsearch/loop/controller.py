@@ -9,8 +9,9 @@ gives back acts like a strength of the opposite sign, the *resistance* `r`. With
     r = s - d / (lr n)   (averaged over looks)        s' = r + need / (lr t).
 
 So the strength rises where units resist, and once the need is met it stays what holds them down. While the cost is
-below its target the strength is let off, so that units may come back. Past the time at which the target should
-have been reached the strength grows steadily. What is still missing at the end, the morph removes by rank.
+below its target the strength is let off, so that units may come back. While it falls
+fast enough to reach the target within a few looks the strength does not grow; past the time at which it should have
+been reached it grows steadily. What is still missing at the end, the morph removes by rank.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MEMORY = 0.7  # share of the former estimate of the resistance that stays at eve
 RELEASE = 0.95  # at most this share of the strength is left at the next look while the cost is below its target
 GROWTH = 1.25  # the strength grows at most so many times from one look to the next
 OVERDUE = 1.07  # and at least so many times once the target should have been reached
+AHEAD = 3  # looks within which a cost that falls fast enough to reach its target is not pressed harder
 LEAST_LR = 0.02  # learning rates below this share of the largest one so far count as this share
 
 
@@ -45,6 +47,7 @@ class Controller:
     resistance: float = 0.0
     last_need: float | None = None
     last_step: int = 0
+    last_fullness: float = 0.0
     peak_lr: float = 0.0
 
     @property
@@ -80,7 +83,7 @@ class Controller:
             need: what the last unit that must go still needs, in score units per price; 0 where the cost is at or below
                 its target.
             lr: learning rate.
-            fullness: cost over target, where it is at or below it; the further below, the quicker the strength goes.
+            fullness: cost over target; the further below, the quicker the strength goes.
         """
         self.peak_lr = max(self.peak_lr, lr)
         rate = max(lr, LEAST_LR * self.peak_lr) or 1.0
@@ -97,13 +100,19 @@ class Controller:
                 resisted = self.strength - (self.last_need - need) / (rate * (step - self.last_step))
                 self.resistance = max(0.0, MEMORY * self.resistance + (1 - MEMORY) * resisted)
             wanted = self.resistance + need / (rate * self.remaining(step))
-            if self.strength > 0:
+            if self._falling(fullness):
+                wanted = min(wanted, RELEASE * self.strength)
+            elif self.strength > 0:
                 least = OVERDUE * self.strength if step >= self.end else 0.0
                 wanted = min(max(wanted, least), GROWTH * self.strength)
             self.strength = wanted
             self.last_need = need
-        self.last_step = step
+        self.last_step, self.last_fullness = step, fullness
         return self.strength
+
+    def _falling(self, fullness: float) -> bool:
+        """Whether the cost, falling as it did since the last look, will be at its target within a few looks."""
+        return 0 < fullness < self.last_fullness and fullness * (fullness / self.last_fullness) ** AHEAD < 1
 
     def state(self) -> dict[str, Any]:
         """JSON-ready."""

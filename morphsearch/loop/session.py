@@ -168,12 +168,15 @@ class Search:
             DivergedError: scores are no longer finite.
         """
         rate = self.lr if lr is None else lr
-        if self.morph_step % self.controller.every == 0:
+        if self.morph_step == 0:
             self._look(rate)
         if self.controller.strength:
             self.strategy.after_step(self._prices, self.controller.strength, rate)
         self.morph_step += 1
         self.total_steps += 1
+        # After the strategy's step, which puts back to zero what the optimizer's has just brought to life.
+        if self.morph_step % self.controller.every == 0:
+            self._look(rate)
         if self.run is not None and self.morph_step % LOG_EVERY == 0:
             self.run.log("step", iteration=len(self.architectures) + 1, step=self.total_steps, **self.status())
 
@@ -201,8 +204,16 @@ class Search:
         self.controller.update(self.morph_step, need, lr, fullness)
 
     def _reprice(self, widths: Mapping[str, int]) -> np.ndarray:
-        """Set and return the `u` prices at these widths, with mean 1 over the units that may leave."""
-        price = self.budgets.prices(widths).numpy().clip(min=0.0)[self.graph.unit_group]
+        """Set and return the `u` prices at these widths, with mean 1 over the units that may leave.
+
+        With ``pricing="share"`` the price of a unit is multiplied by the number of alive units of its group: it is then the
+        price of a given *share* of the group. Pressure by the unit's own price alone strips the early layers, whose few
+        channels are dear, and nothing resists: a norm that follows takes out whatever scales a whole layer down.
+        """
+        price = self.budgets.prices(widths).numpy().clip(min=0.0)
+        if self.pricing == "share":
+            price = price * np.array([widths[name] for name in self.graph.groups], np.float64)
+        price = price[self.graph.unit_group]
         mean = price[free_units(self.graph)].mean()
         price = price / (mean if mean > 0 else 1.0)
         self._prices = torch.from_numpy(price)

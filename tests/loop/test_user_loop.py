@@ -1,0 +1,184 @@
+"""``ms.Search`` in the user's own training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from loop_fakes import counted, example, images, network, train
+from torch import nn
+
+import morphsearch as ms
+from morphsearch.errors import UsageError
+
+
+def sgd(search: ms.Search) -> torch.optim.Optimizer:
+    return torch.optim.SGD(search.model.parameters(), lr=0.05, momentum=0.9)
+
+
+def adamw(search: ms.Search) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(search.model.parameters(), lr=2e-3)
+
+
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_the_optimizer_goes_on_through_two_morphs(make: Any) -> None:
+    search = ms.Search(network(), example(), budget="flops=50%", steps=30)
+    optimizer = make(search)
+    search.follow(optimizer)
+    seed = counted(network())["flops"]
+    names = {name for name, _ in search.model.named_parameters()}
+    for morph in (1, 2):
+        before = train(search, optimizer, 30)
+        architecture = search.morph()
+        assert architecture.name == f"{morph:03d}"
+        assert counted(search.model.train())["flops"] <= seed / 2
+        search.model.train()
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        parameters = dict(search.model.named_parameters())
+        assert held == {id(p) for p in parameters.values()}
+        assert parameters.keys() == names
+        for parameter in parameters.values():
+            state = optimizer.state[parameter]
+            assert state
+            assert all(v.shape in (parameter.shape, ()) for v in state.values() if isinstance(v, torch.Tensor))
+        after = train(search, optimizer, 30, seed=morph)
+        assert torch.tensor(after).isfinite().all()
+        assert sum(after[-5:]) < sum(before[:5])
+    assert [a.parent for a in search.architectures] == [None, "001"]
+
+
+def test_momentum_of_a_unit_goes_with_it() -> None:
+    search = ms.Search(network("plain"), example(), budget="flops=50%", expand=False)
+    optimizer = sgd(search)
+    search.follow(optimizer)
+    train(search, optimizer, 12)
+    name = "body.0.0.weight"
+    before = optimizer.state[dict(search.model.named_parameters())[name]]["momentum_buffer"].clone()
+    kept = search.morph().kept["body.0.0"]
+    after = optimizer.state[dict(search.model.named_parameters())[name]]["momentum_buffer"]
+    assert 0 < len(kept) < before.shape[0]
+    assert torch.equal(after, before[kept])
+
+
+def test_without_follow_a_new_optimizer_is_made() -> None:
+    search = ms.Search(network(), example(), budget="params=60%", steps=20)
+    train(search, sgd(search), 20)
+    search.morph()
+    losses = train(search, sgd(search), 20)
+    assert search.morph().parent == "001"
+    assert torch.tensor(losses).isfinite().all()
+
+
+def test_without_steps_the_controller_paces_itself() -> None:
+    search = ms.Search(network(), example(), budget="flops=50%", warmup=0)
+    search.follow(optimizer := sgd(search))
+    train(search, optimizer, 40)
+    assert 0 < search.strength < float("inf")
+    assert search.morph().costs["flops"]["total"] <= counted(network())["flops"] / 2
+
+
+def test_a_fixed_strength_is_not_steered() -> None:
+    search = ms.Search(network(), example(), budget="flops=50%", strength=0.3)
+    search.follow(optimizer := sgd(search))
+    for _ in range(2):
+        train(search, optimizer, 15)
+        assert search.strength == 0.3
+        assert float(search.penalty()) > 0
+        assert search.morph().strength == 0.3
+
+
+def test_a_fixed_strength_of_zero_presses_nothing() -> None:
+    search = ms.Search(network(), example(), budget="flops=50%", strength=0.0)
+    train(search, sgd(search), 15)
+    found = search.morph()
+    assert any("No unit died" in note for note in found.notes)
+
+
+def test_the_penalty_can_be_added_to_any_loss() -> None:
+    search = ms.Search(network(), example(), budget="flops=50%", strength=0.5)
+    x, y = images(16)
+    plain = nn.functional.cross_entropy(search.model(x), y)
+    total = plain + search.penalty()
+    assert total.shape == ()
+    total.backward()
+    assert all(p.grad is not None for p in search.model.parameters())
+
+
+def test_what_is_regularized_can_be_kept_out_of_weight_decay() -> None:
+    search = ms.Search(network(), example(), budget="flops=50%")
+    scales = {f"{n}.weight" for n, m in search.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert search.regularized() == scales
+
+
+def test_mode_and_dtype_of_the_network_stay() -> None:
+    model = network().double()
+    model.first[1].eval()  # a batch norm that the user froze
+    search = ms.Search(model, example(), budget="flops=50%")
+    search.morph()
+    assert search.model.training
+    assert not search.model.first[1].training
+    assert search.model.second[1].training
+    assert {p.dtype for p in search.model.parameters()} == {torch.float64}
+    search.model.eval()
+    search.morph()
+    assert not search.model.training
+
+
+def test_an_optimizer_of_another_network_is_refused() -> None:
+    search = ms.Search(network(), example(), budget="flops=50%")
+    with pytest.raises(UsageError, match=r"no parameter of search\.model"):
+        search.follow(torch.optim.SGD(network().parameters(), lr=0.1))
+
+
+def test_an_optimizer_that_holds_more_is_named_at_the_morph_and_nothing_changes() -> None:
+    search = ms.Search(network(), example(), budget="flops=50%")
+    temperature = nn.Parameter(torch.ones(()))
+    search.follow(torch.optim.SGD([*search.model.parameters(), temperature], lr=0.1))
+    before = search.model
+    with pytest.raises(UsageError, match="not the searched network's"):
+        search.morph()
+    assert search.model is before
+    assert not search.architectures
+
+
+def test_a_run_of_the_users_own_loop_is_saved_and_resumed(tmp_path: Any) -> None:
+    search = ms.Search(network(), example(), "flops=50%", run_dir=tmp_path / "a", steps=20)
+    train(search, sgd(search), 60)
+    found = search.morph(lambda model: {"val_accuracy": 0.5, "val_loss": float("nan")})
+    assert found.metrics == {"val_accuracy": 0.5, "val_loss": None}
+    events = [line["event"] for line in search.run.events()]
+    assert events == ["step", "iteration"]
+    again = ms.Search(network(), example(), "flops=50%", run_dir=tmp_path / "a", steps=20, resume=True)
+    assert again.architectures == search.architectures
+    assert again.total_steps == 60
+    for name, value in search.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+    with pytest.raises(UsageError, match="already holds a run"):
+        ms.Search(network(), example(), "flops=50%", run_dir=tmp_path / "a", steps=20)
+    with pytest.raises(UsageError, match="another budgets"):
+        ms.Search(network(), example(), "flops=40%", run_dir=tmp_path / "a", steps=20, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("steps", 1.5),
+        ("strength", -1),
+        ("strength", float("nan")),
+        ("threshold", -0.1),
+        ("shrink_to", 0),
+        ("shrink_to", 1.1),
+        ("limit", 0.5),
+        ("limit", float("inf")),
+        ("round_to", 0),
+        ("round_to", True),
+        ("warmup", 1.0),
+        ("seed", -1),
+    ],
+)
+def test_arguments_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name) as caught:
+        ms.Search(network(), example(), "flops=50%", **{name: value})
+    assert caught.value.repair
