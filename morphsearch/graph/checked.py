@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from morphsearch.errors import GraphError
+from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.rewrite import Mismatch, Plan, check, make_plan, rearrange, rebuild
 from morphsearch.graph.tape import RawOperation
@@ -91,6 +93,7 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
     from morphsearch.graph.graph import ConvGraph as Graph
 
     frozen = dict(graph.frozen_ids)
+    failures: dict[str, int] = {}
     for _ in range(64):
         if not graph.free:
             return graph
@@ -104,6 +107,10 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
             operation = graph.tape.operations[mismatch.operation] if mismatch.operation >= 0 else None
             reason = describe(operation, mismatch.reason)
             added = _blame(graph, mismatch.operation, reason)
+            if operation is not None:
+                failures[operation.module] = failures.get(operation.module, 0) + 1
+                if failures[operation.module] > 2:  # one by one would take long: this code follows nothing
+                    added |= _blame_module(graph, operation.module, reason)
             if not added.keys() - frozen.keys():
                 added = {int(ids[0]): reason for ids in _free_slots(graph)}
             frozen.update(added)
@@ -141,23 +148,34 @@ def trial(graph: ConvGraph) -> np.ndarray:
 
 
 def _blame(graph: ConvGraph, index: int, reason: str) -> dict[int, str]:
-    """Identifiers of the free units that the operation at `index` reads or makes, or, if none, those of the nearest before."""
-    unit_of = graph.resolution.unit_of
-    groups = list(graph.groups.values())
+    """Identifiers of the free units that the operation at `index` reads (else makes), or those of the nearest before it."""
     for operation in reversed(graph.tape.operations[: index + 1] if index >= 0 else []):
-        found = {}
-        for labels in (*operation.inputs, *operation.outputs):
-            for one in np.unique(np.asarray(labels.ids)):
-                unit = unit_of[one] if one > 0 else -1
-                if unit >= 0 and groups[graph.unit_group[unit]].frozen is None:
-                    found[int(one)] = reason
+        found = _free_of(graph, operation.inputs, reason) or _free_of(graph, operation.outputs, reason)
         if found:
             return found
     return {}
 
 
+def _blame_module(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:
+    """Identifiers of all free units that operations of a module's own code read."""
+    found: dict[int, str] = {}
+    for operation in graph.tape.operations:
+        if operation.module == module:
+            found.update(_free_of(graph, operation.inputs, reason))
+    return found
+
+
+def _free_of(graph: ConvGraph, tensors: Sequence[Labels], reason: str) -> dict[int, str]:
+    unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
+    free = np.array([group.frozen is None for group in graph.groups.values()])
+    ids = np.unique(np.concatenate([np.zeros(1, np.int64), *(np.asarray(labels.ids).reshape(-1) for labels in tensors)]))
+    units = unit_of[ids[ids > 0]]
+    movable = (units >= 0) & free[unit_group[units]] if units.size else np.zeros(0, bool)
+    return {int(one): reason for one in ids[ids > 0][movable]}
+
+
 def _free_slots(graph: ConvGraph) -> list[np.ndarray]:
-    free = {name for name in graph.free}
+    free = set(graph.free)
     names = list(graph.groups)
     result = []
     for ids in graph.tape.slots.values():

@@ -117,12 +117,26 @@ def trace(module: nn.Module) -> fx.Graph | None:
     return graphs[0] if str(graphs[0]) == str(graphs[1]) else None
 
 
-class _Watch(fx.Interpreter):
+class _InPlaceOf(fx.Interpreter):
+    """Runs a module's trace on the parameters and children that the module itself holds at this moment."""
+
+    def __init__(self, original: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(fx.GraphModule(original, graph), garbage_collect_values=False)
+        self.original = original
+
+    def fetch_attr(self, target: str) -> Any:
+        value: Any = self.original
+        for name in target.split("."):
+            value = getattr(value, name)
+        return value
+
+
+class _Watch(_InPlaceOf):
     """Runs the seed's trace and keeps the facts of every node."""
 
-    def __init__(self, module: fx.GraphModule, tape: list[Tape]) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.tapes = tape
+    def __init__(self, original: nn.Module, graph: fx.Graph, tapes: list[Tape]) -> None:
+        super().__init__(original, graph)
+        self.tapes = tapes
         self.facts: dict[str, NodeFacts] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -137,26 +151,23 @@ class _Lost:
     """The value of a node that cannot run at the new widths; only nodes that move channels may read it."""
 
 
-class _Repair(fx.Interpreter):
+class _Repair(_InPlaceOf):
     """Runs the new network's trace; replaces nodes that do not bring what the seed's bring."""
 
     def __init__(
         self,
-        module: fx.GraphModule,
+        original: nn.Module,
+        graph: fx.Graph,
         tapes: list[Tape],
         seed: _Watch,
+        seed_tape: Tape,
         resolution: Resolution,
         plan: Plan,
         multiplicity: np.ndarray,
     ) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.tapes, self.seed, self.resolution, self.plan, self.multiplicity = (
-            tapes,
-            seed,
-            resolution,
-            plan,
-            multiplicity,
-        )
+        super().__init__(original, graph)
+        self.tapes, self.seed, self.seed_tape = tapes, seed, seed_tape
+        self.resolution, self.plan, self.multiplicity = resolution, plan, multiplicity
         self.most = max(1, int(multiplicity.max(initial=1)))
         self.log = PatchLog()
 
@@ -330,7 +341,7 @@ class _Repair(fx.Interpreter):
 
     def _new_size(self, labels: Labels) -> tuple[int, int] | None:
         """The one dimension of a seed's tensor along which units leave or multiply, and its size in the new network."""
-        tape = self.seed.tapes[-1]
+        tape = self.seed_tape
         changed = []
         for dim in range(len(labels.shape)) if labels.parameter else labels.varying():
             if labels.parameter is not None:
@@ -417,20 +428,19 @@ def patch_modules(
 
     graphs = {path: graph for path in paths if (graph := trace(seed_modules[path])) is not None}
     with _all_running(
-        {seed_modules[path]: _Watch(fx.GraphModule(seed_modules[path], graph), tapes) for path, graph in graphs.items()}
+        {seed_modules[path]: _Watch(seed_modules[path], graph, tapes) for path, graph in graphs.items()}
     ) as running:
-        run_tape(seed, example_inputs, blank=blank_seed)
+        run_tape(seed, example_inputs, blank=blank_seed, modes=(tape.on_meta,))
         watches = {path: running[seed_modules[path]] for path in graphs}
     repairs: dict[nn.Module, _Repair] = {}
     for path in graphs:
         graph = trace(twin_modules[path])
         if graph is None or not watches[path].facts:
             continue
-        module = fx.GraphModule(twin_modules[path], graph)
-        repairs[twin_modules[path]] = _Repair(module, tapes, watches[path], resolution, plan, multiplicity)
+        repairs[twin_modules[path]] = _Repair(twin_modules[path], graph, tapes, watches[path], tape, resolution, plan, multiplicity)
     with _all_running(repairs):
         try:
-            run_tape(twin, example_inputs, blank=blank_twin)
+            run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,))
         except GraphError:
             return twin  # the check that follows says what is still wrong
     for path in graphs:

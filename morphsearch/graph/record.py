@@ -50,11 +50,13 @@ def run_tape(
     example_inputs: Any,
     *,
     blank: Callable[[], Tape] | None = None,
+    modes: tuple[bool, ...] = (True, False),
 ) -> tuple[Tape, int, bool]:
     """Run `model` under a tape, in evaluation mode and, where that leaves parameters unused, in training mode too.
 
     Args:
         blank: makes the empty tape; it is called once for each attempt.
+        modes: what to try: on shapes alone (True), on real numbers (False).
 
     Returns:
         The tape, the number of operations of the evaluation run, and whether it ran on shapes alone.
@@ -66,7 +68,7 @@ def run_tape(
     blank = blank or (lambda: Tape(model))
     only_shapes = any(parameter.is_meta for parameter in model.parameters())
     failure: Exception
-    for meta in (True, False):
+    for meta in (True,) if only_shapes else modes:
         try:
             tape, count = _attempt(model, example_inputs, rules, meta=meta, blank=blank)
             return tape, count, meta
@@ -74,8 +76,6 @@ def run_tape(
             raise
         except Exception as error:
             failure = error
-        if only_shapes:
-            break
     given = ", ".join(f"{tuple(t.shape)}" for t in tensors_in(example_inputs)) or "no tensor"
     message = str(failure).strip().splitlines()
     mode = " in training mode" if model.training else ""

@@ -396,7 +396,7 @@ def partial_convolution() -> nn.Module:
     return net(forward, a=cbr(3, 12), b=conv(4, 4), c=cbr(12, 8), head=head(8))
 
 
-@case(removable=0.5)
+@case(removable=0.0, exact=False, reason="written over")
 def written_in_place() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)
@@ -732,7 +732,7 @@ def blur_pool() -> nn.Module:
     return net(forward, a=cbr(3, 8), kernel=torch.rand(1, 1, 3, 3), b=cbr(8, 6), head=head(6))
 
 
-@case(removable=0.7)
+@case(removable=0.4, exact=False, reason="conv")
 def blur_pool_written() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = F.conv2d(s.a(x), s.kernel, stride=2, padding=1, groups=8)
@@ -789,7 +789,7 @@ def summed_weights() -> nn.Module:
     return net(forward, a=cbr(3, 8), b=conv(8, 6), c=conv(8, 6, 1), head=head(6))
 
 
-@case(removable=0.5)
+@case(removable=0.5, exact=False, reason="sum over channels")
 def control_flow() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)
@@ -899,7 +899,7 @@ def attention() -> nn.Module:
     return net(forward, a=cbr(3, 8), qkv=conv(8, 18, 1), proj=conv(6, 8, 1), head=head(8))
 
 
-@case(removable=0.0, exact=False, reason="attention")
+@case(removable=0.0, exact=False, reason="view")
 def fused_attention() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)
