@@ -1,0 +1,56 @@
+"""Every mechanism, alone: each network shrinks, widens and resizes exactly, or says why not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from morphsearch.graph import record
+from morphsearch.loop.verification import random_keep
+from tests.graph import proofs
+from tests.graph.mechanisms import CASES
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mechanism(name: str) -> None:
+    case = CASES[name]
+    torch.manual_seed(0)
+    graph = record(proofs.in_double(case.build()), case.inputs)
+    mixes = proofs.mixing(graph)
+    assert proofs.free_share(graph) >= case.removable
+    if case.exact:
+        assert not mixes
+    assert case.reason in proofs.explained(graph)
+    assert "in this form" not in proofs.explained(graph), "a built-in rule failed on its own operation"
+
+    shrunk = proofs.shrinks_exactly(graph, case.inputs, 0, skip=mixes)
+    proofs.shrinks_exactly(graph, case.inputs, 1, skip=mixes)
+    proofs.widens_exactly(graph, case.inputs, skip=mixes)
+    for factor in (0.5, 1.5, 0.0):  # 0.0: every group at its floor
+        proofs.resizes(graph, case.inputs, factor)
+    if mixes:
+        graph.shrink(random_keep(graph, np.random.default_rng(2)))
+    proofs.trains(shrunk, case.inputs)
+
+
+@pytest.mark.parametrize("name", ["residual", "shuffle_units", "c2f", "padded_shortcut", "grouped_lockstep", "group_norm_plain"])
+def test_shrink_widen_shrink(name: str) -> None:
+    case = CASES[name]
+    torch.manual_seed(0)
+    graph = record(proofs.in_double(case.build()), case.inputs)
+    for step, factor in enumerate((0.5, 2.5)):
+        proofs.shrinks_exactly(graph, case.inputs, step)
+        network = graph.resize(proofs.scaled(graph, factor), weights="widen" if factor > 1 else "fresh").double().eval()
+        graph = record(network, case.inputs, decisions=graph.decisions)
+    proofs.shrinks_exactly(graph, case.inputs, 7)
+
+
+def test_noise_lets_copies_learn_apart() -> None:
+    case = CASES["plain"]
+    graph = record(proofs.in_double(case.build()), case.inputs)
+    doubled = graph.rewrite(np.full(graph.num_units, 1) + np.isin(np.arange(graph.num_units), graph.units_of("0.0")), "widen", noise=0.1)
+    first, second = doubled.get_parameter("0.0.weight").chunk(2)
+    assert first.shape == second.shape
+    assert not torch.equal(first, second)
+    assert (first - second).abs().max() < first.std()
