@@ -139,7 +139,7 @@ def test_an_architecture_builds_a_fresh_plain_network(digits_run: Path) -> None:
 
 
 def test_an_architecture_applies_to_the_users_own_constructor(digits_run: Path) -> None:
-    found = ms.Architecture.load(digits_run)
+    found = ms.Architecture.load(digits_run / "iterations" / "001")
     mine = build_seed("digits_net", num_classes=10, input_shape=(1, 8, 8)).model
     net = found.apply(mine)
     assert ms.record(net, torch.zeros(1, 1, 8, 8)).widths == found.widths

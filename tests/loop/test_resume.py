@@ -1,0 +1,273 @@
+"""A search that was interrupted, or killed, ends as it would have."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loop_fakes import EXACT, data, network
+
+import morphsearch as ms
+from morphsearch.errors import DivergedError, InputError, StoppedError, UsageError
+from morphsearch.files import read_tensors
+from morphsearch.loop import runner
+from morphsearch.loop.run import resume, start, status
+from morphsearch.loop.rundir import RunDirectory
+
+CONFIG = ms.SearchConfig(
+    "digits_net", budget=("flops=50%",), iterations=2, epochs=2, recipe={**EXACT, "batch_size": 256, "lr": 0.1}
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same search without an interruption."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    start(CONFIG, path)
+    return path
+
+
+def assert_same(path: Path, whole: Path) -> None:
+    """Architectures, weights, figures and what happened when are those of the uninterrupted run."""
+    for name in ("001", "002"):
+        ours, theirs = (RunDirectory(p).iteration(name) for p in (path, whole))
+        assert json.loads((ours / "architecture.json").read_text()) == json.loads(
+            (theirs / "architecture.json").read_text()
+        )
+        mine, other = read_tensors(ours / "weights.safetensors"), read_tensors(theirs / "weights.safetensors")
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(value, other[key]) for key, value in mine.items())
+    assert history(path) == history(whole)
+    assert RunDirectory(path).result() == RunDirectory(whole).result()
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    """The log without times and interruptions."""
+    lines = [e for e in RunDirectory(path).events() if e["event"] not in ("interrupted", "resumed")]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+class Interrupting:
+    """A listener that interrupts at the event of that number."""
+
+    def __init__(self, at: int, kind: str | None = None) -> None:
+        self.left, self.kind = at, kind
+
+    def __call__(self, kind: str, payload: dict[str, Any]) -> None:
+        if self.kind in (None, kind):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def go_on(path: Path, at: int, kind: str | None = None, *, again: bool = False) -> bool:
+    """Start or resume, interrupted at an event; whether it came to its end instead."""
+    listener = Interrupting(at, kind)
+    try:
+        if again:
+            resume(path, listener=listener)
+        else:
+            start(CONFIG, path, listener=listener)
+    except StoppedError as error:
+        assert f"morphsearch resume {path}" in error.repair
+        assert error.exit_code == 130
+        assert status(path)["state"] == "interrupted"
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"), [("epoch", 1), ("epoch", 2), ("iteration", 1), ("progress", 1), ("epoch", 3), ("iteration", 2)]
+)
+def test_interrupted_by_a_listener(kind: str, at: int, whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert not go_on(path, at, kind)
+    result = resume(path)
+    assert [a.name for a in result.architectures] == ["001", "002"]
+    assert_same(path, whole)
+    assert status(path)["state"] == "complete"
+
+
+def test_interrupted_again_and_again_at_random(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphsearch.training import progress
+
+    monkeypatch.setattr(progress.Throttle, "due", lambda self, *, force=False: True)  # an event a batch
+    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)
+    path = tmp_path / "run"
+    dice = random.Random(5)
+    done = go_on(path, dice.randint(2, 9))
+    times = 1
+    while not done:
+        done = go_on(path, dice.randint(3, 9), again=True)
+        times += 1
+    assert times > 3
+    assert_same(path, whole)
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+import morphsearch as ms
+from morphsearch.loop import runner
+from morphsearch.loop.run import resume, start
+runner.CHECKPOINT_SECONDS = 0.0
+from tests_config import CONFIG
+path, first = sys.argv[1], sys.argv[2] == "start"
+tell = lambda kind, payload: print(kind, flush=True)
+start(CONFIG, path, listener=tell) if first else resume(path, listener=tell)
+"""
+
+
+def test_killed_at_random_moments(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    (tmp_path / "tests_config.py").write_text(
+        f"import morphsearch as ms\nCONFIG = ms.SearchConfig.from_dict({CONFIG.to_dict()!r})\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}", "OMP_NUM_THREADS": "1"}
+    dice = random.Random(3)
+    for _ in range(3):
+        how = "resume" if (path / "run.json").exists() else "start"
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(path), how], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:  # training has begun; let it come to some moment of it
+            if line.strip() == "progress":
+                break
+        time.sleep(dice.uniform(0.0, 1.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        if process.returncode != -signal.SIGKILL:
+            break
+        assert status(path)["state"] in ("running", "complete")
+    if status(path)["state"] != "complete":
+        resume(path)
+    assert_same(path, whole)
+
+
+def test_killed_between_the_weights_of_a_morph_and_its_architecture(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+
+    def dies(self: ms.Architecture, path: Path) -> Path:
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ms.Architecture, "save", dies)
+        with pytest.raises(SystemExit):
+            start(CONFIG, path)
+    assert (path / "iterations/001/weights.safetensors").exists()
+    assert status(path)["iterations"] == 0
+    resume(path)
+    assert_same(path, whole)
+
+
+def test_killed_after_the_architecture_before_anything_else(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    log = RunDirectory.log
+
+    def dies(self: RunDirectory, event: str, **values: Any) -> None:
+        if event == "iteration":
+            raise SystemExit("killed")
+        log(self, event, **values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "log", dies)
+        with pytest.raises(SystemExit):
+            start(CONFIG, path)
+    assert status(path)["iterations"] == 1
+    resume(path)
+    assert_same(path, whole)
+
+
+def test_a_complete_run_resumed_changes_nothing(whole: Path) -> None:
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    result = resume(whole)
+    assert [a.name for a in result.architectures] == ["001", "002"]
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_directory_that_holds_a_run_is_refused(whole: Path) -> None:
+    with pytest.raises(UsageError, match="already holds a run") as caught:
+        start(CONFIG, whole)
+    assert f"morphsearch resume {whole}" in caught.value.repair
+
+
+def test_states(whole: Path, tmp_path: Path) -> None:
+    found = status(whole)
+    assert found["state"] == "complete"
+    assert (found["iterations"], found["asked"]) == (2, 2)
+    assert found["best"] in ("001", "002")
+    assert found["budgets"] == ["flops=50%"]
+    assert found["costs"]["flops"] <= 608_512
+    assert status(tmp_path)["state"] == "damaged"
+    (tmp_path / "run.json").write_text("{")
+    assert "line 1" in status(tmp_path)["error"]
+
+
+def test_python_searches_resume_where_they_were_started(tmp_path: Path) -> None:
+    def run(path: Path, **options: Any) -> ms.SearchResult:
+        return ms.search(
+            network(), data(), budget="flops=50%", iterations=2, epochs=2, run_dir=path, recipe=EXACT, **options
+        )
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(StoppedError) as stopped:
+        run(tmp_path / "a", listener=Interrupting(3, "epoch"))
+    assert "resume=True" in stopped.value.repair
+    with pytest.raises(UsageError, match="started from Python"):
+        resume(tmp_path / "a")
+    with pytest.raises(UsageError, match="already holds a run"):
+        run(tmp_path / "a")
+    with pytest.raises(UsageError, match="another seed"):
+        run(tmp_path / "a", resume=True, seed=1)
+    again = run(tmp_path / "a", resume=True)
+    assert again.architectures == whole.architectures
+    assert all(torch.equal(v, whole.model.state_dict()[k]) for k, v in again.model.state_dict().items())
+    assert run(tmp_path / "a", resume=True).architectures == whole.architectures
+
+
+def test_without_a_run_directory_an_interrupt_passes() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        ms.search(network(), data(), budget="flops=50%", epochs=1, recipe=EXACT, listener=Interrupting(1, "epoch"))
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path) -> None:
+    config = ms.SearchConfig("digits_net", iterations=1, epochs=3, recipe={**EXACT, "batch_size": 256, "lr": 1e12})
+    with pytest.raises(DivergedError) as caught:
+        start(config, tmp_path / "run")
+    assert "learning rate" in caught.value.repair
+    assert caught.value.exit_code == 5
+    tensors, _ = runner.load_checkpoint(tmp_path / "run/checkpoint")
+    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+
+
+def test_weights_that_are_missing_or_of_another_network(whole: Path, tmp_path: Path) -> None:
+    import shutil
+
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    weights = path / "iterations/002/weights.safetensors"
+    other = (path / "iterations/001/weights.safetensors").read_bytes()
+    weights.write_bytes(other)
+    with pytest.raises(InputError, match="do not fit"):
+        resume(path)
+    weights.write_bytes(other[:100])
+    with pytest.raises(InputError, match="cannot read the tensors"):
+        resume(path)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"weights\.safetensors"):
+        resume(path)
