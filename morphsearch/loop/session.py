@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch import plugins
-from morphsearch.errors import DivergedError, InputError, UsageError
+from morphsearch.errors import DivergedError, InputError, UnknownName, UsageError
 from morphsearch.graph import record
 from morphsearch.loop import morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
@@ -26,6 +26,8 @@ from morphsearch.strategies.registry import get as get_strategy
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 WARMUP, LATER_WARMUP = 0.25, 0.1  # share of the schedule without pressure, in the first morph and in later ones
+
+PRICINGS = ("share", "unit")
 
 
 class Search:
@@ -45,6 +47,7 @@ class Search:
         limit: no group becomes wider than this many times what was kept of it.
         round_to: widths are multiples of it.
         warmup: share of `steps` in which nothing is pressed; default 0.25 in the first morph and 0.1 in later ones.
+        pricing: "share" (what one per cent of a group costs) or "unit" (what one unit costs, as in MorphNet).
         seed: of whatever is drawn at random.
         seed_spec: how the seed is built (``"resnet20"``), for files; None for networks that only the caller can build.
         strategy_options: keyword arguments of the strategy.
@@ -81,6 +84,7 @@ class Search:
         limit: float = 4.0,
         round_to: int = 1,
         warmup: float | None = None,
+        pricing: str = "share",
         seed: int = 0,
         seed_spec: str | None = None,
         strategy_options: Mapping[str, Any] | None = None,
@@ -97,6 +101,9 @@ class Search:
             warmup=warmup,
             seed=seed,
         )
+        if pricing not in PRICINGS:
+            raise UnknownName.of("pricing", pricing, PRICINGS)
+        self.pricing = pricing
         self.model, self.example_inputs = model, example_inputs
         self.inputs = describe_inputs(example_inputs)
         self.steps, self.fixed, self.warmup, self.seed = steps, strength, warmup, seed
@@ -319,6 +326,7 @@ class Search:
             "seed": self.seed,
             "schedule": self.steps,
             "warmup": self.warmup,
+            "pricing": self.pricing,
             "strength": self.fixed,
             "threshold": self.rules.threshold,
             "expand": self.rules.expand,
