@@ -108,6 +108,10 @@ def read_json(path: Path) -> Any:
             "the file must be whole JSON",
             "it was truncated or edited by hand: restore it from a copy",
         ) from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
+        raise InputError(
+            f"{path}: {str(error).splitlines()[0]}", "the file must be JSON as morphsearch writes it", "check the path"
+        ) from error
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:

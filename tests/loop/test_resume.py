@@ -134,7 +134,7 @@ def test_killed_at_random_moments(whole: Path, tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}", "OMP_NUM_THREADS": "1"}
     dice = random.Random(3)
-    for _ in range(3):
+    for _ in range(2):
         how = "resume" if (path / "run.json").exists() else "start"
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(path), how], env=environment, stdout=subprocess.PIPE, text=True
