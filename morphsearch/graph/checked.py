@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Operations in which forward code can have sizes, or equal parts, written down.
 SIZED = frozenset(
-    "view _unsafe_view reshape split split_with_sizes slice select narrow unbind constant_pad_nd expand repeat".split()
+    "view _unsafe_view reshape split split_with_sizes slice select narrow index_select unbind constant_pad_nd expand repeat".split()
 )
 
 

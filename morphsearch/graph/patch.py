@@ -8,10 +8,12 @@ moves channels and does not bring what it should is replaced by a selection of t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from morphsearch.graph.tape import Tape
 # Nodes that only move elements; `getitem` also takes tuples apart.
 MOVES = frozenset(
     "view reshape permute transpose chunk split getitem contiguous flatten unflatten narrow select unbind squeeze unsqueeze"
-    " pad flip roll swapaxes movedim tensor_split split_with_sizes clone t".split()
+    " index_select pad flip roll swapaxes movedim tensor_split split_with_sizes clone t".split()
 )
 
 
@@ -51,6 +53,13 @@ class _Tracer(fx.Tracer):
         """``list(x.chunk(2, 1))``: the number of parts stands in the code."""
         count = _parts(obj.node)
         return super().iter(obj) if count is None else (obj[i] for i in range(count))
+
+
+def index_value(tensor: Tensor) -> Tensor | None:
+    """The numbers of an integer tensor, where they are known."""
+    if tensor.dtype not in (torch.int64, torch.int32):
+        return None
+    return getattr(tensor, "_morphsearch_value", None) if tensor.is_meta else tensor
 
 
 def _parts(node: fx.Node) -> int | None:
@@ -121,7 +130,7 @@ class _InPlaceOf(fx.Interpreter):
     """Runs a module's trace on the parameters and children that the module itself holds at this moment."""
 
     def __init__(self, original: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(fx.GraphModule(original, graph), garbage_collect_values=False)
+        super().__init__(Patched(original, graph), garbage_collect_values=False)
         self.original = original
 
     def fetch_attr(self, target: str) -> Any:
@@ -143,7 +152,9 @@ class _Watch(_InPlaceOf):
         result = super().run_node(n)
         labels = self.tapes[-1].labels(result) if isinstance(result, Tensor) else None
         several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
-        self.facts[n.name] = NodeFacts(labels, several, None if several or labels is not None else result)
+        # Of tensors only an index keeps its numbers: what was patched before may need it again.
+        value = index_value(result) if isinstance(result, Tensor) else result
+        self.facts[n.name] = NodeFacts(labels, several, None if several else value)
         return result
 
 
@@ -470,11 +481,11 @@ def _apply(module: nn.Module, repair: _Repair) -> fx.GraphModule:
     traced = repair.module
     assert isinstance(traced, fx.GraphModule)
     nodes = {node.name: node for node in traced.graph.nodes}
-    for number, edit in enumerate(repair.log.edits):
+    for edit in repair.log.edits:
         node = nodes[edit.node]
         with traced.graph.inserting_before(node):
             new = (
-                _selected(traced, nodes, edit, number) if isinstance(edit, Selection) else _resized(traced, node, edit)
+                _selected(traced, nodes, edit) if isinstance(edit, Selection) else _resized(traced, node, edit)
             )
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
@@ -486,14 +497,41 @@ def _apply(module: nn.Module, repair: _Repair) -> fx.GraphModule:
     for name, parameter in module.named_parameters(recurse=False):
         if name not in traced._parameters:
             traced.register_parameter(name, parameter)
-    for name, buffer in module.named_buffers(recurse=False):
-        if name not in traced._buffers:
-            traced.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
+    read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+    for name in [name for name in vars(module)["_buffers"] if name.startswith("_channels_") and name not in read]:
+        traced._buffers.pop(name, None)  # the selection of an earlier rewrite
+    _complete(traced, module, {})
+    for name, value in vars(module).items():
+        if name not in vars(traced) and name != "forward":
+            setattr(traced, name, value)
     traced.train(module.training)
     return traced
 
 
-def _selected(traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection, number: int) -> fx.Node:
+def _complete(traced: fx.GraphModule, module: nn.Module, memo: dict[int, Any]) -> None:
+    """Give a trace everything that its module holds, in the same order, though its code may not read it."""
+    for store in ("_modules", "_parameters", "_buffers"):
+        own, theirs = getattr(traced, store), getattr(module, store)
+        stale = {name for name in theirs if name.startswith("_channels_") and name not in own}
+        names = [name for name in [*theirs, *own] if name not in stale]
+        complete = {name: own[name] if name in own else copy.deepcopy(theirs[name], memo) for name in names}
+        own.clear()
+        own.update(complete)
+    traced._non_persistent_buffers_set = {
+        name for name in traced._buffers if name in module._non_persistent_buffers_set or name.startswith("_channels_")
+    }
+
+
+class Patched(fx.GraphModule):
+    """A traced module; unlike PyTorch's own, its copies keep all children and which buffers are not saved."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Patched:
+        twin: Patched = super().__deepcopy__(memo)
+        _complete(twin, self, memo)
+        return twin
+
+
+def _selected(traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection) -> fx.Node:
     """The nodes of a selection: a slice where the channels are neighbours, padding where only the ends are filled."""
     source, dim, graph = nodes[edit.source], edit.dim, traced.graph
     kept = np.nonzero(edit.index >= 0)[0]
@@ -506,7 +544,7 @@ def _selected(traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection
             new = graph.call_function(F.pad, (new, [0, 0] * edit.after + ends), {"value": edit.fill})
         return new
     index = edit.index
-    name = f"_channels_{number}"
+    name = next(name for i in count() if not hasattr(traced, name := f"_channels_{i}"))
     if kept.size < index.size:
         source = graph.call_function(F.pad, (source, [0, 0] * edit.after + [1, 0]), {"value": edit.fill})
         index = index + 1

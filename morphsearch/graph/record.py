@@ -69,8 +69,9 @@ def run_tape(
     only_shapes = any(parameter.is_meta for parameter in model.parameters())
     failure: Exception
     for meta in (True,) if only_shapes else modes:
+        tape = blank()
         try:
-            tape, count = _attempt(model, example_inputs, rules, meta=meta, blank=blank)
+            count = _attempt(model, example_inputs, rules, tape, meta=meta)
             return tape, count, meta
         except GraphError:
             raise
@@ -78,18 +79,18 @@ def run_tape(
             failure = error
     given = ", ".join(f"{tuple(t.shape)}" for t in tensors_in(example_inputs)) or "no tensor"
     message = str(failure).strip().splitlines()
-    mode = " in training mode" if model.training else ""
+    mode = " in training mode" if tape.in_training else ""
     raise GraphError(
         f"the network fails on its example inputs ({given}){mode}: {type(failure).__name__}: {message[0] if message else ''}",
         "it must run on inputs of that shape before it can be recorded",
-        "check the input shape (channels, height, width) and the number of arguments",
+        "record it on larger inputs: a branch that only runs in training needs them"
+        if mode
+        else "check the input shape (channels, height, width) and the number of arguments",
     ) from failure
 
 
-def _attempt(
-    model: nn.Module, example_inputs: Any, rules: Rules, *, meta: bool, blank: Callable[[], Tape]
-) -> tuple[Tape, int]:
-    tape = blank()
+def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *, meta: bool) -> int:
+    """Fill the tape; returns the number of operations of the evaluation run."""
     tape.on_meta = meta
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     modes = {id(module): module.training for module in model.modules()}
@@ -101,12 +102,13 @@ def _attempt(
             used = {name for name, _ in tape.slots}
             unused = [n for n, p in model.named_parameters() if n not in used and p.numel() > 1]
             if unused and any(n.rpartition(".")[0] not in tape.visited for n in unused):
+                tape.in_training = True
                 model.train()
                 _run(model, example_inputs, tape, rules, meta, dtype)
         finally:
             for module in model.modules():
                 module.training = modes[id(module)]
-    return tape, count
+    return count
 
 
 def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: bool, dtype: Any) -> None:

@@ -110,7 +110,7 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
     layers = _layers(tape, class_of, unit_of_class, boundaries)
     unit_group = np.zeros(wanted.size, np.int64)
     groups: dict[str, Group] = {}
-    for position, (start, end) in enumerate(zip(boundaries, [*boundaries[1:], wanted.size], strict=True)):
+    for position, (start, end) in enumerate(zip(boundaries, [*boundaries[1:], wanted.size], strict=False)):
         first_class = wanted[start]
         maker, maker_ids = makers[int(np.searchsorted(starts, first_row[first_class], "right")) - 1]
         channels = np.count_nonzero(class_of[maker_ids] == first_class)

@@ -86,6 +86,7 @@ class Tape:
         self.storages: dict[int, tuple[Tensor, Tensor]] = {}
         self.muted = 0
         self.on_meta = False
+        self.in_training = False
         self.rules: Rules | None = None
 
     # -- names ---------------------------------------------------------------------------------------------------

@@ -793,7 +793,7 @@ def summed_weights() -> nn.Module:
 def control_flow() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)
-        x = s.b(x) if float(x.sum()) > -1e30 else s.c(x)
+        x = s.b(x) if float(x.detach().sum()) > -1e30 else s.c(x)
         return s.head(x)
 
     return net(forward, a=cbr(3, 8), b=cbr(8, 6), c=cbr(8, 6), head=head(6))

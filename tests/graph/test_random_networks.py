@@ -159,7 +159,11 @@ def _average(c: int) -> nn.Module:
 
 def _written(c: int) -> nn.Module:
     size = c * 4
-    return net(lambda s, x: s.b(s.a(F.avg_pool2d(x, 4).reshape(x.size(0), size)).relu()), a=nn.Linear(size, 7), b=nn.Linear(7, 3))
+    return net(
+        lambda s, x: s.b(s.a(F.avg_pool2d(x, 4).reshape(x.size(0), size)).relu()),
+        a=nn.Linear(size, 7),
+        b=nn.Linear(7, 3),
+    )
 
 
 def _several(c: int) -> nn.Module:

@@ -14,7 +14,16 @@ from morphsearch.models import build_seed
 from tests import torchvision_shim
 from tests.graph import proofs
 
-SEEDS = ("digits_net", "mobilenet_v1?alpha=0.25&stem=cifar", "resnet20", "resnet20?shortcut=A", "resnet56", "resnet18", "vgg16_bn")
+SEEDS = (
+    "digits_net",
+    "mobilenet_v1?alpha=0.25&stem=cifar",
+    "resnet20",
+    "resnet20?shortcut=A",
+    "resnet56",
+    "resnet18",
+    "resnet50",
+    "vgg16_bn",
+)
 NETWORKS = (*torchvision_shim.CLASSIFIERS, "regnet_x_400mf")
 
 

@@ -1,0 +1,161 @@
+"""Reading a graph, and what recording and rewriting must leave alone."""
+
+from __future__ import annotations
+
+import copy
+
+import networkx as nx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from morphsearch.errors import UnknownName
+from morphsearch.graph import record
+from tests import torchvision_shim
+from tests.graph import proofs
+from tests.graph.mechanisms import CASES, cbr, head, net
+
+
+def residual() -> nn.Module:
+    return CASES["residual"].build()
+
+
+INPUTS = torch.zeros(2, 3, 8, 8)
+
+
+def test_groups_are_in_network_order_and_name_their_layers() -> None:
+    graph = record(residual(), INPUTS)
+    assert graph.widths == {"stem.0": 8, "a.0": 5, "c.0": 6, "head.2": 5}
+    assert graph.groups["a.0"].layers == ("a.0", "a.1", "b.0")
+    assert graph.free == ["stem.0", "a.0", "c.0"]
+    assert graph.num_units == 24
+    assert [len(graph.units_of(name)) for name in graph.groups] == list(graph.widths.values())
+
+
+def test_explain() -> None:
+    graph = record(residual(), INPUTS)
+    text = graph.explain("b.0")
+    assert "stem.0: 8 units" in text
+    assert "add" in text
+    assert "read by a.0, c.0, head.2" in text
+    assert "network's output" in graph.explain("head.2")
+    with pytest.raises(UnknownName, match=r"did you mean"):
+        graph.explain("sten.0")
+
+
+def test_networkx() -> None:
+    graph = record(residual(), INPUTS)
+    drawn = graph.to_networkx()
+    assert nx.is_directed_acyclic_graph(drawn)
+    assert drawn.nodes["a.0:conv"]["parameters"] == {"weight": "a.0.weight"}
+    assert nx.has_path(drawn, "stem.0:conv", "head.2:linear")
+    assert [data["kind"] for _, data in drawn.nodes(data=True)][0] == "conv"
+
+
+def test_bindings_cover_every_parameter_that_was_used() -> None:
+    graph = record(residual(), INPUTS)
+    bound = {binding.tensor for binding in graph.bindings}
+    assert {name for name, _ in graph.model.named_parameters()} <= bound
+    for binding in graph.bindings:
+        tensor = graph.model.state_dict()[binding.tensor]
+        assert binding.units.shape == (tensor.shape[binding.dim],)
+
+
+def test_parameter_shapes_follow_the_widths() -> None:
+    graph = record(residual(), INPUTS)
+    widths = graph.widths | proofs.scaled(graph, 0.5)
+    half = graph.resize({name: widths[name] for name in graph.free})
+    values = list(widths.values())
+    for name, parameter in half.named_parameters():
+        assert tuple(extent.at(values) for extent in graph.parameter_shapes[name]) == tuple(parameter.shape)
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = torchvision_shim.build("googlenet").train()
+    model.aux1.eval()
+    calls = []
+    model.conv1.register_forward_hook(lambda *_: calls.append(1))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    identities = [id(tensor) for tensor in [*model.parameters(), *model.buffers()]]
+    flags = [module.training for module in model.modules()]
+    before, random = dict(vars(model)), torch.get_rng_state()
+
+    graph = record(model, torch.zeros(1, 3, 64, 64))
+    graph.shrink({name: range(group.width // 2) for name, group in graph.groups.items() if name in graph.free})
+
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [id(tensor) for tensor in [*model.parameters(), *model.buffers()]] == identities
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert dict(vars(model)).keys() == before.keys()
+    for tensor in [*model.parameters(), *model.buffers()]:
+        assert not vars(tensor)
+        assert tensor.grad is None
+
+
+def test_real_recording_leaves_statistics_and_random_numbers_alone() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = nn.functional.dropout(s.a(x), 0.5, s.training)
+        return s.head(x if float(x.abs().sum()) >= 0 else -x) + (s.aux(x) if s.training else 0)
+
+    torch.manual_seed(0)
+    model = net(forward, a=cbr(3, 8), head=head(8), aux=head(8)).train()
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    graph = record(model, torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert not graph.on_meta
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert not any(vars(tensor) for tensor in [*model.parameters(), *model.buffers()])
+
+
+def test_rewritten_networks_keep_mode_gradients_and_names() -> None:
+    model = residual().train()
+    model.get_parameter("a.0.weight").requires_grad_(False)
+    model.stem.eval()
+    graph = record(model, INPUTS)
+    shrunk = graph.shrink({"a.0": [0, 4]})
+    assert [m.training for m in shrunk.modules()] == [m.training for m in model.modules()]
+    assert [name for name, p in shrunk.named_parameters() if not p.requires_grad] == ["a.0.weight"]
+    assert list(shrunk.state_dict()) == list(model.state_dict())
+    assert shrunk.get_submodule("a.0").out_channels == 2
+    assert "Conv2d(8, 2" in repr(shrunk)
+    with torch.no_grad():
+        for parameter in shrunk.parameters():
+            parameter.zero_()
+    assert any(parameter.any() for parameter in model.parameters()), "weights are copies"
+
+
+@pytest.mark.parametrize("name", ["residual", "shuffle_units", "c2f", "padded_shortcut", "view_written"])
+def test_rewritten_networks_copy_and_load(name: str) -> None:
+    case = CASES[name]
+    graph = record(proofs.in_double(case.build()), case.inputs)
+    shrunk = proofs.shrinks_exactly(graph, case.inputs, 3)
+    twin = copy.deepcopy(shrunk)
+    inputs = torch.randn(3, *case.inputs.shape[1:], dtype=torch.float64)  # another batch size than the example's
+    with torch.no_grad():
+        assert torch.equal(twin(inputs), shrunk(inputs))
+        for parameter in twin.parameters():
+            parameter.add_(1.0)
+        twin.load_state_dict(shrunk.state_dict())
+        assert torch.equal(twin(inputs), shrunk(inputs))
+
+
+@pytest.mark.parametrize("name", ["residual", "shuffle_units", "padded_shortcut"])
+def test_rewritten_networks_are_captured_whole(name: str) -> None:
+    # What torch.compile does before it generates code, which takes a compiler and a minute.
+    case = CASES[name]
+    graph = record(proofs.in_double(case.build()), case.inputs)
+    shrunk = proofs.shrinks_exactly(graph, case.inputs, 3)
+    compiled = torch.compile(shrunk, backend="eager", fullgraph=True)
+    inputs = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(inputs), shrunk(inputs))
+
+
+def test_fresh_weights_are_fresh() -> None:
+    model = residual()
+    graph = record(model, INPUTS)
+    other = graph.resize({"a.0": 4})
+    assert not torch.equal(other.get_parameter("stem.0.weight"), model.get_parameter("stem.0.weight"))
+    assert torch.equal(other.get_buffer("stem.1.running_var"), torch.ones(8))
