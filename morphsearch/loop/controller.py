@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MEMORY = 0.7  # share of the former estimate of the resistance that stays at every look
-RELEASE = 0.95  # at most this share of the strength is left at the next look while the cost is below its target
+RELEASE = 0.95  # the strength falls at most to this share from one look to the next while the cost is above its target
+HOLD = 0.98  # and to this share once it is at its target, or quickly to nothing where it is below
+ENOUGH = 0.9  # this share of it
 GROWTH = 1.25  # the strength grows at most so many times from one look to the next
 OVERDUE = 1.07  # and at least so many times once the target should have been reached
 AHEAD = 3  # looks within which a cost that falls fast enough to reach its target is not pressed harder
@@ -92,7 +94,7 @@ class Controller:
         elif not self.pressing(step):
             self.strength = 0.0
         elif need <= 0:
-            self.strength *= min(RELEASE, fullness**2)
+            self.strength *= min(HOLD, (fullness / ENOUGH) ** 2)
             self.resistance = min(self.resistance, self.strength)
             self.last_need = None
         else:
@@ -100,11 +102,10 @@ class Controller:
                 resisted = self.strength - (self.last_need - need) / (rate * (step - self.last_step))
                 self.resistance = max(0.0, MEMORY * self.resistance + (1 - MEMORY) * resisted)
             wanted = self.resistance + need / (rate * self.remaining(step))
-            if self._falling(fullness):
-                wanted = min(wanted, RELEASE * self.strength)
-            elif self.strength > 0:
-                least = OVERDUE * self.strength if step >= self.end else 0.0
-                wanted = min(max(wanted, least), GROWTH * self.strength)
+            if self.strength > 0:
+                least = OVERDUE if step >= self.end else RELEASE
+                most = RELEASE if self._falling(fullness) else GROWTH
+                wanted = min(max(wanted, least * self.strength), most * self.strength)
             self.strength = wanted
             self.last_need = need
         self.last_step, self.last_fullness = step, fullness
