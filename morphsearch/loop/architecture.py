@@ -253,8 +253,9 @@ class Architecture:
                 n for n in {**graph.widths, **self.seed_widths} if graph.widths.get(n) != self.seed_widths.get(n)
             ]
             name = sorted(differing)[0]
+            here, there = graph.widths.get(name), self.seed_widths.get(name)
             raise InputError(
-                f"group {name!r} has width {graph.widths.get(name)} in this network and {self.seed_widths.get(name)} in the seed",
+                f"group {name!r} has width {here} in this network and {there} in the seed",
                 f"architecture {self.name!r} applies to the network that it was found for",
                 "build the network with the arguments of the search (number of classes, width, input shape)",
             )

@@ -221,7 +221,7 @@ class Budgets:
         if not expand and all(row.requested > row.seed for row in rows):
             row = rows[0]
             raise UsageError(
-                f"budget {row.text} ({figure(row.requested)} {row.unit}) is above the seed's {figure(row.seed)} {row.unit}",
+                f"budget {row.text} ({figure(row.requested)} {row.unit}) is above the seed's {figure(row.seed)}",
                 "without expansion a search only removes",
                 "allow expansion (leave out --no-expand), or ask for less than 100%",
             )

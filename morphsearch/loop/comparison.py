@@ -129,7 +129,10 @@ def verdict(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     best = max(found, key=lambda row: statistics.fmean(row.val_accuracies))
     matched = [row for row in others if row.baseline_of in (None, best.label)]
     if not others:
-        return f"{best.label} reaches {100 * (best.mean or 0):.2f}%. Retrain baselines to know whether that beats a plain scaling."
+        return (
+            f"{best.label} reaches {100 * (best.mean or 0):.2f}%. "
+            "Retrain baselines to know whether that beats a plain scaling."
+        )
     return " ".join(_judge(best, other, metrics) for other in matched or others)
 
 

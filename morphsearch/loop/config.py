@@ -11,7 +11,7 @@ from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.checks import check_arguments
 from morphsearch.training.recipe import Recipe
 
-# What training under pressure wants: a constant rate (the search should not end where learning does), with a short warm-up.
+# What training under pressure wants: a constant rate, since the search should not end where learning does.
 SEARCH_RECIPE: dict[str, Any] = {"schedule": "constant", "lr": 0.05}
 
 
@@ -87,7 +87,8 @@ class SearchConfig:
     allow_code: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "budget", (self.budget,) if isinstance(self.budget, str) else self.budget)
+        budget: Any = self.budget
+        object.__setattr__(self, "budget", (budget,) if isinstance(budget, str) else budget)
         for name, (accepts, rule, repair) in _RULES.items():
             value = getattr(self, name)
             if not accepts(value):

@@ -3,15 +3,15 @@
 Under the strategies' proximal step a unit's score falls by ``lr * strength * price`` a step, less what the loss gives
 back. So at any moment one can say how far steady pressure is from killing just the units that must go for the cost to
 reach its target: the *need* is that of the last of them in the order of ``(score - threshold) / price``. What the loss
-gives back acts like a strength of the opposite sign, the *resistance* `r`. With ``d`` the fall of the need over the last
-`n` steps under a strength `s`, and ``t`` steps left,
+gives back acts like a strength of the opposite sign, the *resistance* `r`. With `d` the fall of the need over the
+last `n` steps under a strength `s`, and `t` steps left,
 
     r = s - d / (lr n)   (averaged over looks)        s' = r + need / (lr t).
 
-So the strength rises where units resist, and once the need is met it stays what holds them down. While the cost is
-below its target the strength is let off, so that units may come back. While it falls
-fast enough to reach the target within a few looks the strength does not grow; past the time at which it should have
-been reached it grows steadily. What is still missing at the end, the morph removes by rank.
+So the strength rises where units resist. It is let off slowly, since units that just died would come back to life, and
+quickly once the cost is below its target, so that some may. While the cost falls fast enough to be at its target within
+a few looks the strength does not grow; past the time at which it should be there it grows steadily. What is still
+missing at the end, the morph removes by rank.
 """
 
 from __future__ import annotations

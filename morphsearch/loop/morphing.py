@@ -166,8 +166,9 @@ def _recorded(
     graph = record(network, example_inputs, decisions=before.decisions)
     if dict(graph.widths) != dict(widths):
         name = next(n for n in {**graph.widths, **widths} if graph.widths.get(n) != widths.get(n))
+        found, asked = graph.widths.get(name), widths.get(name)
         raise GraphError(
-            f"group {name!r} has width {graph.widths.get(name)} in the rebuilt network, and {widths.get(name)} was asked for",
+            f"group {name!r} has width {found} in the rebuilt network, and {asked} was asked for",
             "a rebuilt network is recorded and counted again",
             "report this network: its graph changes with its widths",
         )

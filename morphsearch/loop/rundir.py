@@ -132,8 +132,9 @@ class RunDirectory:
         differing = [key for key in {**recorded, **wanted} if recorded.get(key) != wanted.get(key)]
         if differing:
             key = differing[0]
+            before, now = _brief(recorded.get(key)), _brief(wanted.get(key))
             raise UsageError(
-                f"{self.path} was started with another {key}: {_brief(recorded.get(key))}, now {_brief(wanted.get(key))}",
+                f"{self.path} was started with another {key}: {before}, now {now}",
                 "a run goes on under the arguments that it was started with",
                 "give those arguments again, or choose another run directory",
             )

@@ -145,14 +145,18 @@ class Runner:
 
     def _trainer(self) -> Trainer:
         search = self.search
-        trainer = Trainer(
+
+        def after_step(step: int) -> None:
+            search.step(trainer.lr)
+
+        trainer: Trainer = Trainer(
             search.model,
             self.data,
             self.recipe,
             seed=self.seed + SEEDS_APART * self.number,
             no_decay=search.regularized(),
             penalty=search.penalty,
-            after_step=lambda step: search.step(trainer.lr),
+            after_step=after_step,
             progress=lambda kind, payload: self.hear(kind, {**payload, "strength": search.strength}),
             phase=f"morph {self.number}/{self.iterations}",
         )

@@ -22,7 +22,7 @@ Widths = dict[str, int]
 
 @dataclass
 class Facts:
-    """What is known about the units at one moment: `u` arrays of score, price (mean 1), whether judged, whether alive."""
+    """What is known about the units at one moment, `u` each: score, price (mean 1), whether judged, whether alive."""
 
     score: np.ndarray
     price: np.ndarray
@@ -64,8 +64,8 @@ def widths_of(graph: ConvGraph, alive: np.ndarray) -> Widths:
 def death_order(graph: ConvGraph, facts: Facts, threshold: float, round_to: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Units in the order in which steady pressure would kill them, and the pressure that each needs.
 
-    Under a proximal step every score falls by strength times price, so a unit needs ``(score - threshold) / price``. The
-    last units of every group, down to its floor, never die.
+    Under a proximal step every score falls by strength times price, so a unit needs ``(score - threshold) / price``.
+    The last units of every group, down to its floor, never die.
 
     Returns:
         `k` unit indices and `k` pressures, ascending.
@@ -142,8 +142,8 @@ def fill_up(
 ) -> Widths:
     """`widths` with single steps added where the budget still has room for them.
 
-    The next uniform multiplier does not fit, but rounding can leave several per cent of a small network's budget unused.
-    Groups get their step in the order in which a growing multiplier would have given it to them, each at most one.
+    The next uniform multiplier does not fit, but rounding can leave several per cent of a small network's budget
+    unused. Groups get their step in the order in which a growing multiplier would have given it to them, each at most one.
     """
     reference = base or widths
     result = dict(widths)

@@ -42,7 +42,8 @@ class Search:
         steps: length of the shrinking schedule of a morph, in optimizer steps; without it the controller paces itself.
         strength: a fixed lambda instead of the controller's (per unit of learning rate: see :meth:`follow`).
         threshold: scores up to it are dead; default: the strategy's own.
-        shrink_to: the share of the budget that a morph shrinks to before it expands; default 0.75, or 1 without expansion.
+        shrink_to: the share of the budget that a morph shrinks to before it expands; default 0.75, or 1 without
+            expansion.
         expand: fill the budget by widening what is left.
         limit: no group becomes wider than this many times what was kept of it.
         round_to: widths are multiples of it.
@@ -63,8 +64,8 @@ class Search:
     Raises:
         GraphError: the network cannot be recorded, or has no convolution.
         BudgetError: the budget is below the lowest possible cost.
-        UsageError: a budget that does not parse, a strategy that does not fit the network; a run in `run_dir` that is not
-            to be resumed, or that was started with other arguments.
+        UsageError: a budget that does not parse, a strategy that does not fit the network; a run in `run_dir` that is
+            not to be resumed, or that was started with other arguments.
         InputError: with `resume`, a damaged run.
     """
 
@@ -161,7 +162,8 @@ class Search:
     def penalty(self) -> Tensor:
         """The strategy's penalty at this moment, a scalar to add to the loss.
 
-        For strategies that act by a proximal step in :meth:`step` it carries no gradient: adding it shows the objective.
+        For strategies that act by a proximal step in :meth:`step` it carries no gradient; adding it shows the
+        objective.
         """
         return self.strategy.penalty(self._prices, self.controller.strength)
 
@@ -188,7 +190,7 @@ class Search:
             self.run.log("step", iteration=len(self.architectures) + 1, step=self.total_steps, **self.status())
 
     def status(self) -> dict[str, Any]:
-        """Costs of what is alive, how full the budget is, the number of alive units that may leave, and the strength."""
+        """Costs of what is alive, how full the budget is, how many of the units that may leave live, and the strength."""
         widths = self._alive_widths(self._facts())
         return {
             "costs": self.budgets.costs(widths),
@@ -213,11 +215,11 @@ class Search:
     def _reprice(self, widths: Mapping[str, int]) -> np.ndarray:
         """Set and return the `u` prices at these widths, with mean 1 over the units that may leave.
 
-        With ``pricing="share"`` the price of a unit is multiplied by the number of alive units of its group: it is then the
-        price of a given *share* of the group. Pressure by the unit's own price alone strips the early layers, whose few
+        With ``pricing="share"`` the price of a unit is multiplied by the number of alive units of its group: it is then
+        the price of a given *share* of the group. Pressure by the unit's own price alone strips the early layers, whose few
         channels are dear, and nothing resists: a norm that follows takes out whatever scales a whole layer down.
         """
-        price = self.budgets.prices(widths).numpy().clip(min=0.0)
+        price: np.ndarray = self.budgets.prices(widths).numpy().clip(min=0.0)
         if self.pricing == "share":
             price = price * np.array([widths[name] for name in self.graph.groups], np.float64)
         price = price[self.graph.unit_group]

@@ -52,9 +52,7 @@ def counted(model: nn.Module, inputs: Tensor | None = None) -> dict[str, int]:
     return {"flops": flops, "params": sum(p.numel() for p in model.parameters())}
 
 
-def train(
-    search: ms.Search, optimizer: torch.optim.Optimizer, steps: int, *, seed: int = 0
-) -> list[float]:
+def train(search: ms.Search, optimizer: torch.optim.Optimizer, steps: int, *, seed: int = 0) -> list[float]:
     """The user's own loop of DESIGN section 6; the losses."""
     x, y = images(64, seed)
     generator = torch.Generator().manual_seed(seed)

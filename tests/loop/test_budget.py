@@ -49,7 +49,19 @@ def test_a_share_of_a_whole_cost_is_exact() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "flops", "flops=", "=50%", "flops=fifty", "flops=-5%", "flops=5%%", "flops>=5M", "50%", "flops=nan%", "flops<=inf"],
+    [
+        "",
+        "flops",
+        "flops=",
+        "=50%",
+        "flops=fifty",
+        "flops=-5%",
+        "flops=5%%",
+        "flops>=5M",
+        "50%",
+        "flops=nan%",
+        "flops<=inf",
+    ],
 )
 def test_what_does_not_parse_says_how_a_budget_reads(text: str) -> None:
     with pytest.raises(UsageError, match=r"does not parse") as caught:
@@ -127,7 +139,8 @@ def test_an_impossible_budget_of_a_small_cost_is_told_in_figures_that_say_someth
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1234567, "1,234,567"), (0.00123456, "0.001235"), (8.5, "8.5"), (608512.5, "608,512"), (3.0, "3")]
+    ("value", "text"),
+    [(1234567, "1,234,567"), (0.00123456, "0.001235"), (8.5, "8.5"), (608512.5, "608,512"), (3.0, "3")],
 )
 def test_figures(value: float, text: str) -> None:
     assert figure(value) == text

@@ -73,7 +73,12 @@ def test_every_architecture_meets_every_budget_as_counted_on_the_rebuilt_network
 
 
 @settings(max_examples=25)
-@given(data=st.data(), name=st.sampled_from(WITH_NORMS), round_to=st.sampled_from([1, 8]), limit=st.sampled_from([1.5, 4.0]))
+@given(
+    data=st.data(),
+    name=st.sampled_from(WITH_NORMS),
+    round_to=st.sampled_from([1, 8]),
+    limit=st.sampled_from([1.5, 4.0]),
+)
 def test_no_larger_uniform_multiplier_would_fit(data: st.DataObject, name: str, round_to: int, limit: float) -> None:
     graph = GRAPHS[name]
     kept = draw_widths(data, graph)

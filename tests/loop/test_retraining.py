@@ -157,7 +157,7 @@ def test_rows_of_different_recipes_carry_a_warning(run: Path) -> None:
     assert "recipe" in table.warnings[0]
 
 
-# -- equal cost ----------------------------------------------------------------------------------------------------------
+# -- equal cost
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_baselines_cost_what_was_found_within_a_per_cent(mobilenet: tuple[Any, m
     assert counted(net, torch.zeros(1, 3, 32, 32)) == uniform.totals
 
 
-# -- the verdict ---------------------------------------------------------------------------------------------------------
+# -- the verdict
 
 
 def row(label: str, kind: str, accuracies: list[float], flops: float = 100.0, **more: Any) -> Row:
@@ -200,7 +200,12 @@ def row(label: str, kind: str, accuracies: list[float], flops: float = 100.0, **
 @pytest.mark.parametrize(
     ("ours", "theirs", "flops", "text"),
     [
-        ([0.90, 0.91, 0.92], [0.85, 0.86, 0.87], 100, "beats uniform scaling by 5.00 points, more than the spread of 1.41"),
+        (
+            [0.90, 0.91, 0.92],
+            [0.85, 0.86, 0.87],
+            100,
+            "beats uniform scaling by 5.00 points, more than the spread of 1.41",
+        ),
         ([0.85, 0.86, 0.87], [0.90, 0.91, 0.92], 100, "loses to uniform scaling by 5.00 points"),
         ([0.90, 0.91, 0.92], [0.905, 0.915, 0.925], 100, "no difference is shown"),
         ([0.90], [0.85], 100, "5.00 points above uniform scaling, on one training seed: that is no evidence"),
