@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # Operations in which forward code can have sizes, or equal parts, written down.
 SIZED = frozenset(
-    "view _unsafe_view reshape split split_with_sizes slice select narrow index_select unbind constant_pad_nd expand repeat".split()
+    "view _unsafe_view reshape split split_with_sizes slice select narrow index_select unbind constant_pad_nd expand"
+    " repeat".split()
 )
 
 
@@ -123,7 +124,8 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
 
 
 def mark_dependent(graph: ConvGraph, operations: list[int]) -> None:
-    """Operations that compute with a number taken from a width: what they read mixes (all units, where they read none)."""
+    """Operations that compute with a number taken from a width: what they read mixes (all units, where they read
+    none)."""
     tape = graph.tape
     for index in operations:
         operation = tape.operations[index]
@@ -148,7 +150,8 @@ def trial(graph: ConvGraph) -> np.ndarray:
 
 
 def _blame(graph: ConvGraph, index: int, reason: str) -> dict[int, str]:
-    """Identifiers of the free units that the operation at `index` reads (else makes), or those of the nearest before it."""
+    """Identifiers of the free units that the operation at `index` reads (else makes), or those of the nearest before
+    it."""
     for operation in reversed(graph.tape.operations[: index + 1] if index >= 0 else []):
         found = _free_of(graph, operation.inputs, reason) or _free_of(graph, operation.outputs, reason)
         if found:
@@ -168,7 +171,9 @@ def _blame_module(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:
 def _free_of(graph: ConvGraph, tensors: Sequence[Labels], reason: str) -> dict[int, str]:
     unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
     free = np.array([group.frozen is None for group in graph.groups.values()])
-    ids = np.unique(np.concatenate([np.zeros(1, np.int64), *(np.asarray(labels.ids).reshape(-1) for labels in tensors)]))
+    ids = np.unique(
+        np.concatenate([np.zeros(1, np.int64), *(np.asarray(labels.ids).reshape(-1) for labels in tensors)])
+    )
     units = unit_of[ids[ids > 0]]
     movable = (units >= 0) & free[unit_group[units]] if units.size else np.zeros(0, bool)
     return {int(one): reason for one in ids[ids > 0][movable]}

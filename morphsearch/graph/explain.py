@@ -45,7 +45,9 @@ def _describe(graph: ConvGraph, name: str) -> str:
     lines = [f"{name}: {group.width} units{per_unit}, at least {group.floor} of them stay."]
     if group.frozen:
         lines.append(f"  frozen: {group.frozen}")
-    makers, readers, others = [], [], []
+    makers: list[str] = []
+    readers: list[str] = []
+    others: list[str] = []
     for binding in graph.bindings:
         units = binding.units[binding.units >= 0]
         if not (graph.unit_group[units] == position).any():

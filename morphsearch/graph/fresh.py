@@ -9,7 +9,8 @@ from morphsearch.graph.rewrite import Plan
 
 
 def initialise(model: nn.Module) -> None:
-    """Give every module fresh weights by its own ``reset_parameters``, then by the network's ``init_weights`` if it has one.
+    """Give every module fresh weights by its own ``reset_parameters``, then by the network's ``init_weights`` if it
+    has one.
 
     Parameters that no module initialises (layer scales, learned gates) keep the values that they were built with.
     """
@@ -35,7 +36,8 @@ def share_columns(model: nn.Module, plan: Plan) -> None:
 
 
 def break_symmetry(model: nn.Module, plan: Plan, relative: float, generator: torch.Generator) -> None:
-    """Add noise to copies of units, so that they learn apart: `relative` times the standard deviation of their weight."""
+    """Add noise to copies of units, so that they learn apart: `relative` times the standard deviation of their
+    weight."""
     parameters = dict(model.named_parameters())
     for (name, dim), number in plan.copy_number.items():
         if name in parameters and dim != plan.column_dims.get(name) and number.any() and parameters[name].dim() > 1:

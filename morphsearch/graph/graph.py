@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,8 @@ class ConvGraph:
 
     @property
     def decisions(self) -> dict[str, str]:
-        """How grouped convolutions were understood, by weight: whole groups leave, or the same channel of every group."""
+        """How grouped convolutions were understood, by weight: whole groups leave, or the same channel of every
+        group."""
         return dict(self.tape.decisions)
 
     # -- rewriting -----------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ class ConvGraph:
         multiplicity = np.ones(self.num_units, np.int64)
         for name, kept in keep.items():
             group = self._group(name)
-            chosen = np.unique(np.asarray(list(kept), np.int64))
+            chosen = _positions(name, kept)
             if chosen.size and (chosen[0] < 0 or chosen[-1] >= group.width):
                 raise GraphError(
                     f"keep[{name!r}] holds {int(chosen[0] if chosen[0] < 0 else chosen[-1])}",
@@ -232,7 +233,8 @@ class ConvGraph:
 
         Args:
             widths: units per group, at or above its floor; more than the seed has is fine.
-            weights: "fresh" (each module's own initialisation) or "widen": the first units inherit, units that are added
+            weights: "fresh" (each module's own initialisation) or "widen": the first units inherit, units that are
+            added
                 are copies of others whose readers share them out, so that a wider network computes the same (Net2Net,
                 arXiv 1511.05641, section 2).
 
@@ -327,6 +329,17 @@ class ConvGraph:
         return self.groups[name]
 
 
+def _positions(name: str, kept: Sequence[int]) -> np.ndarray:
+    given = np.asarray(list(kept) if isinstance(kept, Iterable) else kept)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise GraphError(
+            f"keep[{name!r}] is {str(kept)[:80]}",
+            "it lists the positions of the units that stay, as whole numbers",
+            "give for example [0, 2, 5]; a mask becomes positions with mask.nonzero().flatten().tolist()",
+        )
+    return np.unique(given.astype(np.int64))
+
+
 def _unknown_group(name: str, known: list[str]) -> tuple[str, str, str]:
     close = nearest(name, known)
     shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
@@ -355,9 +368,13 @@ def record(
             "it must be a torch.nn.Module",
             "pass the network itself, not its class or weights",
         )
-    if isinstance(model, torch.jit.ScriptModule):
+    scripted = next(
+        (path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)), None
+    )
+    if scripted is not None:
+        what = f"the module {scripted}" if scripted else "the model"
         raise GraphError(
-            "the model is a scripted module", "its code cannot be rewritten", "pass the module before torch.jit.script"
+            f"{what} is a scripted module", "its code cannot be rewritten", "pass it before torch.jit.script"
         )
     tape, evaluated, on_meta = run_tape(model, example_inputs, blank=lambda: Tape(model, decisions=decisions))
     graph = ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)

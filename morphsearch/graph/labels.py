@@ -1,7 +1,8 @@
 """Labels: the companion that says for every element of a tensor which unit it belongs to.
 
 A label tensor has the rank of its tensor and size 1 along every dimension in which the labels do not change, so that it
-costs C numbers for an activation `n x c x h x w`, not N x C x H x W. Values: positive, a unit; :data:`RIGID`, data whose
+costs C numbers for an activation `n x c x h x w`, not N x C x H x W. Values: positive, a unit; :data:`RIGID`, data
+whose
 size nobody can change (the network's input, what was not understood); :data:`LOOSE`, filler whose size follows from its
 surroundings (zero padding, tensors made by ``zeros_like``).
 """
@@ -27,7 +28,8 @@ class Labels:
             flat index of the element in that parameter.
         shape: the full shape of the tensor.
         producer: index of the operation that made the tensor, or -1.
-        parameter: name of the parameter or buffer that this tensor is a rearrangement of ("": of several, or in a way that
+        parameter: name of the parameter or buffer that this tensor is a rearrangement of ("": of several, or in a way
+        that
             is not known), or None for activations.
     """
 

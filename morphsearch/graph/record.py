@@ -20,18 +20,17 @@ def default_rules() -> Rules:
     """The built-in rules and those that plugins brought through ``morphsearch_operations``."""
     from morphsearch.graph.rules.registered import plugin_rules
 
-    functions = dict(layers.FUNCTIONS)
-    for function in aten.ADAPTIVE_POOLS:
-        functions[function] = aten.adaptive_pool
-    for function in aten.OPAQUE:
-        functions[function] = aten.opaque
+    functions: dict[Callable[..., Any], Callable[..., Any]] = dict(layers.FUNCTIONS)
+    functions |= dict.fromkeys(aten.ADAPTIVE_POOLS, aten.adaptive_pool)
+    functions |= dict.fromkeys(aten.OPAQUE, aten.opaque)
     rules = Rules(functions, dict(aten.ATEN), aten.fallback, aten.refuse)
     plugin_rules(rules)
     return rules
 
 
 def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of the network: a tensor, a tuple of arguments, or a dict of keyword arguments."""
+    """Positional and keyword arguments of the network: a tensor, a tuple of arguments, or a dict of keyword
+    arguments."""
     if isinstance(example_inputs, Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, dict):
@@ -79,9 +78,10 @@ def run_tape(
             failure = error
     given = ", ".join(f"{tuple(t.shape)}" for t in tensors_in(example_inputs)) or "no tensor"
     message = str(failure).strip().splitlines()
+    first = message[0] if message else ""
     mode = " in training mode" if tape.in_training else ""
     raise GraphError(
-        f"the network fails on its example inputs ({given}){mode}: {type(failure).__name__}: {message[0] if message else ''}",
+        f"the network fails on its example inputs ({given}){mode}: {type(failure).__name__}: {first}",
         "it must run on inputs of that shape before it can be recorded",
         "record it on larger inputs: a branch that only runs in training needs them"
         if mode
@@ -138,7 +138,8 @@ OUTPUT = "it is the network's output"
 
 @contextmanager
 def _stand_ins(model: nn.Module, tape: Tape, meta: bool) -> Iterator[None]:
-    """Put meta tensors (or, for real runs, the tensors themselves, with buffers copied) in place of the network's own."""
+    """Put meta tensors (or, for real runs, the tensors themselves, with buffers copied) in place of the network's
+    own."""
     saved: list[tuple[dict[str, Any], str, Any]] = []
     twins: dict[int, Tensor] = {}
     try:
@@ -163,7 +164,7 @@ def _stand_ins(model: nn.Module, tape: Tape, meta: bool) -> Iterator[None]:
 
 
 def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if torch.nn.parameter.is_lazy(tensor):
         raise GraphError(
             f"the parameter {name} is not initialised yet (a lazy module)",
             "every parameter must have its shape before recording",

@@ -144,7 +144,8 @@ def _first_of(group_of: np.ndarray, value: np.ndarray) -> np.ndarray:
     """For each element the least `value` in its group, so that groups sort by where they begin."""
     least = np.full(int(group_of.max(initial=-1)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(least, group_of, value)
-    return least[group_of]
+    found: np.ndarray = least[group_of]
+    return found
 
 
 def _reasons(

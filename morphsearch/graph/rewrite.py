@@ -1,8 +1,10 @@
 """Building the network at other widths.
 
-Every rewrite is one idea: each unit has a *multiplicity*, 0 to drop it, 1 to keep it, more to widen. A slot of a parameter
+Every rewrite is one idea: each unit has a *multiplicity*, 0 to drop it, 1 to keep it, more to widen. A slot of a
+parameter
 keeps the slices of the units that stay, in their order, and repeats those of units that are widened. The new network is
-then recorded again with identifiers that say which unit (and which copy) every slice is: where what arrives at a layer is
+then recorded again with identifiers that say which unit (and which copy) every slice is: where what arrives at a
+layer is
 not what its columns expect, the columns are put in the order of arrival; where an operation with sizes written into it
 went wrong, that operation is patched; where neither helps, the rewrite fails, naming the operation.
 """
@@ -80,7 +82,8 @@ def repeat_runs(classes: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> nn.Module:
-    """A copy of `model` with its parameters and buffers gathered and the sizes that its modules know brought up to date.
+    """A copy of `model` with its parameters and buffers gathered and the sizes that its modules know brought up to
+    date.
 
     Args:
         meta: shapes alone, for a trial.
@@ -145,7 +148,7 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
             if isinstance(shape, tuple) and "weight" in names:
                 sizes = [size(names, "weight", dim) for dim in range(len(shape))]
                 new = tuple(old if own is None else own for old, own in zip(shape, sizes, strict=True))
-                module.normalized_shape = new  # type: ignore[assignment]
+                setattr(module, "normalized_shape", new)  # noqa: B010 - only some modules have it
         elif operation.kind == "group_norm":
             counted = (str(operation.attrs.get("counted", "")), 0)
             if counted in plan.gather:
@@ -158,11 +161,12 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
 
 
 def new_groups(operation: Any, rows: int, columns: int, transposed: bool) -> int:
-    """The number of groups of a convolution whose weight now has `rows` and `columns` (see ``layers._grouped``)."""
+    """Groups of a convolution whose weight now has `rows` and `columns` (see ``convolutions._grouped``)."""
     groups = int(operation.attrs["groups"])
     if not operation.attrs["whole"]:
         return groups
-    return groups * columns // operation.columns.size if transposed else groups * rows // operation.rows.size
+    scaled = groups * columns // operation.columns.size if transposed else groups * rows // operation.rows.size
+    return int(scaled)
 
 
 def set_size(module: nn.Module, attribute: str, value: int | None) -> None:
@@ -173,7 +177,8 @@ def set_size(module: nn.Module, attribute: str, value: int | None) -> None:
 
 @dataclass
 class Mismatch(Exception):
-    """An operation of the rewritten network that does not see what it should (`operation`: its index, in both tapes)."""
+    """An operation of the rewritten network that does not see what it should (`operation`: its index, in both
+    tapes)."""
 
     operation: int
     reason: str

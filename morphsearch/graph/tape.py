@@ -1,7 +1,8 @@
 """The tape: runs a network once and writes down its operations, units and what couples them.
 
 A ``TorchFunctionMode`` sees whole layers (``conv2d``, ``linear``, ``batch_norm``) before they fall apart, with the
-parameters they were given; a ``TorchDispatchMode`` sees everything else as ATen operations, whatever Python called them.
+parameters they were given; a ``TorchDispatchMode`` sees everything else as ATen operations, whatever Python called
+them.
 Every tensor carries :class:`~morphsearch.graph.labels.Labels`; every dimension of every parameter that a layer reads by
 channel is a *slot*, a row of fresh unit identifiers. Rules say which identifiers are the same unit (`union`), which can
 never leave (`pin`) and where removal is not exact (`mix`); the tape only collects these as arrays, and
@@ -159,14 +160,15 @@ class Tape:
         They follow the units that they meet. None where a rewritten network has another number of them than planned.
         """
         key = self._occurrence(what)
-        ids = self.preset.get((key, 0))
         if self.preset:
-            if ids is not None and ids.size == count:
-                self.fillers[key] = ids
-                return ids
-            return None
-        self.fillers[key] = self.fresh(count)
-        return self.fillers[key]
+            planned: np.ndarray | None = self.preset.get((key, 0))
+            if planned is None or planned.size != count:
+                return None
+            self.fillers[key] = planned
+            return self.fillers[key]
+        new: np.ndarray = self.fresh(count)
+        self.fillers[key] = new
+        return new
 
     @property
     def identifiers(self) -> dict[Slot, np.ndarray]:
@@ -181,8 +183,8 @@ class Tape:
     def decide(self, what: str, choice: str | None) -> str | None:
         """What a rule chose here for the seed, which every network at other widths must choose too.
 
-        Which dimensions carry units cannot be seen where a group has shrunk to one unit. `choice` is what this recording
-        suggests, None for the usual; only unusual ones are written down.
+        Which dimensions carry units cannot be seen where a group has shrunk to one unit. `choice` is what this
+        recording suggests, None for the usual; only unusual ones are written down.
         """
         key = self._occurrence(what)
         if key in self.decisions:

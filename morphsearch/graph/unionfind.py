@@ -15,4 +15,5 @@ def components(size: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.
     right = np.concatenate([b for _, b in pairs]) if pairs else np.zeros(0, np.int64)
     matrix = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(size, size))
     _, labels = connected_components(matrix, directed=False)
-    return labels.astype(np.int64)
+    found: np.ndarray = labels.astype(np.int64)
+    return found

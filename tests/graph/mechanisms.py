@@ -24,7 +24,8 @@ class _Parts(nn.Module):
 
 
 def net(forward: Callable[..., Any], **parts: nn.Module | nn.Parameter | Tensor | int | float) -> nn.Module:
-    """A network of named parts whose forward is the function `forward(self, x)`, as if written in a class of its own."""
+    """A network of named parts whose forward is the function `forward(self, x)`, as if written in a class of its
+    own."""
     kind: type[_Parts] = type("Net", (_Parts,), {"forward": forward})
     return kind(**parts)
 
@@ -150,7 +151,8 @@ def unet() -> nn.Module:
     )
 
 
-# -- grouped ------------------------------------------------------------------------------------------------------------
+# -- grouped
+# ------------------------------------------------------------------------------------------------------------
 
 
 @case(removable=0.7)
@@ -194,7 +196,8 @@ def transposed_grouped() -> nn.Module:
     return nn.Sequential(cbr(3, 8), nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2), nn.ReLU(), conv(6, 2))
 
 
-# -- moving channels ----------------------------------------------------------------------------------------------------
+# -- moving channels
+# ----------------------------------------------------------------------------------------------------
 
 
 def _shuffle(x: Tensor, groups: int) -> Tensor:
@@ -416,7 +419,8 @@ def stacked_branches() -> nn.Module:
     return net(forward, a=cbr(3, 6), b=cbr(6, 8), c=cbr(6, 8, 5), head=head(8))
 
 
-# -- gates, scales and norms ---------------------------------------------------------------------------------------------
+# -- gates, scales and norms
+# ---------------------------------------------------------------------------------------------
 
 
 class SqueezeExcite(nn.Module):
@@ -608,7 +612,8 @@ def l2_normalised() -> nn.Module:
     return net(forward, a=cbr(3, 8), b=nn.Linear(8, 4))
 
 
-# -- code -----------------------------------------------------------------------------------------------------------------
+# -- code
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @case(removable=0.7)
@@ -884,7 +889,8 @@ def eca() -> nn.Module:
     return net(forward, a=cbr(3, 8), b=nn.Conv1d(1, 1, 3, padding=1), head=head(8))
 
 
-# -- not understood ---------------------------------------------------------------------------------------------------------
+# -- not understood
+# ---------------------------------------------------------------------------------------------------------
 
 
 @case(removable=0.0, exact=False, reason="product")

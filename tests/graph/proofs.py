@@ -87,7 +87,8 @@ def resizes(graph: ConvGraph, inputs: Any, factor: float) -> nn.Module:
 
 
 def trains(model: nn.Module, inputs: Any) -> None:
-    """One forward and backward pass in training mode; every parameter that the network used has a gradient of its shape."""
+    """One forward and backward pass in training mode; every parameter that the network used has a gradient of its
+    shape."""
     args, kwargs = inputs_like(inputs, torch.Generator().manual_seed(2))
     model.train()
     found = [t for t in tensors_in(model(*args, **kwargs)) if t.is_floating_point()]

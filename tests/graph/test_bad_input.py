@@ -193,7 +193,7 @@ class TestWidths:
         return record(small(), IMAGE)
 
     def test_unknown_group(self) -> None:
-        with pytest.raises(GraphError, match="did you mean 1.0"):
+        with pytest.raises(GraphError, match=r"did you mean 1\.0"):
             self.graph().shrink({"1.O": [0]})
 
     @pytest.mark.parametrize("keep", [[], [8], [-1], [0, 99]])

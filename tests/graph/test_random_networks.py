@@ -21,7 +21,7 @@ from tests.graph.mechanisms import (
     net,
 )
 
-# Each takes the channels that arrive (multiples of 4) and a free number, and returns a module and the channels that leave.
+# Each takes the channels that arrive and a free number, and returns a module and the channels that leave.
 Block = Callable[[int, int], tuple[nn.Module, int]]
 
 
@@ -179,7 +179,7 @@ def compose(choices: list[tuple[Block, int]], last: Callable[[int], nn.Module]) 
     return nn.Sequential(*layers, last(channels))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from(BLOCKS), st.integers(1, 3)), min_size=1, max_size=5),
     st.sampled_from([_average, _written, _several]),

@@ -49,7 +49,7 @@ def test_networkx() -> None:
     assert nx.is_directed_acyclic_graph(drawn)
     assert drawn.nodes["a.0:conv"]["parameters"] == {"weight": "a.0.weight"}
     assert nx.has_path(drawn, "stem.0:conv", "head.2:linear")
-    assert [data["kind"] for _, data in drawn.nodes(data=True)][0] == "conv"
+    assert next(data["kind"] for _, data in drawn.nodes(data=True)) == "conv"
 
 
 def test_bindings_cover_every_parameter_that_was_used() -> None:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from morphsearch.errors import PluginError
 from morphsearch.graph.labels import Labels, constant
-from morphsearch.graph.rules.aten import pointwise, spatial
-from morphsearch.graph.rules.layers import bind, channel_labels
+from morphsearch.graph.rules.binding import bind, channel_labels
+from morphsearch.graph.rules.elementwise import pointwise
+from morphsearch.graph.rules.reducing import spatial
 from morphsearch.graph.tape import RIGID, Rules, Tape, tensors_in
 from morphsearch.plugins import registry
 
@@ -19,8 +20,8 @@ from morphsearch.plugins import registry
 class OperationRule(Protocol):
     """What ``morphsearch_operations`` factories make.
 
-    `handles` lists what the rule is for: ATEN names (``"aten::my_op"``, ``"mylib::op"``), torch functions, or module types
-    (recorded whole, their insides unseen). `__call__` describes the call through a :class:`Call`.
+    `handles` lists what the rule is for: ATEN names (``"aten::my_op"``, ``"mylib::op"``), torch functions, or module
+    types (recorded whole, their insides unseen). `__call__` describes the call through a :class:`Call`.
     """
 
     handles: tuple[str | type | Callable[..., Any], ...]

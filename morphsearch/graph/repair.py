@@ -1,0 +1,298 @@
+"""Running the trace of a module in the new network, and choosing the right channels where its code does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from morphsearch.graph.edits import Patched, PatchLog, Resized, Selection
+from morphsearch.graph.labels import LOOSE, Labels, along
+from morphsearch.graph.resolve import Resolution
+from morphsearch.graph.rewrite import Plan, repeat_runs
+from morphsearch.graph.rules.binding import axis_of
+from morphsearch.graph.tape import Tape
+from morphsearch.graph.tracing import index_value, moves
+
+
+@dataclass
+class NodeFacts:
+    """What a node of the seed's trace gave: labels of a tensor, whether it was several tensors, else the plain
+    value."""
+
+    labels: Labels | None
+    several: bool
+    value: Any
+
+
+class _InPlaceOf(fx.Interpreter):
+    """Runs a module's trace on the parameters and children that the module itself holds at this moment."""
+
+    def __init__(self, original: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(Patched(original, graph), garbage_collect_values=False)
+        self.original = original
+        self.module: fx.GraphModule
+
+    def fetch_attr(self, target: str) -> Any:
+        value: Any = self.original
+        for name in target.split("."):
+            value = getattr(value, name)
+        return value
+
+
+class Watch(_InPlaceOf):
+    """Runs the seed's trace and keeps the facts of every node."""
+
+    def __init__(self, original: nn.Module, graph: fx.Graph, tapes: list[Tape]) -> None:
+        super().__init__(original, graph)
+        self.tapes = tapes
+        self.facts: dict[str, NodeFacts] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        labels = self.tapes[-1].labels(result) if isinstance(result, Tensor) else None
+        several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
+        # Of tensors only an index keeps its numbers: what was patched before may need it again.
+        value = index_value(result) if isinstance(result, Tensor) else result
+        self.facts[n.name] = NodeFacts(labels, several, None if several else value)
+        return result
+
+
+class _Lost:
+    """The value of a node that cannot run at the new widths; only nodes that move channels may read it."""
+
+
+class Repair(_InPlaceOf):
+    """Runs the new network's trace; replaces nodes that do not bring what the seed's bring."""
+
+    def __init__(
+        self,
+        original: nn.Module,
+        graph: fx.Graph,
+        tapes: list[Tape],
+        seed: Watch,
+        seed_tape: Tape,
+        resolution: Resolution,
+        plan: Plan,
+        multiplicity: np.ndarray,
+    ) -> None:
+        super().__init__(original, graph)
+        self.tapes, self.seed, self.seed_tape = tapes, seed, seed_tape
+        self.resolution, self.plan, self.multiplicity = resolution, plan, multiplicity
+        self.most = max(1, int(multiplicity.max(initial=1)))
+        self.log = PatchLog()
+
+    def run_node(self, n: fx.Node) -> Any:
+        lost = any(isinstance(self.env.get(parent), _Lost) for parent in n.all_input_nodes)
+        failure: Exception | None = None
+        result: Any = _Lost()
+        if not lost:
+            try:
+                result = super().run_node(n)
+            except Exception as error:
+                failure = error
+        if not moves(n):
+            if failure is not None:
+                raise failure
+            return result
+        wanted = self._wanted(n)
+        if wanted is not None and isinstance(result, Tensor) and self._brings(result, *wanted):
+            return result
+        repaired = self._select(n, *wanted) if wanted is not None else None
+        if repaired is None and not lost:
+            repaired = self._resize(n, result)
+        return repaired if repaired is not None else result
+
+    def _wanted(self, n: fx.Node) -> tuple[int, np.ndarray] | None:
+        """For a node whose units lie along one dimension: that dimension and the identifiers that it should bring."""
+        facts = self.seed.facts.get(n.name)
+        if facts is None or facts.labels is None or facts.labels.parameter is not None:
+            return None
+        moving = facts.labels.varying()
+        if len(moving) != 1:
+            return None
+        ids = np.asarray(facts.labels.vector(moving[0]))
+        return moving[0], ids
+
+    def _new_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Seed identifiers to (position in the seed, copy, identifier in the new network), in the new order."""
+        known = np.maximum(ids, 0)
+        units = np.where(ids > 0, self.resolution.unit_of[known], -1)
+        classes = np.where(ids > 0, self.resolution.class_of[known], ids)
+        times = np.where(units < 0, 1, self.multiplicity[units])
+        index, copied = repeat_runs(classes, times)
+        fresh = np.where(ids[index] > 0, classes[index] * self.most + copied + 1, ids[index])
+        return index, copied, fresh
+
+    def _brings(self, result: Tensor, dim: int, ids: np.ndarray) -> bool:
+        labels = self.tapes[-1].labels(result)
+        if labels is None or any(d != dim for d in labels.varying()) or labels.shape[dim] == 0:
+            return False
+        return np.array_equal(np.asarray(labels.vector(dim)), self._new_ids(ids)[2])
+
+    def _select(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
+        """Select the node's channels from the nearest ancestor whose channels lie along the same dimension."""
+        chain: list[fx.Node] = [n]
+        while True:
+            parents = [a for a in chain[-1].all_input_nodes if self._carries(a)]
+            if len(parents) != 1:
+                return None
+            source = parents[0]
+            value = self.env.get(source)
+            facts = self.seed.facts[source.name]
+            if isinstance(value, Tensor) and facts.labels is not None and facts.labels.varying() == [dim]:
+                positions = self._positions(source, chain, dim)
+                if positions is not None:
+                    return self._choose(n, source, value, dim, np.asarray(facts.labels.vector(dim)), positions, ids)
+            if not moves(source):
+                return None
+            chain.append(source)
+
+    def _carries(self, node: fx.Node) -> bool:
+        """The node is a tensor with units, or a tuple of such."""
+        facts = self.seed.facts.get(node.name)
+        return facts is not None and (facts.several or (facts.labels is not None and facts.labels.parameter is None))
+
+    def _positions(self, source: fx.Node, chain: list[fx.Node], dim: int) -> np.ndarray | None:
+        """Which channels of `source` come out of the chain of moves, where every other dimension stays as it was."""
+        labels = self.seed.facts[source.name].labels
+        assert labels is not None
+        shape = labels.shape
+        value: Any = (
+            torch.arange(shape[dim]).reshape([shape[d] if d == dim else 1 for d in range(len(shape))]).expand(shape)
+        )
+        parent = source
+        parent = source
+        for node in reversed(chain):
+            # The one parent that carries channels gets the positions, sizes get the numbers that the seed had.
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), partial(self._seed_argument, parent, value))
+            try:
+                value = _apply_move(node, args, kwargs)
+            except (RuntimeError, IndexError, TypeError):
+                return None
+            parent = node
+        if not isinstance(value, Tensor) or value.dim() != len(shape):
+            return None
+        if any(size != shape[d] for d, size in enumerate(value.shape) if d != dim):
+            return None
+        first = value[tuple(slice(None) if d == dim else 0 for d in range(value.dim()))]
+        return np.asarray(first)
+
+    def _seed_argument(self, parent: fx.Node, value: Any, node: fx.Node) -> Any:
+        return value if node is parent else self._seed_value(node)
+
+    def _seed_value(self, node: fx.Node) -> Any:
+        facts = self.seed.facts.get(node.name)
+        return facts.value if facts is not None else None
+
+    def _choose(
+        self,
+        n: fx.Node,
+        source: fx.Node,
+        value: Tensor,
+        dim: int,
+        source_ids: np.ndarray,
+        positions: np.ndarray,
+        ids: np.ndarray,
+    ) -> Tensor | None:
+        index, copied, expected = self._new_ids(source_ids)
+        labels = self.tapes[-1].labels(value)
+        if labels is None or labels.shape[dim] != expected.size:
+            return None
+        arriving = np.asarray(labels.vector(dim))
+        if not np.array_equal(np.sort(arriving), np.sort(expected)):
+            return None
+        # Where each (seed position, copy) is now: equal identifiers keep their order.
+        place = np.empty(arriving.size, np.int64)
+        place[np.argsort(expected, kind="stable")] = np.argsort(arriving, kind="stable")
+        here = {(int(i), int(c)): int(p) for i, c, p in zip(index, copied, place, strict=True)}
+        out_index, out_copy, _ = self._new_ids(ids)
+        chosen = np.array(
+            [here.get((int(positions[i]), int(c)), -1) for i, c in zip(out_index, out_copy, strict=True)], np.int64
+        )
+        if (positions[out_index] >= 0)[chosen < 0].any():
+            return None
+        edit = Selection(n.name, source.name, dim, chosen, _fill_value(n), value.dim() - 1 - dim)
+        self.log.edits.append(edit)
+        tape = self.tapes[-1]
+        tape.muted += 1
+        try:
+            index_tensor = torch.from_numpy(np.where(chosen < 0, arriving.size, chosen)).to(value.device)
+            padded = _with_filler(value, dim, edit.fill) if (chosen < 0).any() else value
+            result = padded.index_select(dim, index_tensor)
+        finally:
+            tape.muted -= 1
+        brought = np.where(chosen < 0, LOOSE, arriving[chosen])
+        tape.put(result, along(torch.from_numpy(brought), dim, tuple(result.shape)))
+        return result
+
+    def _resize(self, n: fx.Node, result: Any) -> Tensor | None:
+        """A view to sizes written down: the size along the channels becomes the new one."""
+        facts = self.seed.facts.get(n.name)
+        if n.op != "call_method" or n.target not in ("view", "reshape") or facts is None or facts.labels is None:
+            return None
+        found = self._new_size(facts.labels)
+        if found is None or (isinstance(result, Tensor) and result.shape[found[0]] == found[1]):
+            return None
+        dim, size = found
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        source, sizes = (
+            args[0],
+            list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:]),
+        )
+        if not isinstance(source, Tensor) or dim >= len(sizes):
+            return None
+        sizes[dim] = size
+        try:
+            resized: Tensor = source.reshape(sizes)
+        except RuntimeError:
+            return None
+        self.log.edits.append(Resized(n.name, dim, size))
+        return resized
+
+    def _new_size(self, labels: Labels) -> tuple[int, int] | None:
+        """The one dimension of a seed's tensor along which units leave or multiply, and its size in the new network."""
+        tape = self.seed_tape
+        changed = []
+        for dim in range(len(labels.shape)) if labels.parameter else labels.varying():
+            if labels.parameter is not None:
+                found = axis_of(tape, labels, dim)
+                slot = tape.slots.get(found[:2]) if found is not None else None
+                if found is None or slot is None:
+                    continue
+                ids = slot[found[2]].reshape(1, -1)
+            else:
+                ids = np.asarray(labels.ids.movedim(dim, -1).reshape(-1, labels.ids.shape[dim]))
+            units = np.where(ids > 0, self.resolution.unit_of[np.maximum(ids, 0)], -1)
+            times = np.where(units < 0, 1, self.multiplicity[units])
+            if (times == times[:1]).all() and (times != 1).any():
+                changed.append((dim, int(times[0].sum())))
+        return changed[0] if len(changed) == 1 else None
+
+
+def _apply_move(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """Run a move on channel positions; padding is position -1."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name == "pad":
+        return F.pad(args[0], kwargs["pad"] if "pad" in kwargs else args[1], value=-1)
+    if node.op == "call_method":
+        return getattr(args[0], "reshape" if name == "view" else name)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _fill_value(node: fx.Node) -> float:
+    """The value that a padding puts in."""
+    if (node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")) != "pad":
+        return 0.0
+    given = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+    return float(given) if isinstance(given, (int, float)) else 0.0
+
+
+def _with_filler(value: Tensor, dim: int, fill: float) -> Tensor:
+    """One more channel, of the value `fill`."""
+    return F.pad(value, [0, 0] * (value.dim() - 1 - dim) + [0, 1], value=fill)

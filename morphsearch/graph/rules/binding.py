@@ -1,0 +1,185 @@
+"""How parameters follow units: which slices of which dimension belong to the channels that an operation sees."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphsearch.graph.labels import RIGID, Labels, unknown
+from morphsearch.graph.tape import Slot, Tape
+
+Ids = np.ndarray
+
+
+def axis_of(tape: Tape, labels: Labels, dim: int) -> tuple[str, int, Ids] | None:
+    """The parameter, its dimension and the indices along it that dimension `dim` of a rearrangement runs through."""
+    if not labels.parameter:
+        return None
+    first = tuple(slice(None) if d == dim else 0 for d in range(len(labels.shape)))
+    flat = np.asarray(labels.full()[first]) - 1
+    if (flat < 0).any():
+        return None
+    coordinates = np.unravel_index(flat, tape.shapes[labels.parameter])
+    moving = [
+        d for d, coordinate in enumerate(coordinates) if coordinate.size > 1 and (coordinate != coordinate[0]).any()
+    ]
+    if not moving:
+        # A single slice: the dimension is the first one of its size that the rearrangement has not used elsewhere.
+        moving = [d for d, size in enumerate(tape.shapes[labels.parameter]) if size == flat.size == 1][:1]
+    return (labels.parameter, moving[0], coordinates[moving[0]]) if len(moving) == 1 else None
+
+
+def resolve_slot(tape: Tape, tensor: Tensor, dim: int, role: str) -> tuple[Ids, Slot] | None:
+    """The unit identifiers along `dim` of a weight, where it is a parameter or a rearrangement of one; else None."""
+    name = tape.name_of(tensor)
+    if name is not None:
+        return tape.slot(name, dim, role), (name, dim)
+    labels = tape.labels(tensor)
+    if labels is None or not labels.parameter:
+        return None
+    if labels.shape == tape.shapes[labels.parameter] and labels.ids.shape == labels.shape:
+        flat = np.asarray(labels.ids).reshape(-1)
+        if flat[0] == 1 and flat[-1] == flat.size and (np.diff(flat) == 1).all():
+            return tape.slot(labels.parameter, dim, role), (labels.parameter, dim)
+    found = axis_of(tape, labels, dim)
+    if found is None:
+        return None
+    name, own, indices = found
+    return tape.slot(name, own, role)[indices], (name, own)
+
+
+def follows(tape: Tape, labels: Labels, main: Labels) -> bool:
+    """Bind a parameter to the slices of another one that it meets in arithmetic; False where that is impossible."""
+    if labels.parameter is None or labels.parameter == "":
+        return prod(labels.shape) == 1
+    offset = len(main.shape) - len(labels.shape)
+    for dim, size in enumerate(labels.shape):
+        if size == 1:
+            continue
+        one, other = axis_of(tape, labels, dim), axis_of(tape, main, dim + offset)
+        if one is None or other is None:
+            return False
+        if one[:2] == other[:2]:
+            if not np.array_equal(one[2], other[2]):
+                return False
+            continue
+        tape.union(tape.slot(*other[:2], "other")[other[2]], tape.slot(*one[:2], "norm")[one[2]])
+    return True
+
+
+def mixes_parameter(tape: Tape, labels: Labels, dims: list[int], what: str) -> None:
+    """A statistic of a parameter over `dims` of its rearrangement: units along them influence each other."""
+    for dim in dims:
+        found = axis_of(tape, labels, dim)
+        if found is not None and labels.shape[dim] > 1:
+            tape.parameter_mixes.append((found[0], found[1], what))
+    if labels.parameter and any(labels.shape[d] > 1 and axis_of(tape, labels, d) is None for d in dims):
+        tape.parameter_mixes += [(labels.parameter, d, what) for d in range(len(tape.shapes[labels.parameter]))]
+
+
+def unknown_part(tape: Tape, known: list[Labels], shape: tuple[int, ...], what: str) -> Labels:
+    """Labels of a tensor computed from parameters in a way that is not followed: all their units influence it."""
+    for labels in known:
+        if labels.parameter:
+            name = labels.parameter
+            tape.parameter_mixes += [(name, d, tape.where(f"{what} of {name}")) for d in range(len(tape.shapes[name]))]
+    return unknown(shape)
+
+
+def channel_labels(tape: Tape, tensor: Tensor, dim: int, what: str) -> Ids:
+    """`c`: the units along `dim`, which must not change along other dimensions of `tensor`.
+
+    Where they change along others (a pixel shuffle), all units that share a channel are one unit from here on; where
+    that is impossible since the batch or the only other dimension carries them, they are pinned.
+    """
+    labels = tape.activation(tensor)
+    others = [d for d in labels.varying() if d != dim]
+    natural = ("both" if dim in labels.varying() else "elsewhere") if others else None
+    chosen = tape.decide(f"channels of {what}", natural)
+    if chosen is None:
+        return np.asarray(labels.vector(dim))
+    if chosen == "elsewhere":
+        tape.pin(labels.ids, f"{tape.where(what)} reads units along another dimension than its channels")
+        return np.full(labels.shape[dim], RIGID)
+    ids = labels.ids.movedim(dim, 0).reshape(labels.ids.shape[dim], -1)
+    return np.asarray(tape.fuse(ids, 1).expand(labels.shape[dim], 1)[:, 0])
+
+
+def bind(tape: Tape, tensor: Tensor | None, dim: int, units: Ids, role: str) -> None:
+    """The slices of a parameter along `dim` belong to `units`."""
+    if tensor is None:
+        return
+    found = resolve_slot(tape, tensor, dim, role)
+    if found is not None and found[0].size == np.size(units):
+        tape.union(units, found[0], found[1])
+        tape.pin(found[0][np.asarray(units) == RIGID], "it reads data whose number of channels is fixed")
+    else:
+        tape.pin(units, tape.where("a parameter computed on the way"))
+
+
+def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
+    """Bind a parameter that meets an activation element by element (a scale, a learned gate, an embedding).
+
+    It must follow the units along exactly one of its own dimensions; else the units are pinned.
+    """
+    labels = tape.labels(tensor)
+    if labels is None or labels.parameter is None:
+        return
+    name = labels.parameter
+    moving = units.varying()
+    rank = len(units.shape)
+    sizes = (1,) * (rank - tensor.dim()) + tuple(tensor.shape)
+    spans = any(sizes[d] > 1 for d in moving)
+    if not name:
+        if spans:
+            tape.pin(units.ids, tape.where("a tensor computed from parameters"))
+        return
+    known = tape.decisions.get(f"{name}:follows")
+    if not spans and known is None:
+        return  # broadcast over the channels: nothing of it leaves with one
+    if known is not None and not moving:
+        # One unit is left: which dimension carries it was decided when there were more.
+        slot = tape.slot(name, int(known), role)
+        tape.union(np.broadcast_to(np.asarray(units.ids).reshape(-1)[:1], slot.shape), slot)
+        return
+    ids = labels.full().reshape(sizes)
+    for d in range(rank):
+        if d not in moving and ids.shape[d] > 1:
+            ids = ids.narrow(d, 0, 1)
+    shape = torch.broadcast_shapes(ids.shape, units.ids.shape)
+    element = np.asarray(ids.expand(shape)).reshape(-1) - 1
+    unit = np.asarray(units.ids.expand(shape)).reshape(-1)
+    coordinates = np.unravel_index(element, tape.shapes[name])
+    for dim, coordinate in enumerate(coordinates):
+        size = tape.shapes[name][dim]
+        if size == 1:
+            continue
+        low, high = np.full(size, np.iinfo(np.int64).max), np.full(size, -1)
+        np.minimum.at(low, coordinate, unit)
+        np.maximum.at(high, coordinate, unit)
+        seen = high >= 0
+        if (low[seen] == high[seen]).all():
+            if not tape.replaying:
+                tape.decisions[f"{name}:follows"] = str(dim)
+            found = tape.slot(name, dim, role)
+            tape.union(np.where(seen, high, RIGID), found, (name, dim))
+            tape.pin(found[~seen | (high == RIGID)], f"{tape.where('part of ' + name)} meets data whose size is fixed")
+            return
+    tape.pin(units.ids, tape.where(f"the parameter {name}, which follows the channels along no dimension of its own"))
+
+
+def named(tape: Tape, **tensors: Tensor | None) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for role, tensor in tensors.items():
+        if tensor is None:
+            continue
+        name = tape.name_of(tensor)
+        if name is None:
+            labels = tape.labels(tensor)
+            name = labels.parameter if labels is not None else None
+        if name is not None:
+            names[role] = name
+    return names

@@ -1,0 +1,51 @@
+"""What the rules of ATEN operations share: names, arguments, and writing an operation down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from morphsearch.graph.labels import Labels
+from morphsearch.graph.tape import Tape, tensors_in
+
+Rule = Callable[[Tape, Any, Any, Any, Any], None]
+
+
+def short_name(func: Any) -> str:
+    """``aten::relu_`` -> ``relu``: the plain name of an operation, in place or not."""
+    name = str(func._schema.name).split("::")[-1]
+    return name.rstrip("_") if not name.startswith("_") else name
+
+
+def input_labels(tape: Tape, args: Any, kwargs: Any) -> list[Labels]:
+    """Labels of the activations among the arguments, for the record."""
+    return [labels for t in tensors_in((args, kwargs)) if (labels := _seen(tape, t)) is not None]
+
+
+def _seen(tape: Tape, tensor: Tensor) -> Labels | None:
+    return None if tape.name_of(tensor) is not None else tape.labels(tensor)
+
+
+def finish(tape: Tape, func: Any, inputs: Sequence[Labels], out: Any, labels: Sequence[Labels], **extra: Any) -> None:
+    outputs = tensors_in(out)
+    tape.emit(short_name(func), inputs, labels, **extra)
+    for tensor, own in zip(outputs, labels, strict=True):
+        tape.put(tensor, own)
+
+
+def plain_arguments(args: Any, kwargs: Any) -> dict[str, Any]:
+    """Integer arguments, so that a graph can be read."""
+    plain = [
+        a for a in args if isinstance(a, int) or (isinstance(a, (list, tuple)) and all(isinstance(i, int) for i in a))
+    ]
+    return {"arguments": plain} if plain else {}
+
+
+def numbers_in(args: Any, kwargs: Any) -> tuple[float, ...]:
+    """Plain numbers among the arguments: where they depend on a width, removal is not exact (see ``rewrite.check``)."""
+    return tuple(
+        float(v) for v in tree_leaves((args, kwargs)) if isinstance(v, (int, float)) and not isinstance(v, bool)
+    )

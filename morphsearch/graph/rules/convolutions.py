@@ -1,0 +1,200 @@
+"""Convolutions: whole, grouped, depthwise, transposed, and with a kernel that all channels share.
+
+Letters: `n` batch, `c`/`o` channels in and out, `g` convolution groups, `k` kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphsearch.graph.labels import RIGID, along, constant
+from morphsearch.graph.rules.binding import (
+    Ids,
+    bind,
+    channel_labels,
+    named,
+    resolve_slot,
+)
+from morphsearch.graph.tape import Slot, Tape
+
+
+def convolution(
+    tape: Tape,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    *,
+    groups: int,
+    transposed: bool,
+    attrs: dict[str, Any],
+) -> None:
+    """Label the output of a convolution and bind its weight `o x c/g x k...` (transposed: `c x o/g x k...`)."""
+    channel_dim = x.dim() - (weight.dim() - 1)
+    what = "a transposed convolution" if transposed else "a convolution"
+    arriving = channel_labels(tape, x, channel_dim, what)
+    row_dim, column_dim = (1, 0) if transposed else (0, 1)
+    shape = tuple(out.shape)
+    kind = "conv_transpose" if transposed else "conv"
+    decision = _decision(tape, weight, arriving.size, groups)
+    attrs["whole"] = decision == "whole"
+    # Whole groups of a transposed convolution: its columns leave as the channels that it makes, and its rows never do.
+    by_column = transposed and decision == "whole"
+    blurs = groups == arriving.size and shape[channel_dim] == groups and _shared_kernel(tape, weight)
+    if tape.decide(kind, "one kernel for all channels" if blurs and groups > 1 else None) is not None:
+        labels = along(torch.from_numpy(np.ascontiguousarray(arriving)), channel_dim, shape)
+        tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs)
+        tape.put(out, labels)
+        return
+    found_rows = resolve_slot(tape, weight, row_dim, "other" if by_column else "rows")
+    found_columns = resolve_slot(tape, weight, column_dim, "rows" if by_column else "columns")
+    if found_rows is None or found_columns is None:
+        tape.pin(arriving, f"{tape.where(what)}: its weight is computed from data or from other parameters")
+        labels = constant(RIGID, shape)
+        tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs)
+        tape.put(out, labels)
+        return
+    (rows, _), (columns, column_slot) = found_rows, found_columns
+    channels_out = shape[channel_dim]
+    if decision is None:
+        tape.union(arriving, columns, column_slot)
+        tape.pin(columns[arriving == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
+        leaving = rows
+    else:
+        # Also for one group: the network may be a grouped one that has lost all others.
+        leaving = _grouped(tape, arriving, rows, columns, column_slot, groups, transposed, decision == "whole")
+    if bias is not None:
+        bind(tape, bias, 0, leaving, "bias")
+    labels = along(torch.from_numpy(leaving), channel_dim, shape)
+    assert leaving.size == channels_out
+    tape.emit(
+        kind,
+        [tape.activation(x)],
+        [labels],
+        parameters=named(tape, weight=weight, bias=bias),
+        attrs=attrs,
+        rows=rows,
+        columns=columns,
+    )
+    tape.put(out, labels)
+
+
+def _decision(tape: Tape, weight: Tensor, channels: int, groups: int) -> str | None:
+    """What leaves a grouped convolution, "whole" groups or channels in "lockstep": decided once for each weight."""
+    labels = tape.labels(weight)
+    name = tape.name_of(weight) or (labels.parameter if labels is not None else None)
+    if not name:
+        return None
+    if groups > 1 and name not in tape.decisions:
+        tape.decisions[name] = "whole" if groups >= channels // groups else "lockstep"
+    return tape.decisions.get(name)
+
+
+def _shared_kernel(tape: Tape, weight: Tensor) -> bool:
+    """The weight is the same for every row: one kernel, expanded or repeated."""
+    labels = tape.labels(weight)
+    return labels is not None and labels.parameter is not None and labels.ids.shape[0] == 1
+
+
+def _grouped(
+    tape: Tape, arriving: Ids, rows: Ids, columns: Ids, column_slot: Slot, groups: int, transposed: bool, whole: bool
+) -> Ids:
+    """Units of a grouped convolution, and what leaves it.
+
+    Either whole groups go (a depthwise convolution is the case of one channel a group) or the same channel of every
+    group does; whichever leaves more widths to choose from in the seed (`whole`).
+    """
+    arriving_gc = arriving.reshape(groups, -1)
+    per_group = arriving_gc.shape[1]
+    if transposed:
+        columns_gc, leaving = columns.reshape(groups, per_group), np.tile(rows, groups)
+    else:
+        columns_gc, leaving = np.tile(columns, (groups, 1)), rows
+    leaving_go = leaving.reshape(groups, -1)
+    if whole:
+        head = arriving_gc[:, :1]
+        tape.union(np.broadcast_to(head, arriving_gc.shape), arriving_gc)
+        if transposed:
+            # The rows of every group are the same slices of the weight, so no row can leave: only whole groups can.
+            tape.pin(rows, "every group of the transposed convolution shares it")
+            tape.union(arriving_gc, columns_gc, column_slot)
+            tape.pin(
+                columns_gc[arriving_gc == RIGID],
+                f"{tape.where('a convolution')} reads the network's input or a constant",
+            )
+            return np.repeat(head[:, 0], leaving_go.shape[1])
+        tape.union(np.broadcast_to(head, leaving_go.shape), leaving_go)
+        tape.pin(
+            leaving_go[np.broadcast_to(head == RIGID, leaving_go.shape)],
+            f"{tape.where('a convolution')} reads the network's input or a constant",
+        )
+        return leaving
+    tape.union(arriving_gc, columns_gc, column_slot)
+    tape.pin(columns_gc[arriving_gc == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
+    if not transposed:
+        tape.union(np.broadcast_to(columns_gc[:1], columns_gc.shape), columns_gc)
+        tape.union(np.broadcast_to(leaving_go[:1], leaving_go.shape), leaving_go)
+    else:
+        tape.union(np.broadcast_to(columns_gc[:1], columns_gc.shape), columns_gc)
+    return leaving
+
+
+def conv_rule(dims: int, transposed: bool) -> Callable[..., Tensor]:
+    names = ["input", "weight", "bias", "stride", "padding"]
+    names += ["output_padding", "groups", "dilation"] if transposed else ["dilation", "groups"]
+
+    def rule(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        x, weight = given["input"], given["weight"]
+        out = _conv_shape(given, dims, transposed) if x.is_meta else None
+        if out is None:
+            out = func(*args, **kwargs)
+        batch = x.shape[0] if x.dim() == dims + 2 else 1
+        attrs = {
+            "kernel": tuple(weight.shape[2:]),
+            "groups": given.get("groups", 1),
+            "stride": _tuple(given.get("stride", 1), dims),
+            "input_spatial": tuple(x.shape[-dims:]),
+            "output_spatial": tuple(out.shape[-dims:]),
+            "batch": batch,
+        }
+        convolution(tape, x, weight, given.get("bias"), out, groups=attrs["groups"], transposed=transposed, attrs=attrs)
+        return out
+
+    return rule
+
+
+def _tuple(value: Any, dims: int) -> tuple[int, ...]:
+    return (
+        (int(value),) * dims
+        if isinstance(value, int)
+        else tuple(int(v) for v in value) * (dims if len(value) == 1 else 1)
+    )
+
+
+def _conv_shape(given: dict[str, Any], dims: int, transposed: bool) -> Tensor | None:
+    """The output of a convolution as an empty meta tensor, from the sizes alone (PyTorch's own formula)."""
+    x, weight = given["input"], given["weight"]
+    groups, padding = given.get("groups", 1), given.get("padding", 0)
+    channels = x.shape[-dims - 1]
+    if transposed or channels != weight.shape[1] * groups or weight.shape[0] % groups or x.dtype != weight.dtype:
+        return None  # let PyTorch compute it, or raise its own error
+    stride, dilation = _tuple(given.get("stride", 1), dims), _tuple(given.get("dilation", 1), dims)
+    spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if padding == "same":
+        pads = spans
+    elif padding == "valid":
+        pads = [0] * dims
+    else:
+        pads = [2 * p for p in _tuple(padding, dims)]
+    spatial = [
+        (s + p - span - 1) // st + 1 for s, p, span, st in zip(x.shape[-dims:], pads, spans, stride, strict=True)
+    ]
+    if min(spatial) < 1:
+        return None
+    return torch.empty((*x.shape[: -dims - 1], weight.shape[0], *spatial), dtype=x.dtype, device="meta")

@@ -1,0 +1,133 @@
+"""Element-wise operations: units that meet in one element are one unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant
+from morphsearch.graph.rules.binding import (
+    bind_elements,
+    follows,
+    unknown_part,
+)
+from morphsearch.graph.rules.common import finish, numbers_in, short_name
+from morphsearch.graph.tape import Tape, tensors_in
+
+
+def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Units that meet in one element are one unit; parameters that meet them are bound to them."""
+    operands = tensors_in((args, kwargs))
+    outputs = tensors_in(out)
+    if not outputs:
+        return
+    shape = tuple(outputs[0].shape)
+    found = [(t, tape.labels(t)) for t in operands]
+    active = [labels for _, labels in found if labels is not None and labels.parameter is None]
+    if not active:
+        _derive(tape, found, outputs, shape)
+        return
+    lifted = [_broadcast(labels, shape) for labels in active]
+    moving = {d for ids in lifted for d, size in enumerate(ids.shape) if size > 1}
+    if len(active) > 1:
+        tensors = [t for t, labels in found if labels is not None and labels.parameter is None]
+        lifted = [_loosen(t, ids, moving) for t, ids in zip(tensors, lifted, strict=True)]
+    result = lifted[0]
+    for other in lifted[1:]:
+        result = meet(tape, short_name(func), result, other)
+    for tensor, labels in found:
+        if labels is None:
+            _meet_constant(tape, tensor, result, shape)
+        elif labels.parameter is not None:
+            bind_elements(tape, tensor, Labels(result, shape), "gate")
+    named = {
+        f"operand{i}": labels.parameter
+        for i, (_, labels) in enumerate(found)
+        if labels is not None and labels.parameter
+    }
+    produced = [compact(result, tuple(o.shape)) for o in outputs]
+    finish(tape, func, active, out, produced, parameters=named, attrs={"numbers": numbers_in(args, kwargs)})
+
+
+def _broadcast(labels: Labels, shape: tuple[int, ...]) -> Tensor:
+    """Compact labels at the rank of `shape`."""
+    return labels.ids.reshape((1,) * (len(shape) - labels.ids.dim()) + tuple(labels.ids.shape))
+
+
+def _loosen(tensor: Tensor, ids: Tensor, moving: set[int]) -> Tensor:
+    """Rigid data that is broadcast along every dimension in which units lie fixes none of them: it becomes loose."""
+    offset = ids.dim() - tensor.dim()
+    spans = any(d >= offset and tensor.shape[d - offset] > 1 and tensor.stride(d - offset) for d in moving)
+    return ids if spans else torch.where(ids == RIGID, LOOSE, ids)
+
+
+def meet(tape: Tape, what: str, a: Tensor, b: Tensor) -> Tensor:
+    """Two compact label tensors, element by element: units that meet are one; returns the merged labels.
+
+    A single unit that is broadcast over many (an attention map) is not one with them: it can only never leave. Units
+    that lie along different dimensions (an outer product) are all pinned.
+    """
+    if a.shape == b.shape and a.data_ptr() == b.data_ptr():
+        return a
+    dims_a = {d for d, size in enumerate(a.shape) if size > 1}
+    dims_b = {d for d, size in enumerate(b.shape) if size > 1}
+    units_a, units_b = bool((a > 0).any()), bool((b > 0).any())
+    choice = None
+    if units_a and units_b:
+        if dims_a != dims_b and not (dims_a and dims_b):
+            choice = "left is broadcast" if not dims_a else "right is broadcast"
+        elif not dims_a <= dims_b and not dims_b <= dims_a:
+            choice = "outer"
+        choice = tape.decide(what, choice)
+    if choice == "left is broadcast":
+        tape.pin(a, f"{tape.where(what)}: it is broadcast over the channels of another tensor")
+        return b
+    if choice == "right is broadcast":
+        tape.pin(b, f"{tape.where(what)}: it is broadcast over the channels of another tensor")
+        return a
+    if choice == "outer":
+        for side in (a, b):
+            tape.pin(side, f"{tape.where(what)}: an outer product of channels")
+        return torch.full((1,) * a.dim(), RIGID, dtype=torch.int64)
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    left, right = a.expand(shape), b.expand(shape)
+    tape.union(left, right)
+    return torch.where(left > 0, left, torch.where(right > 0, right, torch.maximum(left, right)))
+
+
+def _meet_constant(tape: Tape, tensor: Tensor, units: Tensor, shape: tuple[int, ...]) -> None:
+    """A tensor from nowhere (an attribute that is no buffer) fixes the sizes of the dimensions it spans."""
+    sizes = (1,) * (len(shape) - tensor.dim()) + tuple(tensor.shape)
+    if any(units.shape[d] > 1 and sizes[d] > 1 for d in range(len(shape))):
+        tape.pin(units, tape.where("a constant tensor that is neither parameter nor buffer"))
+
+
+def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...]) -> None:
+    """Arithmetic on parameters alone: what has the shape of the result stays a rearrangement of its parameter.
+
+    Other parameters that it meets (a scale per row) follow its slices; where they cannot, the result is of unknown
+    parts.
+    """
+    known = [labels for _, labels in found if labels is not None]
+    main = next((labels for labels in known if labels.shape == shape and labels.parameter), None)
+    if not known:
+        result = constant(LOOSE, shape)
+    elif main is None or not all(follows(tape, labels, main) for labels in known if labels is not main):
+        result = unknown_part(tape, known, shape, tape.doing)
+    else:
+        result = Labels(main.ids, shape, -1, main.parameter)
+    for output in outputs:
+        tape.put(output, Labels(result.ids, result.shape, -1, result.parameter))
+
+
+def glu(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """One half times the sigmoid of the other."""
+    labels = tape.activation(args[0])
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", -1)) % len(labels.shape)
+    ids = labels.ids
+    if dim in labels.varying():
+        first, second = ids.chunk(2, dim)
+        ids = meet(tape, "glu", first, second)
+    finish(tape, func, [labels], out, [compact(ids, tuple(out.shape))], attrs={"dim": dim})

@@ -1,0 +1,74 @@
+"""Linear layers, and products with a weight."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphsearch.graph.labels import RIGID, along, compact, constant
+from morphsearch.graph.rules.binding import (
+    bind,
+    named,
+    resolve_slot,
+)
+from morphsearch.graph.tape import Tape
+
+
+def linear(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
+    """`... x c` -> `... x o`; the weight is `o x c`."""
+    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    x, weight, bias = given["input"], given["weight"], given.get("bias")
+    if x.is_meta and x.shape[-1] == weight.shape[1]:
+        out = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device="meta")
+    else:
+        out = func(*args, **kwargs)
+    linear_labels(tape, x, weight, bias, out)
+    return out
+
+
+def linear_labels(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, row_dim: int = 0) -> None:
+    """Label the output of a linear layer whose weight has rows along `row_dim` (1 for ``x @ w`` and ``addmm``)."""
+    labels = tape.activation(x)
+    last = x.dim() - 1
+    shape = tuple(out.shape)
+    others = [d for d in labels.varying() if d != last]
+    positions = tape.decide("linear", ("both" if last in labels.varying() else "positions") if others else None)
+    found_rows = resolve_slot(tape, weight, row_dim, "rows")
+    found_columns = resolve_slot(tape, weight, 1 - row_dim, "columns")
+    if found_rows is None or found_columns is None:
+        tape.pin(labels.ids, f"{tape.where('a product')}: its weight is computed from data or from other parameters")
+        out_labels = constant(RIGID, shape)
+        tape.emit("linear", [labels], [out_labels])
+        tape.put(out, out_labels)
+        return
+    (rows, _), (columns, column_slot) = found_rows, found_columns
+    if positions is not None:
+        # A layer over positions (tokens): the units stay where they are, its own rows and columns are positions.
+        tape.pin(columns, f"{tape.where('a linear layer')} runs along positions, not channels")
+        tape.pin(rows, f"{tape.where('a linear layer')} runs along positions, not channels")
+        if positions == "both":
+            tape.pin(labels.ids, f"{tape.where('a linear layer')} reads units along two dimensions")
+            out_labels = constant(RIGID, shape)
+        else:
+            out_labels = compact(labels.ids, shape)
+    else:
+        arriving = np.asarray(labels.vector(last))
+        tape.union(arriving, columns, column_slot)
+        tape.pin(columns[arriving == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
+        if bias is not None:
+            bind(tape, bias, 0, rows, "bias")
+        out_labels = along(torch.from_numpy(rows), last, shape)
+    tape.emit(
+        "linear",
+        [labels],
+        [out_labels],
+        parameters=named(tape, weight=weight, bias=bias),
+        attrs={"batch": x.shape[0] if x.dim() > 1 else 1, "positions": prod(x.shape[:-1])},
+        rows=rows,
+        columns=columns,
+    )
+    tape.put(out, out_labels)

@@ -1,0 +1,172 @@
+"""Operations that only move data: executed on the labels themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, reshape
+from morphsearch.graph.rules.binding import (
+    unknown_part,
+)
+from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
+from morphsearch.graph.tape import Tape, Untraceable, storage_key, tensors_in
+
+
+def identity(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """The same elements in the same places (clone, contiguous, detach, casts)."""
+    source = args[0]
+    labels = tape.labels(source)
+    if labels is None:
+        return
+    copy = Labels(labels.ids, labels.shape, labels.producer, labels.parameter)
+    if labels.parameter is not None:
+        tape.put(out, copy)
+        return
+    finish(tape, func, [labels], out, [copy])
+
+
+def view(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """A reshape."""
+    labels = tape.labels(args[0])
+    if labels is None:
+        return
+    moved = reshape(labels, tuple(out.shape))
+    if labels.parameter is not None:
+        tape.put(out, moved)
+        return
+    finish(tape, func, [labels], out, [moved], attrs={"sizes": tuple(out.shape)})
+
+
+def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Concatenation along `dim`, on the compact labels."""
+    tensors, dim = args[0], (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
+    parts = [t for t in tensors if t.dim() == out.dim()]  # PyTorch lets an empty tensor of rank 1 through
+    labels = [tape.activation(t) if tape.labels(t) is not None else constant(LOOSE, tuple(t.shape)) for t in parts]
+    inputs = labels
+    moving = {d for one in labels for d in one.varying()} - {dim}
+    target = [out.shape[d] if d in moving else 1 for d in range(out.dim())]
+    pieces = [one.ids.expand([*target[:dim], one.shape[dim], *target[dim + 1 :]]) for one in labels]
+    joined = compact(torch.cat(pieces, dim), tuple(out.shape))
+    finish(tape, func, inputs, out, [joined], attrs={"dim": dim})
+
+
+def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Anything else that only moves elements: executed on the labels."""
+    sources = [(t, tape.labels(t)) for t in tensors_in((args, kwargs)) if not _is_index(t)]
+    known = [labels for _, labels in sources if labels is not None]
+    if not known:
+        return
+    parameter = known[0].parameter if len(sources) == 1 else None
+
+    def swap(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if _is_index(value):
+            return known_value(value)
+        labels = tape.labels(value) if len(sources) == 1 else None
+        labels = labels if labels is not None else tape.activation(value)
+        return labels.full()
+
+    moved = func(*tree_map(swap, args), **tree_map(swap, kwargs))
+    results = [
+        compact(m, tuple(o.shape), -1, parameter) for m, o in zip(tensors_in(moved), tensors_in(out), strict=True)
+    ]
+    if parameter is not None:
+        for tensor, labels in zip(tensors_in(out), results, strict=True):
+            tape.put(tensor, labels)
+        return
+    finish(tape, func, known, out, results, attrs=plain_arguments(args, kwargs))
+
+
+def known_value(index: Tensor) -> Tensor:
+    """The numbers in an index, also where the recording runs on shapes and the index is a buffer of the network."""
+    value = getattr(index, "_morphsearch_value", None) if index.is_meta else index
+    if value is None:
+        raise Untraceable("an index that depends on values")
+    return value
+
+
+def _is_index(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.int64, torch.int32, torch.bool, torch.uint8)
+
+
+def pad(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Constant padding: loose, but fillers where channels are added to channels, which follow the units that they
+    meet."""
+    if (parameter := tape.labels(args[0])) is not None and parameter.parameter is not None:
+        tape.put(out, unknown_part(tape, [parameter], tuple(out.shape), "constant_pad_nd"))
+        return
+    labels = tape.activation(args[0])
+    sizes = list(args[1])
+    amounts = {
+        out.dim() - 1 - i // 2: (sizes[i], sizes[i + 1]) for i in range(0, len(sizes), 2) if sizes[i] or sizes[i + 1]
+    }
+    natural = [d for d in amounts if d in labels.varying()]
+    chosen = tape.decide("pad", ",".join(map(str, natural)) or None)
+    over = sorted({*natural, *map(int, chosen.split(","))}) if chosen else natural
+    ids = labels.ids
+    for dim in over:
+        before, after = amounts.get(dim, (0, 0))
+        moving = {*labels.varying(), dim}
+        ids = ids.expand(
+            [labels.shape[d] if d in moving and ids.shape[d] == 1 else ids.shape[d] for d in range(ids.dim())]
+        )
+        ids = ids.narrow(dim, max(0, -before), ids.shape[dim] - max(0, -before) - max(0, -after))
+        new = tape.filler("pad", max(0, before) + max(0, after))
+        filler = torch.from_numpy(new) if new is not None else torch.full((max(0, before) + max(0, after),), LOOSE)
+        filler = filler.reshape([-1 if d == dim else 1 for d in range(ids.dim())])
+        filler = filler.expand([filler.numel() if d == dim else ids.shape[d] for d in range(ids.dim())])
+        ids = torch.cat(
+            [filler.narrow(dim, 0, max(0, before)), ids, filler.narrow(dim, max(0, before), max(0, after))], dim
+        )
+    finish(tape, func, [labels], out, [compact(ids, tuple(out.shape))], attrs={"pad": sizes})
+
+
+def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """A tensor made on the way (zeros, new_empty): loose filler, whatever its size."""
+    numbers = (
+        numbers_in(args[1:] if len(args) < 2 or not isinstance(args[1], (list, tuple)) else args[2:], {})
+        if short_name(func) in _FILLING
+        else ()
+    )
+    if numbers:
+        tape.emit(short_name(func), [], [], attrs={"numbers": numbers})
+    for tensor in tensors_in(out):
+        tape.put(tensor, constant(LOOSE, tuple(tensor.shape)))
+
+
+def count(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """A tensor of positions (arange, eye): rigid, since without one of its elements the others would be numbered
+    anew."""
+    for tensor in tensors_in(out):
+        tape.put(tensor, constant(RIGID, tuple(tensor.shape)))
+
+
+_FILLING = frozenset("full new_full full_like fill fill_ scalar_tensor".split())
+
+
+def copy(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """``target.copy_(source)``, also into a slice of a larger tensor."""
+    target, source = args[0], args[1]
+    labels = tape.labels(source)
+    arriving = labels if labels is not None and labels.parameter is None else constant(LOOSE, tuple(source.shape))
+    ids = arriving.ids.reshape((1,) * (target.dim() - arriving.ids.dim()) + tuple(arriving.ids.shape))
+    before = tape.labels(target)
+    written = compact(ids, tuple(target.shape))
+    whole = target.untyped_storage().nbytes() == target.numel() * target.element_size()
+    tape.emit("copy", [arriving], [written])
+    if whole:
+        tape.put(target, written)
+        return
+    if before is not None and not before.blank:
+        tape.pin(before.ids, tape.where("a slice that is written over"))
+    key = storage_key(target)
+    if key not in tape.storages:
+        size = target.untyped_storage().nbytes() // target.element_size()
+        tape.storages[key] = (target, torch.full((size,), LOOSE, dtype=torch.int64))
+    flat = tape.storages[key][1]
+    flat.as_strided(target.size(), target.stride(), target.storage_offset()).copy_(written.full())

@@ -1,0 +1,152 @@
+"""Pooling, reducing, and other operations along dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from morphsearch.graph.labels import RIGID, Labels, constant, reduce_ids, unknown
+from morphsearch.graph.rules.binding import (
+    mixes_parameter,
+)
+from morphsearch.graph.rules.common import finish, plain_arguments, short_name
+from morphsearch.graph.tape import Tape, tensors_in
+
+
+def spatial(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Pools, resizes and other operations within each channel: the labels stay along batch and channels."""
+    labels = tape.activation(args[0])
+    outputs = tensors_in(out)
+    channel = 1 if args[0].dim() > 3 or outputs[0].dim() > 2 else 0
+    moving = labels.varying()
+    beyond = [d for d in moving if d > channel]
+    natural = ",".join(map(str, beyond)) if beyond and not set(moving) - set(beyond) else None
+    chosen = tape.decide(short_name(func), natural)
+    if chosen is not None:
+        # The window slides over the channels themselves (local response normalisation).
+        same = all(o.shape[int(d)] == labels.shape[int(d)] for o in outputs for d in chosen.split(","))
+        if same:
+            tape.mix(labels.ids, tape.where(f"{short_name(func)} over channels"))
+        else:
+            tape.pin(labels.ids, tape.where(f"{short_name(func)} over channels"))
+        produced = [Labels(labels.ids, tuple(o.shape)) if same else constant(RIGID, tuple(o.shape)) for o in outputs]
+    else:
+        ids = _flatten_spatial(tape, labels, channel)
+        produced = [Labels(ids, tuple(o.shape)) for o in outputs]
+    finish(tape, func, [labels], out, produced, attrs=plain_arguments(args[1:], kwargs))
+
+
+def adaptive_pool(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Adaptive average pooling, whole: below, PyTorch turns it into a mean, which costs are counted differently for."""
+    out: Tensor = func(*args, **kwargs)
+    x = args[0] if args else kwargs["input"]
+    labels = tape.activation(x)
+    produced = Labels(_flatten_spatial(tape, labels), tuple(out.shape))
+    kind = getattr(func, "__name__", "adaptive_avg_pool2d").lstrip("_")
+    tape.emit(kind, [labels], [produced], attrs={"batch": x.shape[0], "output": tuple(out.shape[2:])})
+    tape.put(out, produced)
+    return out
+
+
+def _flatten_spatial(tape: Tape, labels: Labels, channel: int = 1) -> Tensor:
+    """The labels with everything beyond dimension `channel` joined to one unit a channel."""
+    ids = labels.ids
+    for d in [d for d in labels.varying() if d > channel]:
+        ids = tape.fuse(ids, d)
+    return ids
+
+
+def reduce(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Sums, means and extrema over dimensions.
+
+    Over a dimension that carries units beside another one (the radix of split attention), the units that are summed are
+    one unit. Over the only dimension that carries them, channels mix.
+    """
+    labels = tape.labels(args[0])
+    if labels is None:
+        return
+    dims, keepdim = _reduced(func, args, kwargs, len(labels.shape))
+    name = short_name(func)
+    if labels.parameter is not None:
+        _reduce_parameter(tape, name, labels, dims, keepdim, tensors_in(out))
+        return
+    ids = labels.ids
+    moving = set(labels.varying())
+    over = [d for d in dims if d in moving]
+    natural = ("fuse:" if moving - set(over) else "mix:") + ",".join(map(str, over)) if over else None
+    chosen = tape.decide(name, natural)
+    how, _, where = (chosen or "").partition(":")
+    over = sorted({*over, *(int(d) for d in where.split(",") if d)})
+    if how == "fuse":
+        for d in over:
+            ids = tape.fuse(ids, d)
+    elif over:
+        if name.startswith("arg"):
+            tape.pin(ids, f"{tape.where(name)}: the numbers of its channels are read")
+        tape.mix(ids, tape.where(f"{name} over channels"))
+        ids = torch.full((1,) * len(labels.shape), RIGID, dtype=torch.int64)
+    outputs = tensors_in(out)
+    for tensor in outputs[1:]:
+        if over and tensor.dtype == torch.int64:
+            tape.mark_positions(tensor, labels.ids, tape.where(name))
+    if not keepdim:
+        kept = [d for d in range(len(labels.shape)) if d not in dims]
+        ids = ids.reshape([ids.shape[d] for d in kept])
+    produced = [
+        Labels(ids, tuple(o.shape)) if o.dim() == ids.dim() else constant(RIGID, tuple(o.shape)) for o in outputs
+    ]
+    finish(tape, func, [labels], out, produced, attrs={"dims": dims})
+
+
+def _reduce_parameter(
+    tape: Tape, name: str, labels: Labels, dims: list[int], keepdim: bool, outputs: list[Tensor]
+) -> None:
+    """Statistics of a weight (standardisation): they still follow the dimensions that stay, and mix along the
+    others."""
+    mixes_parameter(tape, labels, dims, tape.where(f"{name} of the weight"))
+    ids = reduce_ids(labels, dims)
+    if not keepdim:
+        ids = ids.reshape([ids.shape[d] for d in range(len(labels.shape)) if d not in dims])
+    for tensor in outputs:
+        same = labels.parameter and tensor.dim() == ids.dim()
+        tape.put(
+            tensor, Labels(ids, tuple(tensor.shape), -1, labels.parameter) if same else unknown(tuple(tensor.shape))
+        )
+
+
+def _reduced(func: Any, args: Any, kwargs: Any, rank: int) -> tuple[list[int], bool]:
+    given = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | kwargs
+    dims = given.get("dim")
+    if dims is None:
+        dims = list(range(rank))
+    dims = [dims] if isinstance(dims, int) else list(dims) or list(range(rank))
+    return [d % rank for d in dims], bool(given.get("keepdim", False))
+
+
+def out_sizes_differ(labels: Labels, out: Any) -> bool:
+    """An operation did not keep the shape."""
+    return any(tuple(o.shape) != labels.shape for o in tensors_in(out))
+
+
+def along_dim(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Softmax and its kin, which keep the shape but mix along one dimension."""
+    labels = tape.activation(args[0])
+    dim = next((a for a in args[1:] if isinstance(a, int)), kwargs.get("dim", -1)) % len(labels.shape)
+    name = short_name(func).lstrip("_")
+    moving = labels.varying()
+    chosen = tape.decide(name, ("fuse" if len(moving) > 1 else "mix") if dim in moving else None)
+    ids = labels.ids
+    if chosen == "fuse":
+        tape.fuse(ids, dim)
+    elif chosen == "mix" and out_sizes_differ(labels, out):
+        tape.pin(ids, tape.where(f"{name} over channels"))
+        ids = torch.full((1,) * len(labels.shape), RIGID, dtype=torch.int64)
+    elif chosen == "mix":
+        tape.mix(ids, tape.where(f"{name} over channels"))
+    for tensor in tensors_in(out)[1:]:
+        if chosen is not None:
+            tape.mark_positions(tensor, labels.ids, tape.where(name))
+    produced = [Labels(ids, tuple(o.shape)) for o in tensors_in(out)]
+    finish(tape, func, [labels], out, produced, attrs={"dim": dim})

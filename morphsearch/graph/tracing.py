@@ -1,0 +1,76 @@
+"""Traces of single modules, their children left whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+
+class _Proxy(fx.Proxy):
+    def __len__(self) -> int:
+        count = parts_of(self.node)
+        return super().__len__() if count is None else count
+
+
+class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """``list(x.chunk(2, 1))``: the number of parts stands in the code."""
+        count = parts_of(obj.node)
+        return super().iter(obj) if count is None else (obj[i] for i in range(count))  # type: ignore[index]
+
+
+def index_value(tensor: Tensor) -> Tensor | None:
+    """The numbers of an integer tensor, where they are known."""
+    if tensor.dtype not in (torch.int64, torch.int32):
+        return None
+    return getattr(tensor, "_morphsearch_value", None) if tensor.is_meta else tensor
+
+
+def parts_of(node: fx.Node) -> int | None:
+    """Into how many parts a node takes its tensor apart, where the code says so."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", node.kwargs.get("split_size_or_sections"))
+    if name == "chunk" and isinstance(given, int):
+        return given
+    if name in ("split", "split_with_sizes") and isinstance(given, (list, tuple)):
+        return len(given)
+    return None
+
+
+def trace(module: nn.Module) -> fx.Graph | None:
+    """The trace of a module with its children left whole; None where it cannot be traced or depends on the mode."""
+    graphs = []
+    mode = module.training
+    try:
+        for training in (False, True):
+            module.training = training
+            graphs.append(_Tracer().trace(module))
+    except Exception:
+        return None
+    finally:
+        module.training = mode
+    return graphs[0] if str(graphs[0]) == str(graphs[1]) else None
+
+
+# Nodes that only move elements; `getitem` also takes tuples apart.
+MOVES = frozenset(
+    "view reshape permute transpose chunk split getitem contiguous flatten unflatten narrow select unbind squeeze"
+    " unsqueeze"
+    " index_select pad flip roll swapaxes movedim tensor_split split_with_sizes clone t".split()
+)
+
+
+def moves(node: fx.Node) -> bool:
+    if node.op not in ("call_method", "call_function"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in MOVES
