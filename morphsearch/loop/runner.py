@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class Runner:
                 self._train(trainer, saved)
                 saved = None
             self.where = f"at the end of morph {self.number} of {self.iterations}"
-            self._tell(self.search.morph(lambda model, device=device: self._judge(model, device)))
+            self._tell(self.search.morph(partial(self._judge, device=device)))
         return self._result(complete)
 
     # -- going on ----------------------------------------------------------------------------------------------------

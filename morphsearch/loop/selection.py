@@ -143,7 +143,8 @@ def fill_up(
     """`widths` with single steps added where the budget still has room for them.
 
     The next uniform multiplier does not fit, but rounding can leave several per cent of a small network's budget
-    unused. Groups get their step in the order in which a growing multiplier would have given it to them, each at most one.
+    unused. Groups get their step in the order in which a growing multiplier would have given it to them, each at most
+    one.
     """
     reference = base or widths
     result = dict(widths)

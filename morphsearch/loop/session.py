@@ -190,7 +190,7 @@ class Search:
             self.run.log("step", iteration=len(self.architectures) + 1, step=self.total_steps, **self.status())
 
     def status(self) -> dict[str, Any]:
-        """Costs of what is alive, how full the budget is, how many of the units that may leave live, and the strength."""
+        """Costs and number of the units that are alive, how full they make the budget, and the strength."""
         widths = self._alive_widths(self._facts())
         return {
             "costs": self.budgets.costs(widths),
@@ -216,8 +216,8 @@ class Search:
         """Set and return the `u` prices at these widths, with mean 1 over the units that may leave.
 
         With ``pricing="share"`` the price of a unit is multiplied by the number of alive units of its group: it is then
-        the price of a given *share* of the group. Pressure by the unit's own price alone strips the early layers, whose few
-        channels are dear, and nothing resists: a norm that follows takes out whatever scales a whole layer down.
+        the price of a given *share* of the group. Pressure by the unit's own price alone strips the early layers, whose
+        few channels are dear, and nothing resists: a norm that follows takes out whatever scales a whole layer down.
         """
         price: np.ndarray = self.budgets.prices(widths).numpy().clip(min=0.0)
         if self.pricing == "share":

@@ -59,10 +59,10 @@ def train(search: ms.Search, optimizer: torch.optim.Optimizer, steps: int, *, se
     losses = []
     for _ in range(steps):
         chosen = torch.randint(len(y), (16,), generator=generator)
-        loss = nn.functional.cross_entropy(search.model(x[chosen]), y[chosen]) + search.penalty()
-        loss.backward()
+        loss = nn.functional.cross_entropy(search.model(x[chosen]), y[chosen])
+        (loss + search.penalty()).backward()
         optimizer.step()
         optimizer.zero_grad()
         search.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
