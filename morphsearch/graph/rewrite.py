@@ -219,13 +219,28 @@ def check(
             order[slot] = a
             continue
         raise Mismatch(operation, "other channels arrive than should")
-    if not patched:
-        for position, (before, after) in enumerate(zip(seed.operations, tape.operations, strict=False)):
-            if before.attrs.get("numbers", ()) != after.attrs.get("numbers", ()):
-                plan.dependent.append(position)
+    found = numbers_of(tape)
+    for key, (position, numbers) in numbers_of(seed).items():
+        if key in found and found[key][1] != numbers:
+            plan.dependent.append(position)
     if not patched and len(tape.operations) != len(seed.operations):
         raise Mismatch(-1, "the network takes another path at these widths")
     return tape, order
+
+
+def numbers_of(tape: Tape) -> dict[tuple[str, str, int], tuple[int, tuple[float, ...]]]:
+    """Position and plain numbers of every operation that computes with some, by module, kind and how many came before.
+
+    A patch adds and removes operations that move data; the others keep their place among their kind.
+    """
+    seen: dict[tuple[str, str], int] = {}
+    result = {}
+    for position, operation in enumerate(tape.operations):
+        if "numbers" in operation.attrs:
+            key = (operation.module, operation.kind)
+            seen[key] = seen.get(key, 0) + 1
+            result[*key, seen[key]] = (position, operation.attrs["numbers"])
+    return result
 
 
 def rearrange(plan: Plan, order: Mapping[Slot, np.ndarray]) -> None:

@@ -180,7 +180,7 @@ class Tape:
         """The key of the filler that was made last."""
         return next(reversed(self.fillers), "")
 
-    def decide(self, what: str, choice: str | None) -> str | None:
+    def decide(self, what: str, choice: str | None, *, strict: bool = False) -> str | None:
         """What a rule chose here for the seed, which every network at other widths must choose too.
 
         Which dimensions carry units cannot be seen where a group has shrunk to one unit. `choice` is what this
@@ -191,7 +191,7 @@ class Tape:
             return self.decisions[key]
         if choice is not None and not self.replaying:
             self.decisions[key] = choice
-        return choice
+        return None if strict and self.replaying else choice
 
     def _occurrence(self, what: str) -> str:
         key = f"{self.module}:{what}"

@@ -23,7 +23,7 @@ def spatial(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     moving = labels.varying()
     beyond = [d for d in moving if d > channel]
     natural = ",".join(map(str, beyond)) if beyond and not set(moving) - set(beyond) else None
-    chosen = tape.decide(short_name(func), natural)
+    chosen = tape.decide(short_name(func), natural, strict=True)
     if chosen is not None:
         # The window slides over the channels themselves (local response normalisation).
         same = all(o.shape[int(d)] == labels.shape[int(d)] for o in outputs for d in chosen.split(","))
