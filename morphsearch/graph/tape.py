@@ -66,7 +66,7 @@ class Tape:
     ) -> None:
         self.preset = dict(slots or {})
         self.decisions = dict(decisions or {})
-        self.replaying = bool(decisions) or slots is not None
+        self.replaying = decisions is not None or slots is not None
         self.asked: dict[str, int] = {}
         self.doing = ""
         self.fillers: dict[str, np.ndarray] = {}

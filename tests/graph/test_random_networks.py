@@ -179,7 +179,7 @@ def compose(choices: list[tuple[Block, int]], last: Callable[[int], nn.Module]) 
     return nn.Sequential(*layers, last(channels))
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.sampled_from(BLOCKS), st.integers(1, 3)), min_size=1, max_size=5),
     st.sampled_from([_average, _written, _several]),

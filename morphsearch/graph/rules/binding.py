@@ -162,8 +162,7 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
         np.maximum.at(high, coordinate, unit)
         seen = high >= 0
         if (low[seen] == high[seen]).all():
-            if not tape.replaying:
-                tape.decisions[f"{name}:follows"] = str(dim)
+            tape.decisions.setdefault(f"{name}:follows", str(dim))
             found = tape.slot(name, dim, role)
             tape.union(np.where(seen, high, RIGID), found, (name, dim))
             tape.pin(found[~seen | (high == RIGID)], f"{tape.where('part of ' + name)} meets data whose size is fixed")
