@@ -2,8 +2,8 @@
 
     python benchmarks/cifar10_search.py DATA [--work FOLDER] [--epochs 12] [--search-epochs 5] [--seeds 3]
 
-DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Resumable: stop it at any time and give
-the same command again. Writes benchmarks/results/cifar10_search.json, which docs/benchmarks.md quotes.
+DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Resumable: stop it at any time and
+give the same command again. Writes benchmarks/results/cifar10_search.json, which docs/benchmarks.md quotes.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from morphsearch.files import write_json
 from morphsearch.models import build_seed
 
 NETWORKS = (
-    "resnet18 resnet50 mobilenet_v2 efficientnet_b0 densenet121 googlenet regnet_y_400mf squeezenet1_1 shufflenet_v2_x1_0"
+    "resnet18 resnet50 mobilenet_v2 efficientnet_b0 densenet121 googlenet regnet_y_400mf squeezenet1_1"
+    " shufflenet_v2_x1_0"
 ).split()
 RESULTS = Path(__file__).parent / "results" / "record_and_shrink.json"
 

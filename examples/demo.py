@@ -21,7 +21,7 @@ from morphsearch.report.inspection import inspect
 from morphsearch.report.progress import progress
 
 BUDGET = "flops=50%"
-TRAINING = {"batch_size": 32, "precision": "fp32", "channels_last": False}
+TRAINING = {"precision": "fp32", "channels_last": False}
 
 
 def main() -> None:
@@ -44,7 +44,9 @@ def main() -> None:
             listener=listener,
         )
     console.show(console.out(), tables.comparison(comparison))
-    console.err().print(f"{time.perf_counter() - began:.0f} s; everything is in {folder}: try morphsearch compare {folder}")
+    console.err().print(
+        f"{time.perf_counter() - began:.0f} s; everything is in {folder}: try morphsearch compare {folder}"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import nn
 
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
-from morphsearch.loop.config import SEARCH_RECIPE
+from morphsearch.loop.config import SEARCH_RECIPE, batch_size_for
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.runner import Runner
 from morphsearch.loop.session import Search
@@ -63,7 +63,8 @@ def search(
     example = torch.zeros((1, *data.shape)) if example_inputs is None else example_inputs
     if example_inputs is None:
         check_model_input(data, (1, *data.shape))
-    training = Recipe.from_dict({**SEARCH_RECIPE, **dict(recipe or {}), "epochs": epochs, "device": device})
+    base = {**SEARCH_RECIPE, "batch_size": batch_size_for(len(data.train))}
+    training = Recipe.from_dict({**base, **dict(recipe or {}), "epochs": epochs, "device": device})
     extra = {"data": data.record, "recipe": training.to_dict(), "iterations": iterations}
     session = Search(
         model,

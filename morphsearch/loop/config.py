@@ -49,6 +49,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 }
 
 
+def batch_size_for(images: int | None) -> int:
+    """The default batch size: a power of two from 16 to 128 that makes about 40 batches of so many images."""
+    if images is None:
+        return 128
+    return min(128, max(16, 2 ** max(0, (images // 40).bit_length() - 1)))
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """One search.
@@ -106,9 +113,14 @@ class SearchConfig:
             object.__setattr__(self, "input", tuple(self.input))
         self.training()
 
-    def training(self) -> Recipe:
-        """The recipe of the search's own training."""
-        return Recipe.from_dict({**SEARCH_RECIPE, **self.recipe, "epochs": self.epochs, "device": self.device})
+    def training(self, images: int | None = None) -> Recipe:
+        """The recipe of the search's own training on so many `images` (None: many).
+
+        A batch is 128 images, and less for small sets, so that an epoch has about 40 steps: fewer teach a network little,
+        and its batch-norm statistics nothing.
+        """
+        base = {**SEARCH_RECIPE, "batch_size": batch_size_for(images)}
+        return Recipe.from_dict({**base, **self.recipe, "epochs": self.epochs, "device": self.device})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -14,7 +14,7 @@ from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.baselines import BASELINES, baseline
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.comparison import Comparison, Row, compare, verdict
-from morphsearch.loop.config import SearchConfig
+from morphsearch.loop.config import SearchConfig, batch_size_for
 from morphsearch.loop.run import data_of, recorded_config
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.loop.runner import Listener, silent
@@ -63,8 +63,8 @@ def retrain_run(
     numbers = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
         raise UsageError(f"seeds={seeds!r}", "one or more training seeds, each once", "use 3, or 0 1 2")
-    training = retraining_recipe(config, epochs, recipe)
     data = data_of(config)
+    training = retraining_recipe(config, epochs, recipe, len(data.train))
     graph, budgets = _seed_graph(found[-1], allow_code)
     work: list[tuple[str, Architecture, int]] = []
     for architecture in found:
@@ -93,9 +93,12 @@ def retrain_run(
     return compare(run_dir)
 
 
-def retraining_recipe(config: SearchConfig, epochs: float | None, recipe: Mapping[str, Any] | None) -> Recipe:
+def retraining_recipe(
+    config: SearchConfig, epochs: float | None, recipe: Mapping[str, Any] | None, images: int | None = None
+) -> Recipe:
     """The recipe of all arms: cosine, with what the search settled on for the data (batch size, precision, ...)."""
-    same = {key: value for key, value in config.recipe.items() if key in SEARCHED_FIELDS}
+    same: dict[str, Any] = {"batch_size": batch_size_for(images)}
+    same |= {key: value for key, value in config.recipe.items() if key in SEARCHED_FIELDS}
     chosen = {**same, "epochs": epochs or config.epochs, "device": config.device, **dict(recipe or {})}
     return Recipe.from_dict(chosen)
 

@@ -29,12 +29,13 @@ __all__ = ["Listener", "Plan", "SearchResult", "data_of", "plan", "recorded_conf
 
 def data_of(config: SearchConfig) -> DataSplits:
     """The data that a configuration names."""
-    size = config.input[-2:] if config.input is not None and len(config.input) == 4 else None
+    image = config.input if config.input is not None and len(config.input) == 4 else None
     return load_data(
         config.data,
         seed=config.seed,
         val_fraction=config.val_fraction,
-        image_size=(size[0], size[1]) if size else None,
+        image_size=(image[2], image[3]) if image else None,
+        channels=image[1] if image and image[1] in (1, 3) else None,
         allow_code=config.allow_code,
     )
 
@@ -51,13 +52,16 @@ def seed_of(config: SearchConfig, data: DataSplits) -> tuple[Seed, torch.Tensor]
     return seed, torch.zeros(shape)
 
 
-def plan(config: SearchConfig) -> Plan:
+def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
     """What ``start`` would do, without writing or training; an impossible budget is shown, not raised.
+
+    Args:
+        data: what :func:`data_of` gave for this configuration, where it is loaded already.
 
     Raises:
         MorphError: whatever :func:`start` would raise before it trains, but for BudgetError.
     """
-    data = data_of(config)
+    data = data if data is not None else data_of(config)
     seed, example = seed_of(config, data)
     graph = record(seed.model, example)
     require_convolutions(graph)
@@ -69,7 +73,9 @@ def plan(config: SearchConfig) -> Plan:
         budgets.check(expand=config.expand)
     steps = None
     if strategy.needs_training:
-        steps = config.steps or Trainer(seed.model, data, config.training(), seed=config.seed).total_steps
+        steps = (
+            config.steps or Trainer(seed.model, data, config.training(len(data.train)), seed=config.seed).total_steps
+        )
     return Plan(
         model=seed.spec,
         data=config.data,
@@ -86,15 +92,17 @@ def plan(config: SearchConfig) -> Plan:
     )
 
 
-def start(config: SearchConfig, run_dir: str | Path, *, listener: Listener | None = None) -> SearchResult:
-    """Run a whole search, saving everything under `run_dir`.
+def start(
+    config: SearchConfig, run_dir: str | Path, *, listener: Listener | None = None, data: DataSplits | None = None
+) -> SearchResult:
+    """Run a whole search, saving everything under `run_dir`; `data` as for :func:`plan`.
 
     Raises:
         UsageError: `run_dir` holds a run already. BudgetError: no widths meet the budget.
         StoppedError: interrupted, after a checkpoint. DivergedError: the loss is not finite.
     """
     RunDirectory(run_dir).refuse_existing()  # before anything is loaded
-    return _runner(config, run_dir, listener, resume=False).go()
+    return _runner(config, run_dir, listener, resume=False, data=data).go()
 
 
 def resume(run_dir: str | Path, *, listener: Listener | None = None, allow_code: bool = False) -> SearchResult:
@@ -130,8 +138,15 @@ def recorded_config(run: RunDirectory, *, allow_code: bool) -> SearchConfig | No
         raise InputError(f"{run.record}{line_of(run.record, name)}: {error.arrived}", error.rule, REPAIR) from error
 
 
-def _runner(config: SearchConfig, run_dir: str | Path, listener: Listener | None, *, resume: bool) -> Runner:
-    data = data_of(config)
+def _runner(
+    config: SearchConfig,
+    run_dir: str | Path,
+    listener: Listener | None,
+    *,
+    resume: bool,
+    data: DataSplits | None = None,
+) -> Runner:
+    data = data if data is not None else data_of(config)
     for note in data.notes:
         (listener or silent)("note", {"text": note})
     seed, example = seed_of(config, data)
@@ -154,7 +169,7 @@ def _runner(config: SearchConfig, run_dir: str | Path, listener: Listener | None
         record_extra=recorded,
         resume=resume,
     )
-    return Runner(search, data, config.training(), config.iterations, config.seed, listener)
+    return Runner(search, data, config.training(len(data.train)), config.iterations, config.seed, listener)
 
 
 def status(run_dir: str | Path) -> dict[str, Any]:

@@ -11,10 +11,8 @@ import click
 from morphsearch.cli import options, settings
 from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.running import listening, new_run_dir, refuse_existing, remember, resume_command, resuming_with
-from morphsearch.errors import BudgetError
 
 if TYPE_CHECKING:
-    from morphsearch.loop.budget import BudgetRow
     from morphsearch.loop.run import Plan, SearchResult
 
 
@@ -66,23 +64,24 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         refuse_existing(run_dir)
     config = settings.search_config({**values, "allow_code": settings.consent(ctx)})
     from morphsearch.config import dumps
-    from morphsearch.loop import run
+    from morphsearch.loop import budget, run
 
     as_json: bool = values["as_json"]
     chosen = {name: value for name, value in config.to_dict().items() if value not in (None, {})}
     click.echo(f"# as --config reads it\n{dumps(chosen)}", err=True)
-    plan = run.plan(config)
+    data = run.data_of(config)
+    plan = run.plan(config, data=data)
     _show_plan(plan, as_json=as_json and values["dry_run"], err=not values["dry_run"])
     impossible = [row for row in plan.budgets if not row.satisfiable]
     if impossible:
-        raise _impossible(impossible[0])
+        raise budget.impossible(impossible[0])
     if values["dry_run"]:
         return
     run_dir = run_dir or new_run_dir(config.model)
     remember(run_dir)
     going_on = resume_command(run_dir, allow_code=config.allow_code)
     with listening(quiet=values["quiet"]) as listener, resuming_with(going_on):
-        result = run.start(config, run_dir, listener=listener)
+        result = run.start(config, run_dir, listener=listener, data=data)
     show_result(result, as_json)
 
 
@@ -105,13 +104,3 @@ def show_result(result: SearchResult, as_json: bool) -> None:
 
     console.show(console.out(), *tables.found(result))
     click.echo(f"next: {following}", err=True)
-
-
-def _impossible(row: BudgetRow) -> BudgetError:
-    share = 100 * row.lowest / row.seed if row.seed else 100.0
-    return BudgetError(
-        f"budget {row.text}: {row.requested:,.0f} {row.unit} at most",
-        f"the lowest that this network can reach is {row.lowest:,.0f} {row.unit} "
-        f"({share:.2f}% of the seed's {row.seed:,.0f})",
-        f"ask for {row.metric}={share + 0.01:.2f}% or more",
-    )
