@@ -1,8 +1,8 @@
 """``make demo``: the whole of morphsearch on a small scale, in under three minutes on two cores.
 
-Inspects a small network for scikit-learn's handwritten digits, searches for better widths at half its FLOPs (two morphs),
-retrains what was found from scratch beside the seed, uniform scaling and random widths at equal FLOPs, and prints one
-table. Everything lands in a new folder under runs/, which the `morphsearch` commands read.
+Inspects a small network for scikit-learn's handwritten digits, searches for better widths at half its FLOPs (two
+morphs), retrains what was found from scratch beside the seed, uniform scaling and random widths at equal FLOPs, and
+prints one table. Everything lands in a new folder under runs/, which the `morphsearch` commands read.
 """
 
 from __future__ import annotations

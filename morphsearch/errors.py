@@ -1,7 +1,7 @@
 """Errors that teach: every one says what arrived, which rule it breaks and how to repair it.
 
-The CLI prints the three parts and exits with :attr:`MorphError.exit_code`; a traceback is only ever shown for a defect of
-morphsearch itself.
+The CLI prints the three parts and exits with :attr:`MorphError.exit_code`; a traceback is only ever shown for a defect
+of morphsearch itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Typed records that plugins return, and the protocols that what they make must follow. Imports no torch at run time."""
+"""Typed records that plugins return, and protocols for what they make. Imports no torch at run time."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ModelRecord(Record):
 
 @dataclass(frozen=True)
 class DataRecord(Record):
-    """``factory(argument, options) -> DataSplits``; `argument` is what follows the colon in ``name:argument``, or None."""
+    """``factory(argument, options) -> DataSplits``; `argument` follows the colon of ``name:argument``, or is None."""
 
 
 @dataclass(frozen=True)

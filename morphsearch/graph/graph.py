@@ -16,7 +16,7 @@ from morphsearch.graph.checked import freeze_what_fails, rewrite_checked
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
 from morphsearch.graph.labels import Labels, fraction
-from morphsearch.graph.record import run_tape
+from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Binding, Group, Resolution, resolve
 from morphsearch.graph.rewrite import Mismatch, Plan
 from morphsearch.graph.tape import RawOperation, Tape

@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.edits import apply_edits
-from morphsearch.graph.record import run_tape
+from morphsearch.graph.recording import run_tape
 from morphsearch.graph.repair import Repair, Watch
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan

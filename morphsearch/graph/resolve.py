@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from morphsearch.graph.record import OUTPUT
+from morphsearch.graph.recording import OUTPUT
 from morphsearch.graph.tape import Slot, Tape
 from morphsearch.graph.unionfind import components
 

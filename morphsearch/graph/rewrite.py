@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.errors import GraphError
-from morphsearch.graph.record import run_tape
+from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.tape import Slot, Tape
 

@@ -309,7 +309,7 @@ def describe_inputs(example_inputs: Any) -> list[dict[str, Any]]:
     """
     from torch import Tensor
 
-    from morphsearch.graph.record import as_arguments
+    from morphsearch.graph.recording import as_arguments
 
     args, kwargs = as_arguments(example_inputs)
     named: list[tuple[str | None, Any]] = [*((None, value) for value in args), *kwargs.items()]

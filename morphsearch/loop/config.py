@@ -53,7 +53,7 @@ def batch_size_for(images: int | None) -> int:
     """The default batch size: a power of two from 16 to 128 that makes about 40 batches of so many images."""
     if images is None:
         return 128
-    return min(128, max(16, 2 ** max(0, (images // 40).bit_length() - 1)))
+    return min(128, max(16, 1 << max(0, (images // 40).bit_length() - 1)))
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class SearchConfig:
     def training(self, images: int | None = None) -> Recipe:
         """The recipe of the search's own training on so many `images` (None: many).
 
-        A batch is 128 images, and less for small sets, so that an epoch has about 40 steps: fewer teach a network little,
-        and its batch-norm statistics nothing.
+        A batch is 128 images, and less for small sets, so that an epoch has about 40 steps: fewer teach a network
+        little, and its batch-norm statistics nothing.
         """
         base = {**SEARCH_RECIPE, "batch_size": batch_size_for(images)}
         return Recipe.from_dict({**base, **self.recipe, "epochs": self.epochs, "device": self.device})

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from morphsearch.costs import cost
 from morphsearch.graph import ConvGraph, record
-from morphsearch.graph.record import as_arguments
+from morphsearch.graph.recording import as_arguments
 from morphsearch.graph.tape import tensors_in
 from morphsearch.strategies.widths import lowest as lowest_widths
 

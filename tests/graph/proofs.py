@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.graph import ConvGraph, record
-from morphsearch.graph.record import OUTPUT
+from morphsearch.graph.recording import OUTPUT
 from morphsearch.graph.tape import tensors_in
 from morphsearch.loop.verification import inputs_like, random_keep, randomise, relative_error, zeroed
 

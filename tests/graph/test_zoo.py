@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from morphsearch.graph import record
-from morphsearch.graph.record import OUTPUT
+from morphsearch.graph.recording import OUTPUT
 from morphsearch.models import build_seed
 from tests import torchvision_shim
 from tests.graph import proofs
