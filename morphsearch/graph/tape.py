@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from morphsearch.errors import MorphError
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant
+from morphsearch.graph.shapes import quick_shape
 
 Slot = tuple[str, int]
 
@@ -349,9 +350,16 @@ class _Aten(TorchDispatchMode):
         super().__init__()
         self.tape, self.rules = tape, rules
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled while recording; the wrapper that guards against it would import the compiler (seconds).
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = quick_shape(func, args, kwargs) if self.tape.on_meta else None
+        if out is None:
+            out = func(*args, **kwargs)
         if not self.tape.muted:
             self.tape.doing = str(func._schema.name).split("::")[-1].strip("_")
             self.tape.read_positions((args, kwargs))

@@ -20,9 +20,11 @@ def short(value: float | None) -> str:
 
 
 def exact(value: float | None) -> str:
-    """All digits, with thousands apart; up to four significant ones of what is not whole."""
+    """All digits, with thousands apart; of what is not whole four significant ones, or no fraction from 1,000 up."""
     if value is None or not math.isfinite(value):
         return "-"
+    if abs(value) >= 1000:
+        value = round(value)
     return f"{int(value):,}" if float(value).is_integer() else f"{value:,.4g}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, unknown
@@ -149,7 +148,7 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
     for d in range(rank):
         if d not in moving and ids.shape[d] > 1:
             ids = ids.narrow(d, 0, 1)
-    shape = torch.broadcast_shapes(ids.shape, units.ids.shape)
+    shape = np.broadcast_shapes(ids.shape, units.ids.shape)
     element = np.asarray(ids.expand(shape)).reshape(-1) - 1
     unit = np.asarray(units.ids.expand(shape)).reshape(-1)
     coordinates = np.unravel_index(element, tape.shapes[name])

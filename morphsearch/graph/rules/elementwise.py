@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +92,7 @@ def meet(tape: Tape, what: str, a: Tensor, b: Tensor) -> Tensor:
         for side in (a, b):
             tape.pin(side, f"{tape.where(what)}: an outer product of channels")
         return torch.full((1,) * a.dim(), RIGID, dtype=torch.int64)
-    shape = torch.broadcast_shapes(a.shape, b.shape)
+    shape = np.broadcast_shapes(a.shape, b.shape)
     left, right = a.expand(shape), b.expand(shape)
     tape.union(left, right)
     return torch.where(left > 0, left, torch.where(right > 0, right, torch.maximum(left, right)))

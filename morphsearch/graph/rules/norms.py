@@ -25,7 +25,7 @@ def batch_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     given = dict(zip(names, args, strict=False)) | kwargs
     x = given["input"]
     if x.is_meta:
-        out = torch.empty_like(x)
+        out = torch.empty(x.shape, dtype=x.dtype, device="meta")
     elif given.get("training"):
         # Statistics are a side effect that recording must not have; one value a channel has no variance.
         many = x.numel() // max(1, x.shape[1]) > 1
@@ -43,7 +43,7 @@ def instance_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     names = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
     given = dict(zip(names, args, strict=False)) | kwargs
     x = given["input"]
-    out = torch.empty_like(x) if x.is_meta else func(*args, **kwargs)
+    out = torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_meta else func(*args, **kwargs)
     tensors = {key: given.get(key) for key in ("weight", "bias", "running_mean", "running_var")}
     per_channel_norm(tape, "instance_norm", x, out, tensors)
     return out
@@ -71,7 +71,7 @@ def layer_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     """Over the last dimensions: statistics mix the channels, so removal is not exact."""
     given = dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False)) | kwargs
     x, over = given["input"], list(given["normalized_shape"])
-    out = torch.empty_like(x) if x.is_meta else func(*args, **kwargs)
+    out = torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_meta else func(*args, **kwargs)
     labels = tape.activation(x)
     dims = range(x.dim() - len(over), x.dim())
     carrying = [d for d in dims if d in labels.varying()]
@@ -98,7 +98,7 @@ def group_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     """Channels in `g` sets: whole sets leave exactly; with a single set, channels leave but statistics mix."""
     given = dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)) | kwargs
     x, groups = given["input"], int(given["num_groups"])
-    out = torch.empty_like(x) if x.is_meta else func(*args, **kwargs)
+    out = torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_meta else func(*args, **kwargs)
     units = channel_labels(tape, x, 1, "a group norm")
     if groups == 1 and tape.decide("group_norm", None) is None:
         tape.mix(units, tape.where("a group norm with one group"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from morphsearch.graph.labels import RIGID, compact, constant
 from morphsearch.graph.rules.common import short_name
@@ -40,7 +39,7 @@ def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if chosen == "contract":
         # Both sides must lose the same channels, and the sum then misses exactly their products.
         across = ids_a.movedim(-1, -2)
-        meeting = torch.broadcast_shapes(across.shape, ids_b.shape)
+        meeting = np.broadcast_shapes(across.shape, ids_b.shape)
         tape.union(across.expand(meeting), ids_b.expand(meeting))
         tape.mix(ids_a, tape.where(f"{name}: a product of two activations over channels"))
     elif chosen in ("tangle", "outer"):
