@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,6 +123,25 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
     )
 
 
+FROZEN = "frozen:"  # prefix of decisions that name a frozen group
+
+
+def freeze_again(graph: ConvGraph, decisions: Mapping[str, str]) -> ConvGraph:
+    """Freeze the groups that `decisions` name, for the reasons given there."""
+    from morphsearch.graph.graph import ConvGraph as Graph
+
+    frozen = dict(graph.frozen_ids)
+    for name in graph.free:
+        reason = decisions.get(FROZEN + name)
+        if reason is not None:
+            units = set(graph.units_of(name).tolist())
+            for ids in graph.tape.slots.values():
+                frozen |= {int(one): reason for one in ids if int(graph.resolution.unit_of[one]) in units}
+    if frozen.keys() == graph.frozen_ids.keys():
+        return graph
+    return Graph(graph.model, graph.example_inputs, graph.tape, graph.evaluated, frozen, graph.on_meta)
+
+
 def mark_dependent(graph: ConvGraph, operations: list[int]) -> None:
     """Operations that compute with a number taken from a width: what they read mixes (all units, where they read
     none)."""
@@ -138,14 +157,19 @@ def mark_dependent(graph: ConvGraph, operations: list[int]) -> None:
 
 
 def trial(graph: ConvGraph) -> np.ndarray:
-    """Multiplicities that drop about two fifths of every free group, unevenly, and never all of it."""
+    """Multiplicities that drop units of every free group, unevenly, and never all of it.
+
+    Each group keeps a share of its own (golden-ratio steps between three and nine tenths): two groups that keep equally
+    many could pass for one where they must not.
+    """
     multiplicity = np.ones(graph.num_units, np.int64)
     rng = np.random.default_rng(0)
-    for name in graph.free:
+    for number, name in enumerate(graph.free):
         units = graph.units_of(name)
-        keep = rng.random(units.size) < 0.6
-        keep[rng.integers(units.size)] = True
-        multiplicity[units] = keep
+        share = 0.3 + 0.6 * ((number + 1) * 0.6180339887 % 1)
+        keep = rng.permutation(units.size)[: max(1, round(share * units.size))]
+        multiplicity[units] = 0
+        multiplicity[units[keep]] = 1
     return multiplicity
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from morphsearch.errors import GraphError, nearest
-from morphsearch.graph.checked import freeze_what_fails, rewrite_checked
+from morphsearch.graph.checked import FROZEN, freeze_again, freeze_what_fails, rewrite_checked
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
 from morphsearch.graph.labels import Labels, fraction
@@ -194,9 +194,16 @@ class ConvGraph:
 
     @property
     def decisions(self) -> dict[str, str]:
-        """How grouped convolutions were understood, by weight: whole groups leave, or the same channel of every
-        group."""
-        return dict(self.tape.decisions)
+        """What this network at other widths must be taken for too, as text.
+
+        How grouped convolutions were understood, by weight (whole groups leave, or the same channel of every group),
+        and what a trial froze, ``frozen:GROUP`` to the reason: at other widths the same trial could pass by accident.
+        """
+        tried = self.frozen_ids.values()
+        frozen = {
+            FROZEN + name: g.frozen for name, g in self.groups.items() if g.frozen is not None and g.frozen in tried
+        }
+        return {**self.tape.decisions, **frozen}
 
     # -- rewriting -----------------------------------------------------------------------------------------------
 
@@ -377,7 +384,7 @@ def record(
             f"{what} is a scripted module", "its code cannot be rewritten", "pass it before torch.jit.script"
         )
     tape, evaluated, on_meta = run_tape(model, example_inputs, blank=lambda: Tape(model, decisions=decisions))
-    graph = ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)
+    graph = freeze_again(ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta), decisions or {})
     if check:
         graph = freeze_what_fails(graph)
     return graph
