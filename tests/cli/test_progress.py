@@ -113,6 +113,6 @@ def test_numbers_read_well() -> None:
         "0.123",
         "-",
     ]
-    assert [exact(value) for value in (1234567, 0.5, 12345.678, None)] == ["1,234,567", "0.5", "1.235e+04", "-"]
+    assert [exact(value) for value in (1234567, 0.5, 12345.678, None)] == ["1,234,567", "0.5", "12,346", "-"]
     assert [duration(seconds) for seconds in (0, 59.6, 3723, None)] == ["0:00", "1:00", "1:02:03", "-"]
     assert (change(64, 37), change(64, 64)) == ("64 -> 37", "64")
