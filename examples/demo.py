@@ -24,26 +24,28 @@ BUDGET = "flops=50%"
 TRAINING = {"precision": "fp32", "channels_last": False}
 
 
-def main() -> None:
+def main(search_epochs: float = 12, epochs: float = 12, seeds: int = 3) -> None:
     began = time.perf_counter()
     seed = build_seed("digits_net", num_classes=10, input_shape=(1, 8, 8))
     graph = ms.record(seed.model, torch.zeros(1, 1, 8, 8))
     console.show(console.err(), layers.layers(inspect(graph, ["flops", "params"], name="digits_net")))
 
     folder = Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
-    config = ms.SearchConfig("digits_net", data="digits", budget=(BUDGET,), iterations=2, epochs=12, recipe=TRAINING)
+    config = ms.SearchConfig(
+        "digits_net", data="digits", budget=(BUDGET,), iterations=2, epochs=search_epochs, recipe=TRAINING
+    )
     with progress() as listener:
         run.start(config, folder, listener=listener)
         comparison = retrain_run(
             folder,
             iterations="all",
             baselines=["uniform", "random", "seed"],
-            seeds=3,
-            epochs=12,
+            seeds=seeds,
+            epochs=epochs,
             recipe=TRAINING,
             listener=listener,
         )
-    console.show(console.out(), tables.comparison(comparison))
+    console.show(console.out(), *tables.comparison(comparison))
     console.err().print(
         f"{time.perf_counter() - began:.0f} s; everything is in {folder}: try morphsearch compare {folder}"
     )
