@@ -69,7 +69,8 @@ class Strategy(ABC):
         """Scalar to add to the loss.
 
         Args:
-            prices: `u`, the marginal price of every unit, normalised to mean 1 over the free units.
+            prices: `u`, the price of every unit (of a share of its group, or its marginal cost: the search's
+                ``pricing``), normalised to mean 1 over the free units.
             strength: lambda.
         """
         return torch.zeros((), device=prices.device)
