@@ -4,7 +4,8 @@ MorphNet's penalty for one operation is ``C * (A_in * R_out + A_out * R_in)``: `
 how many channels are alive, `R` the sum of ``|gamma|`` over a tensor's channels. Collected by unit instead of by
 operation, the factor of ``R_u`` is the marginal cost `price_u` of the unit, which comes from the cost model, at the
 widths that are alive (the search's default prices a share of the unit's group instead; ``pricing="unit"`` is
-MorphNet's). Coupled channels, which share a unit, have the largest of their regularizers, ``R_u = max |gamma_i|`` over the scales bound to `u`, as in MorphNet. The objective is
+MorphNet's). Coupled channels, which share a unit, have the largest of their regularizers, ``R_u = max |gamma_i|`` over
+the scales bound to `u`, as in MorphNet. The objective is
 
     loss + lambda * sum_u price_u * R_u.
 
