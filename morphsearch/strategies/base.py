@@ -32,12 +32,17 @@ class Strategy(ABC):
     Attributes:
         name: the name it is registered by.
         needs_training: its scores mean something only after training under :meth:`penalty`.
+        presses: it drives units towards zero by itself, at the strength it is given. One that only judges (by
+            magnitude, say) sets False; the loop then removes units by rank, on a schedule.
+        live: units may leave while it trains. One that cannot go on with a smaller network in :meth:`leave` sets False.
         default_threshold: what :meth:`alive` is asked with unless the user says otherwise.
         notes: what the user should know about this network, one sentence each; filled by :meth:`attach`.
     """
 
     name: str
     needs_training: bool = True
+    presses: bool = True
+    live: bool = True
     default_threshold: float = 0.0
     notes: Sequence[str] = ()
 
@@ -48,6 +53,25 @@ class Strategy(ABC):
         Raises:
             UsageError: the network has nothing that this strategy can judge; the message says which strategies fit.
         """
+
+    def leave(self, model: nn.Module, graph: ConvGraph, kept: Tensor) -> None:
+        """Go on with the network without units that left amid a morph (live shrinking).
+
+        By default: :meth:`attach`, and back comes what :meth:`state_dict` held, tensors with one row a unit without the
+        rows of units that left.
+
+        Args:
+            model: the same module object as before, with smaller parameters in it. graph: its graph now.
+            kept: `v` int64, the units that stay, in the former numbering of `u`.
+        """
+        tensors, state = self.state_dict()
+        units = len(self.scores())
+        rows = {
+            name: value[kept.to(value.device)] if value.dim() and len(value) == units else value
+            for name, value in tensors.items()
+        }
+        self.attach(model, graph)
+        self.load_state_dict(rows, state)
 
     @abstractmethod
     def scores(self) -> Tensor:
