@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,18 +26,23 @@ class Strategy(ABC):
 
     The loop calls :meth:`attach` at the start of each morph, then in every training step :meth:`penalty` before the
     backward pass and :meth:`after_step` after the optimizer's step, and :meth:`alive` and :meth:`scores` when it
-    judges. Both hooks of the step must stay a few vectorised operations over flat vectors. A strategy that judges by
+    judges. Both hooks of the step must stay a few vectorised operations over flat vectors. Where units leave while
+    training goes on it calls :meth:`move`, and at the end of the search :meth:`detach`. A strategy that judges by
     evaluation instead brings its own phase (:meth:`run_phase`); one that needs no training at all sets
     ``needs_training = False`` and answers in :meth:`propose`.
 
     Attributes:
         name: the name it is registered by.
-        needs_training: its scores mean something only after training under :meth:`penalty`.
+        needs_training: its scores mean something only after training.
+        presses: it lowers scores by ``lr * strength * price`` a step (less what the loss gives back), so that units die
+            under strength. Where it does not, strength means nothing, and the loop takes units away by rank, lowest
+            score per price first, as many as its schedule asks for.
         presses: it drives units towards zero by itself, at the strength it is given. One that only judges (by
             magnitude, say) sets False; the loop then removes units by rank, on a schedule.
         live: units may leave while it trains. One that cannot go on with a smaller network in :meth:`leave` sets False.
         default_threshold: what :meth:`alive` is asked with unless the user says otherwise.
         notes: what the user should know about this network, one sentence each; filled by :meth:`attach`.
+        progress: the share of the schedule that is done, 0 to 1, for what is annealed; set by the loop.
     """
 
     name: str
@@ -100,7 +106,11 @@ class Strategy(ABC):
         return torch.zeros((), device=prices.device)
 
     def after_step(self, prices: Tensor, strength: float, lr: float) -> None:  # noqa: B027
-        """Act after the optimizer's step, without gradient (a proximal step). `lr` is the current learning rate."""
+        """Act after the optimizer's step, without gradient (a proximal step).
+
+        Called after every step, also while nothing is pressed yet (`strength` 0). `lr` is the current learning rate.
+        Gradients may be gone by now; a strategy that needs them takes them by hooks of the parameters.
+        """
 
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths | None:
         """Widths straight away, the largest of their kind that `fits` accepts; None where units are chosen by score.
@@ -119,6 +129,25 @@ class Strategy(ABC):
     def run_phase(self, context: Any) -> None:  # noqa: B027
         """A training or evaluation phase of the strategy's own, before units are chosen. `context` is the loop's."""
 
+    def plain(self) -> AbstractContextManager[None]:
+        """A context in which the network is without gates and hooks of the strategy, to be copied or rebuilt.
+
+        In it the network computes in evaluation mode what it does outside: gates are folded into the parameters.
+        """
+        return nullcontext()
+
+    def move(self, model: nn.Module, graph: ConvGraph, origin: np.ndarray) -> None:
+        """Go on with a network that units have left within a morph.
+
+        Args:
+            model: the network as it is now, plain. graph: its graph.
+            origin: `u` int64, for every unit the number that it had in the former graph.
+        """
+        self.attach(model, graph)
+
+    def detach(self) -> None:  # noqa: B027
+        """Leave a plain network: fold away gates, take off hooks. Harmless where nothing is attached."""
+
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a resumed run needs beyond the model's own weights: tensors, and data that JSON can hold."""
         return {}, {}
@@ -131,6 +160,7 @@ class TrainingFree(Strategy):
     """Base of strategies that propose widths without looking at weights: every unit is as good as any other."""
 
     needs_training = False
+    presses = False
 
     _num_units: int = 0
 
