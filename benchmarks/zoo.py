@@ -1,0 +1,398 @@
+"""Every convolutional network of torchvision and timm, recorded, shrunk, resized and checked: one JSON line each.
+
+    python benchmarks/zoo.py list                          what would run
+    python benchmarks/zoo.py run [PATTERN ...]             resumable: networks with a line are skipped
+    python benchmarks/zoo.py run --again failed            networks that failed once more
+    python benchmarks/zoo.py summary                       the table of docs/zoo.md, from the lines
+
+A network counts as convolutional when at least four of its layers are convolutions with a kernel larger than one pixel,
+and convolutions are at least a fifth of its layers with weights. Each runs in a process of its own with a time
+limit. What is checked, and how it is written, stands in docs/zoo.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import fnmatch
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
+SIZES = (96, 128, 224, 256, 320)  # inputs tried for exactness, the smallest that the network takes; 224 for the time
+LARGE = 120e6  # parameters from which a network runs alone, and exactness is measured in single precision
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def specs() -> list[str]:
+    """Every model name of both libraries; which are convolutional is seen when they are built."""
+    from morphsearch.models.sources import _package
+
+    vision, timm = _package("torchvision", "models"), _package("timm")
+    skip = ("quantized_", "raft_")  # scripted or quantised ones, and optical flow on pairs of images
+    names = [f"torchvision:{n}" for n in vision.list_models() if not n.startswith(skip)]
+    return names + [f"timm:{n}" for n in timm.list_models()]
+
+
+def build(spec: str, device: str = "cpu") -> nn.Module:
+    from morphsearch.models.sources import timm_source, torchvision_source
+
+    scheme, _, name = spec.partition(":")
+    with torch.device(device):
+        return torchvision_source(name) if scheme == "torchvision" else timm_source(name)
+
+
+def default_size(model: nn.Module) -> int | None:
+    size = (getattr(model, "default_cfg", None) or {}).get("input_size")
+    return int(size[-1]) if size else None
+
+
+def layers(model: nn.Module) -> Counter[str]:
+    """Convolutions, those with a kernel, and linear layers."""
+    count: Counter[str] = Counter()
+    for module in model.modules():
+        if isinstance(module, CONVOLUTIONS) or (
+            hasattr(module, "kernel_size") and isinstance(getattr(module, "weight", None), Tensor)
+        ):
+            count["convolutions"] += 1
+            size = module.kernel_size
+            count["kernels"] += max(size if isinstance(size, tuple) else (size,)) > 1
+        elif isinstance(module, nn.Linear):
+            count["linear"] += 1
+    return count
+
+
+def is_convolutional(count: Counter[str]) -> bool:
+    return count["kernels"] >= 4 and count["convolutions"] >= (count["convolutions"] + count["linear"]) / 5
+
+
+class Peak:
+    """Peak resident memory, in MiB above what was there at the start."""
+
+    def __enter__(self) -> Peak:
+        self.base = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.mib = max(0.0, _status("VmHWM") - self.base)
+
+
+def _status(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def inputs(spec: str, size: int, dtype: torch.dtype = torch.float32) -> Any:
+    image = torch.rand(1, 3, size, size, dtype=dtype)
+    if "rcnn" in spec or any(name in spec for name in ("retinanet", "fcos", "ssd")):
+        return ([image[0]],)
+    return image
+
+
+def measure(spec: str, line: dict[str, Any]) -> None:
+    """Fill the line of one network."""
+    import morphsearch as ms
+    from morphsearch.graph import record
+    from morphsearch.graph.recording import OUTPUT, as_arguments
+    from morphsearch.graph.tape import tensors_in
+    from morphsearch.loop.verification import behaviour, random_keep, randomise, relative_error, zeroed
+
+    skeleton = build(spec, "meta")
+    count = layers(skeleton)
+    line["parameters"] = sum(p.numel() for p in skeleton.parameters())
+    line["layers"] = dict(count)
+    if not is_convolutional(count):
+        line["status"] = "not convolutional"
+        return
+    wanted = default_size(skeleton)
+    detector = isinstance(inputs(spec, 8), tuple)
+    del skeleton
+    base = _status("VmRSS")
+    torch.manual_seed(0)
+    model = build(spec).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    args, kwargs = as_arguments(inputs(spec, 224))
+    # -- time and memory, single precision, 224 x 224 (else the size that the network is made for)
+    line["phase"] = "forward"
+    size = 224
+    with torch.no_grad():
+        try:
+            model(*args, **kwargs)
+        except Exception:
+            size = wanted or 299
+            args, kwargs = as_arguments(inputs(spec, size))
+            model(*args, **kwargs)
+        line["size"] = size
+        began = time.perf_counter()
+        with Peak() as forward:
+            model(*args, **kwargs)
+        line["forward_s"] = time.perf_counter() - began
+    x = inputs(spec, size)
+    own = sum(p.numel() * p.element_size() for p in [*model.parameters(), *model.buffers()]) / 2**20
+    line["phase"] = "record"
+    record(build("torchvision:alexnet"), torch.rand(1, 3, 224, 224))  # imports, once
+    with Peak() as peak:
+        began = time.perf_counter()
+        graph = ms.record(model, x)
+        line["record_s"] = time.perf_counter() - began
+        line["phase"] = "halve"
+        keep = {}
+        for name in graph.free:
+            group = graph.groups[name]
+            kept = max(group.floor, group.width // 2 // group.multiple * group.multiple)
+            keep[name] = range(0, group.width) if kept >= group.width else np.linspace(0, group.width - 1, kept).astype(int)
+        began = time.perf_counter()
+        halved = graph.shrink(keep)
+        line["halve_s"] = time.perf_counter() - began
+    line["memory"] = {
+        "forward_mib": own + forward.mib,
+        "morphsearch_mib": own + peak.mib,
+        "ratio": (own + peak.mib) / (own + forward.mib),
+    }
+    before, after = conv_channels(model, graph), conv_channels(halved, graph)
+    line["channels"] = {"all": before, "left": after, "removed": round(1 - after / max(1, before), 4)}
+    inner = {name: group for name, group in graph.groups.items() if group.frozen != OUTPUT}
+    total = sum(group.width for group in inner.values())
+    line["groups"] = len(graph.groups)
+    line["free_share"] = round(sum(g.width for g in inner.values() if g.frozen is None) / max(1, total), 4)
+    reasons: Counter[str] = Counter()
+    for group in inner.values():
+        if group.frozen is not None:
+            reasons[group.frozen] += group.width
+    line["frozen"] = dict(reasons.most_common(12))
+    line["mixes"] = sorted({mix for group in graph.groups.values() for mix in group.mixes})[:12]
+    del halved, graph
+    # -- exactness, double precision, at the smallest input that the network takes
+    line["phase"] = "exactness"
+    large = line["parameters"] > LARGE
+    dtype = torch.float32 if large else torch.float64
+    model = model.to(dtype)
+    randomise(model, torch.Generator().manual_seed(0))
+    example = None
+    for size in (*SIZES, wanted):
+        if size is None or (size < 224 and (detector or large and size < 96)):
+            continue
+        try:
+            example = inputs(spec, size, dtype)
+            call = as_arguments(example)
+            with torch.no_grad():
+                model(*call[0], **call[1])
+                model.train()
+                model(*as_arguments(inputs(spec, size, dtype))[0]) if not detector else None
+            model.eval()
+            break
+        except Exception:
+            model.eval()
+            example = None
+    if example is None:
+        example = inputs(spec, line["size"], dtype)
+    args, kwargs = as_arguments(example)
+    graph = record(model, example)
+    mixing = [name for name in graph.free if graph.groups[name].mixes]
+    line["mixing_share"] = round(sum(graph.groups[n].width for n in mixing) / max(1, total), 4)
+    rng = np.random.default_rng(0)
+    keep = random_keep(graph, rng, skip=mixing)
+    shrunk = graph.shrink(keep).eval()
+    reference = zeroed(graph, keep).eval()
+    with torch.no_grad():
+        torch.manual_seed(1)
+        expected = reference(*args, **kwargs)
+        torch.manual_seed(1)
+        found = shrunk(*args, **kwargs)
+        line["error"] = relative_error(expected, found)
+        line["precision"] = str(dtype).removeprefix("torch.")
+        line["finite"] = all(bool(t.isfinite().all()) for t in tensors_in(expected) if t.is_floating_point())
+    del reference, shrunk
+    line["phase"] = "shrink all"
+    keep = random_keep(graph, rng)
+    shrunk = graph.shrink(keep).eval()
+    with torch.no_grad():
+        original, found = tensors_in(model(*args, **kwargs)), tensors_in(shrunk(*args, **kwargs))
+        if not detector and [t.shape for t in original] != [t.shape for t in found]:
+            raise AssertionError("the shrunk network's outputs have other shapes")
+    line["phase"] = "behaviour"
+    line["runs"] = behaviour(shrunk, args, kwargs) if not detector else behaviour_of_detector(shrunk, args)
+    del shrunk
+    for factor in (0.7, 1.5):
+        line["phase"] = f"resize {factor}"
+        if factor > 1 and large:
+            continue
+        widths = {}
+        for name in graph.free:
+            group = graph.groups[name]
+            widths[name] = max(group.floor, int(group.width * factor) // group.multiple * group.multiple)
+        other = graph.resize(widths)
+        with torch.no_grad():
+            found = tensors_in(other.eval()(*args, **kwargs))
+            if not detector and [t.shape for t in original] != [t.shape for t in found]:
+                raise AssertionError("the resized network's outputs have other shapes")
+        del other
+    line["phase"] = "widen"
+    widths = {n: int(graph.groups[n].width * 1.5) // graph.groups[n].multiple * graph.groups[n].multiple
+              for n in graph.free if n not in mixing}
+    if not large:
+        wide = graph.resize({n: max(w, graph.groups[n].floor) for n, w in widths.items()}, weights="widen").eval()
+        with torch.no_grad():
+            torch.manual_seed(1)
+            expected = model(*args, **kwargs)
+            torch.manual_seed(1)
+            line["widen_error"] = relative_error(expected, wide(*args, **kwargs))
+    line.pop("phase")
+    line["status"] = "ok"
+    line["base_mib"] = base
+
+
+def behaviour_of_detector(model: nn.Module, args: Any) -> dict[str, str]:
+    """A detector trains on images and boxes."""
+    results = {}
+    try:
+        target = [{"boxes": torch.tensor([[10.0, 10.0, 100.0, 100.0]], dtype=args[0][0].dtype),
+                   "labels": torch.tensor([1]),
+                   "masks": torch.ones(1, *args[0][0].shape[1:], dtype=torch.uint8),
+                   "keypoints": torch.ones(1, 17, 3)}]
+        model.train()
+        losses = model(list(args[0]), target)
+        sum(losses.values()).backward()
+        results["train"] = "ok"
+    except Exception as error:
+        results["train"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    model.load_state_dict(model.state_dict())
+    copy.deepcopy(model)
+    return results | {"state_dict": "ok", "deepcopy": "ok"}
+
+
+def conv_channels(model: nn.Module, graph: Any) -> int:
+    """Output channels of all convolutions (rows of their weights), those that make the network's output left out."""
+    from morphsearch.graph.recording import OUTPUT
+
+    outputs = {
+        binding.tensor
+        for binding in graph.bindings
+        if binding.role == "rows"
+        and (binding.units >= 0).all()
+        and all(list(graph.groups.values())[g].frozen == OUTPUT for g in set(graph.unit_group[binding.units].tolist()))
+    }
+    names = {op.parameters["weight"] for op in graph.operations if op.kind in ("conv", "conv_transpose") and "weight" in op.parameters}
+    total = 0
+    for name, parameter in model.named_parameters():
+        if name in names and name not in outputs and parameter.dim() > 2:
+            total += parameter.shape[0]
+    return total
+
+
+def one(spec: str, pipe: Connection, threads: int) -> None:
+    """Runs in the child: sends the line, or what went wrong."""
+    torch.set_num_threads(threads)
+    line: dict[str, Any] = {"network": spec}
+    began = time.perf_counter()
+    try:
+        measure(spec, line)
+    except BaseException as error:
+        line["status"] = "failed"
+        line["failure"] = f"{type(error).__name__}: {error}"[:600]
+        line["where"] = traceback.format_exc().splitlines()[-6:]
+    line["seconds"] = round(time.perf_counter() - began, 2)
+    line["child_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    pipe.send(line)
+
+
+def run(names: list[str], *, processes: int, threads: int, limit: float, results: Path) -> None:
+    """Fork a child for each network, `processes` at a time; the libraries are imported once, here."""
+    import scipy.sparse.csgraph  # noqa: F401
+    import timm  # noqa: F401
+
+    import morphsearch.graph  # noqa: F401
+    import morphsearch.loop.verification  # noqa: F401
+
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    queue, running = list(names), {}
+    results.parent.mkdir(parents=True, exist_ok=True)
+    while queue or running:
+        while queue and len(running) < processes:
+            spec = queue.pop(0)
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=one, args=(spec, sender, threads))
+            process.start()
+            sender.close()
+            running[receiver] = (spec, process, time.monotonic())
+        for receiver in wait(list(running), timeout=1.0):
+            spec, process, began = running.pop(receiver)
+            try:
+                line = receiver.recv()
+            except EOFError:
+                process.join()
+                line = {"network": spec, "status": "failed", "failure": f"the process died (exit {process.exitcode})"}
+            process.join()
+            _write(results, line, len(queue))
+        for receiver, (spec, process, began) in list(running.items()):
+            if time.monotonic() - began > limit:
+                os.kill(process.pid, signal.SIGKILL)
+                process.join()
+                running.pop(receiver)
+                _write(results, {"network": spec, "status": "failed", "failure": f"over the limit of {limit:g} s"}, len(queue))
+
+
+def _write(results: Path, line: dict[str, Any], left: int) -> None:
+    with results.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    shown = line.get("failure", "") or (
+        f"error {line['error']:.1e} free {line['free_share']:.0%} removed {line['channels']['removed']:.0%} "
+        f"record {line['record_s']:.2f} halve {line['halve_s']:.2f} memory x{line['memory']['ratio']:.1f}"
+        if line["status"] == "ok"
+        else ""
+    )
+    print(f"{left:5d} left  {line['network']:44s} {line['status']:8s} {line.get('seconds', 0):6.1f} s  {shown}"[:220], flush=True)
+
+
+def lines(results: Path) -> dict[str, dict[str, Any]]:
+    """The last line of each network."""
+    if not results.exists():
+        return {}
+    return {line["network"]: line for line in map(json.loads, results.read_text().splitlines())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["list", "run", "summary"])
+    parser.add_argument("patterns", nargs="*", help="names or patterns, torchvision:res*; all without")
+    parser.add_argument("--again", choices=["failed", "all"], help="run networks that have a line already")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=180, help="seconds for one network")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    known = lines(args.results)
+    if args.command == "summary":
+        from zoo_summary import summary
+
+        print(summary(list(known.values())))
+        return
+    names = [n for n in specs() if not args.patterns or any(fnmatch.fnmatch(n, p) for p in args.patterns)]
+    if args.again != "all":
+        done = {n for n, line in known.items() if args.again != "failed" or line["status"] != "failed"}
+        names = [n for n in names if n not in done]
+    if args.command == "list":
+        print("\n".join(names))
+        return
+    run(names, processes=args.processes, threads=args.threads, limit=args.limit, results=args.results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
