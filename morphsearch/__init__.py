@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph, Group, record
     from morphsearch.hookspecs import hookimpl
     from morphsearch.loop import Architecture, Search, SearchConfig, SearchResult, Verification, search, verify
+    from morphsearch.sparsity import Schedule, Sparsifier, SparsifyResult, SparsityReport, sparsify
 
 _WHERE = {
     "Architecture": "morphsearch.loop",
@@ -20,14 +21,19 @@ _WHERE = {
     "Cost": "morphsearch.costs",
     "Group": "morphsearch.graph",
     "MorphError": "morphsearch.errors",
+    "Schedule": "morphsearch.sparsity",
     "Search": "morphsearch.loop",
     "SearchConfig": "morphsearch.loop",
     "SearchResult": "morphsearch.loop",
+    "Sparsifier": "morphsearch.sparsity",
+    "SparsifyResult": "morphsearch.sparsity",
+    "SparsityReport": "morphsearch.sparsity",
     "Verification": "morphsearch.loop",
     "cost": "morphsearch.costs",
     "hookimpl": "morphsearch.hookspecs",
     "record": "morphsearch.graph",
     "search": "morphsearch.loop",
+    "sparsify": "morphsearch.sparsity",
     "verify": "morphsearch.loop",
 }
 
@@ -37,14 +43,19 @@ __all__ = [
     "Cost",
     "Group",
     "MorphError",
+    "Schedule",
     "Search",
     "SearchConfig",
     "SearchResult",
+    "Sparsifier",
+    "SparsifyResult",
+    "SparsityReport",
     "Verification",
     "cost",
     "hookimpl",
     "record",
     "search",
+    "sparsify",
     "verify",
 ]
 

@@ -14,6 +14,30 @@ def _gamma_l1(**options: Any) -> Any:
     return GammaL1(**options)
 
 
+def _group_lasso(**options: Any) -> Any:
+    from morphsearch.strategies.group_lasso import GroupLasso
+
+    return GroupLasso(**options)
+
+
+def _logistic_sigmoid(**options: Any) -> Any:
+    from morphsearch.strategies.logistic_sigmoid import LogisticSigmoid
+
+    return LogisticSigmoid(**options)
+
+
+def _magnitude(**options: Any) -> Any:
+    from morphsearch.strategies.magnitude import Magnitude
+
+    return Magnitude(**options)
+
+
+def _taylor(**options: Any) -> Any:
+    from morphsearch.strategies.taylor import Taylor
+
+    return Taylor(**options)
+
+
 def _uniform(**options: Any) -> Any:
     from morphsearch.strategies.uniform import Uniform
 
@@ -26,11 +50,26 @@ def _random(**options: Any) -> Any:
     return Random(**options)
 
 
+def _magnitude_sparsity(**options: Any) -> Any:
+    from morphsearch.sparsity.strategy import MagnitudeSparsity
+
+    return MagnitudeSparsity(**options)
+
+
 @hookimpl
 def morphsearch_strategies() -> list[StrategyRecord]:
-    """``gamma-l1`` and the two honest baselines, ``uniform`` and ``random``."""
+    """Those that press (gamma-l1, group-lasso, logistic-sigmoid), that rank (magnitude, taylor), and the baselines."""
     return [
         StrategyRecord("gamma-l1", "L1 on the scales of the norms, priced by marginal cost (MorphNet)", _gamma_l1),
+        StrategyRecord("group-lasso", "Group lasso on rows of weights; for networks without norms", _group_lasso),
+        StrategyRecord("logistic-sigmoid", "Gates that are open with a learned probability (FiGS)", _logistic_sigmoid),
+        StrategyRecord("magnitude", "Small filters leave by rank: L1 or L2 norms of rows", _magnitude),
+        StrategyRecord("taylor", "Units leave by rank of the first-order change of the loss, accumulated", _taylor),
         StrategyRecord("uniform", "Baseline: every group narrowed by the same factor, no training", _uniform),
         StrategyRecord("random", "Baseline: random widths of the same cost, no training", _random),
+        StrategyRecord(
+            "magnitude-sparsity",
+            "Single weights of least magnitude, for `sparsify` (not `search`)",
+            _magnitude_sparsity,
+        ),
     ]

@@ -25,6 +25,7 @@ BUILT_IN: dict[str, str] = {
     "search": "Find better widths for a network within a budget.",
     "resume": "Go on with an interrupted search.",
     "retrain": "Train the found architectures from scratch, beside baselines.",
+    "sparsify": "Train a network while its least weights become zero.",
     "compare": "Print the retrained architectures of a run in one table.",
     "runs": "List the runs in a folder and how far they are.",
     "plugins": "List what is installed: strategies, costs, models, data, ...",
