@@ -27,7 +27,7 @@ class Strategy(ABC):
     The loop calls :meth:`attach` at the start of each morph, then in every training step :meth:`penalty` before the
     backward pass and :meth:`after_step` after the optimizer's step, and :meth:`alive` and :meth:`scores` when it
     judges. Both hooks of the step must stay a few vectorised operations over flat vectors. Where units leave while
-    training goes on it calls :meth:`move`, and at the end of the search :meth:`detach`. A strategy that judges by
+    training goes on it calls :meth:`leave`, and at the end of the search :meth:`detach`. A strategy that judges by
     evaluation instead brings its own phase (:meth:`run_phase`); one that needs no training at all sets
     ``needs_training = False`` and answers in :meth:`propose`.
 
@@ -37,8 +37,6 @@ class Strategy(ABC):
         presses: it lowers scores by ``lr * strength * price`` a step (less what the loss gives back), so that units die
             under strength. Where it does not, strength means nothing, and the loop takes units away by rank, lowest
             score per price first, as many as its schedule asks for.
-        presses: it drives units towards zero by itself, at the strength it is given. One that only judges (by
-            magnitude, say) sets False; the loop then removes units by rank, on a schedule.
         live: units may leave while it trains. One that cannot go on with a smaller network in :meth:`leave` sets False.
         default_threshold: what :meth:`alive` is asked with unless the user says otherwise.
         notes: what the user should know about this network, one sentence each; filled by :meth:`attach`.
@@ -51,6 +49,7 @@ class Strategy(ABC):
     live: bool = True
     default_threshold: float = 0.0
     notes: Sequence[str] = ()
+    progress: float = 0.0
 
     @abstractmethod
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
@@ -132,18 +131,9 @@ class Strategy(ABC):
     def plain(self) -> AbstractContextManager[None]:
         """A context in which the network is without gates and hooks of the strategy, to be copied or rebuilt.
 
-        In it the network computes in evaluation mode what it does outside: gates are folded into the parameters.
+        Parameters are as they are: units whose gate is closed do speak in it.
         """
         return nullcontext()
-
-    def move(self, model: nn.Module, graph: ConvGraph, origin: np.ndarray) -> None:
-        """Go on with a network that units have left within a morph.
-
-        Args:
-            model: the network as it is now, plain. graph: its graph.
-            origin: `u` int64, for every unit the number that it had in the former graph.
-        """
-        self.attach(model, graph)
 
     def detach(self) -> None:  # noqa: B027
         """Leave a plain network: fold away gates, take off hooks. Harmless where nothing is attached."""

@@ -41,6 +41,7 @@ from morphsearch import plugins
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.flat import FlatScales
+from morphsearch.strategies.shrinking import shrink_l2, shrink_max
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -126,8 +127,10 @@ class GammaL1(Strategy):
 
     def after_step(self, prices: Tensor, strength: float, lr: float) -> None:
         """The proximal step of length ``lr * strength * price_u``."""
+        if not strength:
+            return
         amounts = self._priced(prices) * (lr * strength)
-        self._scales.apply(_shrink_max if self.coupling == "max" else _shrink_l2, amounts)
+        self._scales.apply(shrink_max if self.coupling == "max" else shrink_l2, amounts)
 
     def scores(self) -> Tensor:
         """`u` float32: R_u. Units without a scale get the largest score there is (see :meth:`scored`)."""
@@ -171,22 +174,3 @@ class GammaL1(Strategy):
             "gamma-l1 regularizes the scales (gamma) of batch, instance, group or layer norms",
             f"use a strategy that needs none: {', '.join(fits)}; or put affine norms after the convolutions",
         )
-
-
-def _shrink_max(magnitudes: Tensor, amounts: Tensor) -> Tensor:
-    """Proximal operator of ``amount * max`` on each column of `magnitudes` (`m x k`, non-negative)."""
-    if magnitudes.shape[0] == 1:
-        return (magnitudes - amounts).clamp_(min=0)
-    if magnitudes.shape[0] == 2:  # the usual case of a depthwise block; no sort needed
-        level = torch.maximum(magnitudes.amax(0), (magnitudes.sum(0) + amounts) / 2).sub_(amounts).clamp_(min=0)
-        return torch.minimum(magnitudes, level)
-    descending = magnitudes.sort(dim=0, descending=True).values
-    places = torch.arange(1, magnitudes.shape[0] + 1, device=magnitudes.device, dtype=magnitudes.dtype).unsqueeze(1)
-    level = ((descending.cumsum(0) - amounts) / places).amax(0).clamp_(min=0)
-    return torch.minimum(magnitudes, level)
-
-
-def _shrink_l2(magnitudes: Tensor, amounts: Tensor) -> Tensor:
-    """Proximal operator of ``amount * L2 norm`` on each column of `magnitudes` (`m x k`, non-negative)."""
-    norms = magnitudes.square().sum(0).sqrt_()
-    return magnitudes * (1 - amounts / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp_(min=0)

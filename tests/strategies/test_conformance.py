@@ -23,6 +23,46 @@ class TestGammaL1Coupled(StrategyConformance):
         return get("gamma-l1", coupling="l2", relative=True)
 
 
+class TestGroupLasso(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("group-lasso")
+
+
+class TestGroupLassoSparse(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("group-lasso", l1_fraction=0.5, relative=False, every=2)
+
+
+class TestLogisticSigmoid(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("logistic-sigmoid")
+
+
+class TestLogisticSigmoidRelaxed(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("logistic-sigmoid", straight_through=False, temperature=0.5, final_temperature=0.1)
+
+
+class TestMagnitude(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("magnitude")
+
+
+class TestMagnitudeL1(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("magnitude", norm="l1", coupling="max", relative=False)
+
+
+class TestTaylor(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("taylor")
+
+
+class TestTaylorAbs(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("taylor", power="abs", memory=5)
+
+
 class TestUniform(StrategyConformance):
     def strategy(self) -> Strategy:
         return get("uniform")

@@ -1,0 +1,112 @@
+"""Gates on units, put on a network from outside: no module is exchanged and no parameter gets another name.
+
+While the network's forward pass runs, the parameters through which units speak (:mod:`~morphsearch.strategies.places`)
+are hidden behind themselves times the gates of their units. A module that reads ``self.weight`` reads the product,
+whatever it then calls; coupled layers, depthwise ones and concatenations share a unit and so its gate. Between two
+passes nothing is left: parameters, their names, their gradients and the optimizer are those of the plain network. Where
+a unit speaks at several places one after another (a depthwise block has two norms) its gate counts at each; gates of 0
+and 1 are not changed by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from morphsearch.strategies.places import Place, owners
+
+Source = Callable[[nn.Module], Tensor | None]
+
+
+class Gates:
+    """Multiplies what units say.
+
+    Args:
+        model: the network. places: where its units speak. count: `u`, how many units there are.
+        source: called with the network at every forward pass; returns `u` gates, or None where all are open.
+    """
+
+    def __init__(self, model: nn.Module, places: Sequence[Place], count: int, source: Source) -> None:
+        self.model, self.places, self.count, self.source = model, list(places), count, source
+        self._flat = [place for place in self.places if place.tensor.dim() == 1]
+        self._wide = [place for place in self.places if place.tensor.dim() != 1]
+        self._owners = list(owners(model, {place.name for place in self.places}))
+        units = [place.units for place in [*self._flat, *self._wide]]
+        joined = np.concatenate(units) if units else np.zeros(0, np.int64)
+        self._index = torch.from_numpy(np.where(joined >= 0, joined, count))
+        self._sizes = [part.size for part in units]
+        self._hidden: list[tuple[nn.Module, str]] = []
+        self._hooks: list[RemovableHandle] = []
+
+    @property
+    def installed(self) -> bool:
+        """Whether the network is gated."""
+        return bool(self._hooks)
+
+    def install(self) -> None:
+        """Gate every forward pass from now on."""
+        if not self._hooks:
+            self._hooks = [
+                self.model.register_forward_pre_hook(self._before),
+                self.model.register_forward_hook(self._after, always_call=True),
+            ]
+
+    def remove(self) -> None:
+        """Leave the network plain; parameters are as they were all the time."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._uncover()
+
+    @torch.no_grad()
+    def fold(self, gates: Tensor) -> None:
+        """Multiply the parameters by `u` gates for good."""
+        for place, factor in zip([*self._flat, *self._wide], self._factors(gates), strict=True):
+            place.tensor.mul_(factor.view(place.shape()).to(place.tensor.dtype))
+
+    def _factors(self, gates: Tensor) -> tuple[Tensor, ...]:
+        """For every place its `n` gates, flat ones first; 1 for slices that belong to no unit that may leave."""
+        if self._index.device != gates.device:
+            self._index = self._index.to(gates.device)
+        padded = torch.cat([gates, gates.new_ones(1)])
+        factors: tuple[Tensor, ...] = padded.index_select(0, self._index).split(self._sizes)
+        return factors
+
+    def _products(self, gates: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Every gated parameter's name and product. All 1-D parameters take one multiplication together."""
+        factors = self._factors(gates)
+        count = len(self._flat)
+        if count:
+            tensors: list[Tensor] = [place.tensor for place in self._flat]
+            together = torch.cat(tensors) * torch.cat(factors[:count])
+            for place, product in zip(self._flat, together.split(self._sizes[:count]), strict=True):
+                yield place.name, product.to(place.tensor.dtype)
+        products: dict[str, Tensor] = {}
+        for place, factor in zip(self._wide, factors[count:], strict=True):
+            tensor = products.get(place.name, place.tensor)
+            products[place.name] = tensor * factor.view(place.shape()).to(tensor.dtype)
+        yield from products.items()
+
+    def _before(self, module: nn.Module, args: Any) -> None:
+        self._uncover()
+        gates = self.source(module)
+        if gates is None:
+            return
+        products = dict(self._products(gates))
+        for name, owner, attribute in self._owners:
+            # Found before Module.__getattr__ is asked, which looks parameters up.
+            owner.__dict__[attribute] = products[name]
+            self._hidden.append((owner, attribute))
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._uncover()
+
+    def _uncover(self) -> None:
+        for owner, attribute in self._hidden:
+            owner.__dict__.pop(attribute, None)
+        self._hidden = []

@@ -1,0 +1,98 @@
+"""What strategies say in the same words: options that are wrong, networks that they cannot judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphsearch.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+
+def one_of(option: str, value: Any, known: Sequence[str], strategy: str) -> str:
+    """`value`, one of `known`.
+
+    Raises:
+        UsageError: it is not; with the nearest that is.
+    """
+    if isinstance(value, str) and value in known:
+        return value
+    close = nearest(value, known) if isinstance(value, str) else []
+    raise UsageError(
+        f"{option}={value!r}",
+        f"{option} of {strategy} is {' or '.join(repr(name) for name in known)}",
+        f"did you mean {close[0]!r}?" if close else f"leave it out for {known[0]!r}",
+    )
+
+
+def number_in(option: str, value: Any, low: float, high: float, usual: str, *, open_ends: bool = False) -> float:
+    """`value` as a float in [low, high], or within (low, high) with `open_ends`.
+
+    Raises:
+        UsageError: it is not a number there.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if number and (low < value < high if open_ends else low <= value <= high):
+        return float(value)
+    least = f"more than {low:g}" if open_ends else f"{low:g} or more"
+    most = "" if math.isinf(high) else f" and less than {high:g}" if open_ends else f", at most {high:g}"
+    rule = f"{option} is a number, {least}{most}"
+    raise UsageError(f"{option}={value!r}", rule, usual)
+
+
+def flag(option: str, value: Any) -> bool:
+    """`value`, a bool.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if isinstance(value, bool):
+        return value
+    raise UsageError(f"{option}={value!r}", f"{option} is true or false", "write true or false")
+
+
+def nothing_to_judge(strategy: str, graph: ConvGraph, needed: str) -> UsageError:
+    """The error for a network in which a strategy finds nothing."""
+    if all(group.frozen for group in graph.groups.values()):
+        return UsageError(
+            "every group of this network is frozen",
+            f"{strategy} needs units that may leave",
+            "run morphsearch verify SEED to see which operation freezes them",
+        )
+    return UsageError(
+        f"no unit of this network that may leave has {needed}",
+        f"{strategy} judges units by them",
+        "use a strategy that needs no weights: uniform, random",
+    )
+
+
+def unjudged_groups(strategy: str, graph: ConvGraph, scored: Tensor, why: str) -> tuple[str, ...]:
+    """A note, where some group that may change has no unit that is `scored` (`u` bool)."""
+    judged = np.zeros(len(graph.groups), bool)
+    judged[np.asarray(graph.unit_group)[scored.cpu().numpy()]] = True
+    free = [not group.frozen for group in graph.groups.values()]
+    without = [
+        f"{group.name} ({group.width})"
+        for group, known, may in zip(graph.groups.values(), judged, free, strict=True)
+        if may and not known
+    ]
+    if not without:
+        return ()
+    shown = ", ".join(without[:5]) + (" and others" if len(without) > 5 else "")
+    how_many = f"{len(without)} of {sum(free)} groups"
+    return (f"{strategy} cannot judge {how_many}, since {why}, and keeps them whole: {shown}",)
+
+
+def best_of_groups(scores: Tensor, unit_group: Tensor, groups: int) -> Tensor:
+    """`g` int64: the best unit of every group, the first of equals; `u` for a group without units."""
+    best = scores.new_full((groups,), -1.0).scatter_reduce_(0, unit_group, scores, "amax")
+    place = torch.arange(scores.numel(), device=scores.device)
+    place = torch.where(scores >= best[unit_group], place, scores.numel())
+    return torch.full((groups,), scores.numel(), device=scores.device).scatter_reduce_(0, unit_group, place, "amin")

@@ -1,0 +1,246 @@
+"""``logistic-sigmoid``: every unit has a gate that is open with a probability, which is learned (FiGS, "Fine-Grained
+Stochastic Architecture Search", arXiv 2006.09581, section 3; relaxation: Maddison et al. 2017, arXiv 1611.00712, and
+Jang et al. 2017, arXiv 1611.01144).
+
+In a training step the gate of unit `u` is
+
+    m_u = sigmoid((logit_u + g) / tau),        g ~ Logistic(0, 1),       p_u = P(on) = sigmoid(logit_u),
+
+or with ``straight_through`` (the default) ``1[logit_u + g > 0]``, whose gradient is that of the former (Bengio et al.
+2013, arXiv 1308.3432). In evaluation it is ``1[p_u > threshold]``. One draw serves a batch. `tau` falls geometrically
+from `temperature` to `final_temperature` over the schedule. The objective is
+
+    E_m[loss(m)] + lambda * sum_u price_u * p_u.
+
+Its first term pulls by ``dL/dp_u = (dL/dlogit_u) / (p_u (1 - p_u))``: a step of ``rate * dL/dp_u``, of at most a tenth.
+The second is minimised exactly in a proximal step of length ``t = lr * lambda * price_u``:
+
+    p_u <- argmin_q  1/2 (q - p_u)^2 + t q,  0.01 <= q <= 0.99      =  clip(p_u - t, 0.01, 0.99).
+
+(FiGS hands both to the optimizer of the weights. Steps in `p` keep scores falling at the pace that the loop's
+controller counts on, and the gates out of the user's optimizer.)
+
+There is **one gate per unit**: coupled channels leave together, and so share it. (FiGS has a gate per channel and
+couples them by ``1 - prod(1 - p)``.) Gates multiply the parameters through which a unit speaks, see
+:mod:`~morphsearch.strategies.gates`; the user's network is not changed, and gates begin only when the loop begins to
+press. The best unit of every group is not pressed and its gate is never closed in evaluation.
+
+Draws depend on `seed` and on how many there were before, so that a resumed search repeats them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from morphsearch.errors import UsageError
+from morphsearch.strategies.base import Strategy
+from morphsearch.strategies.gates import Gates
+from morphsearch.strategies.judging import best_of_groups, flag, nothing_to_judge, number_in, unjudged_groups
+from morphsearch.strategies.places import PerUnit, places, speaking
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+LEAST = 0.01  # probabilities stay at least so far from 0 and 1
+LONGEST = 0.1  # step of a probability along the gradient of the loss
+SEEDS_APART = 1_000_003
+
+
+class LogisticSigmoid(Strategy):
+    """Probabilistic gates on units.
+
+    Args:
+        initial: the logit that gates begin with; 2.5 is open 92 times of 100.
+        temperature: tau at the start of a morph. final_temperature: at the end of its schedule.
+        straight_through: gates are 0 or 1 in training too.
+        rate: length of the steps along the gradient of the loss.
+        threshold: units whose probability is at most this are dead.
+        seed: of the draws.
+
+    Raises:
+        UsageError: an argument out of range.
+    """
+
+    name = "logistic-sigmoid"
+
+    def __init__(
+        self,
+        *,
+        initial: float = 2.5,
+        temperature: float = 1.0,
+        final_temperature: float = 0.2,
+        straight_through: bool = True,
+        rate: float = 0.05,
+        threshold: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self.initial = number_in("initial", initial, -4.5, 4.5, "2.5 is usual")
+        self.temperature = number_in("temperature", temperature, 0, float("inf"), "1 is usual", open_ends=True)
+        self.final_temperature = number_in(
+            "final_temperature", final_temperature, 0, float("inf"), "0.2 is usual", open_ends=True
+        )
+        self.straight_through = flag("straight_through", straight_through)
+        self.rate = number_in("rate", rate, 0, float("inf"), "0.05 is usual")
+        self.default_threshold = number_in("threshold", threshold, 0, 1, "0.5 is usual")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise UsageError(f"seed={seed!r}", "a seed is a whole number, 0 or more", "use 0")
+        self.seed = seed
+        self._gates: Gates | None = None
+        self._logits = torch.zeros(0)
+        self._draws, self._begun = 0, False
+
+    def attach(self, model: nn.Module, graph: ConvGraph) -> None:
+        """Find where units speak; gates begin at the first step that presses.
+
+        Raises:
+            UsageError: no unit may leave.
+        """
+        self._bind(model, graph)
+        self._logits = torch.full((graph.num_units,), self.initial, requires_grad=True)
+        self._draws, self._begun = 0, False
+
+    def _bind(self, model: nn.Module, graph: ConvGraph) -> None:
+        if self._gates is not None:
+            self._gates.remove()
+        found = speaking(places(model, graph))
+        if not found:
+            raise nothing_to_judge(self.name, graph, "parameters to put a gate on")
+        self._gates = Gates(model, found, graph.num_units, self._source)
+        self._scored = PerUnit(np.concatenate([place.units for place in found]), graph.num_units).present()
+        self._unit_group = torch.from_numpy(np.asarray(graph.unit_group, np.int64))
+        self._spared_groups = torch.tensor([group.floor > 0 for group in graph.groups.values()])
+        self._device = found[0].tensor.device
+        self._tensor = found[0].tensor
+        self._shut: Tensor | None = None
+        self.notes = unjudged_groups(self.name, graph, self._scored, "no parameter speaks for them")
+
+    # -- gates ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def tau(self) -> float:
+        """The temperature as it is now."""
+        ratio = self.final_temperature / self.temperature
+        return float(self.temperature * ratio ** min(1.0, max(0.0, self.progress)))
+
+    def _source(self, model: nn.Module) -> Tensor | None:
+        self._follow_device()
+        if model.training and torch.is_grad_enabled():
+            return self._sample()
+        shut = self._closed()
+        return (~shut).to(self._logits.dtype) if bool(shut.any()) else None
+
+    def _sample(self) -> Tensor:
+        """`u`: gates for one batch, with a gradient for the logits."""
+        generator = torch.Generator().manual_seed(self.seed * SEEDS_APART + self._draws)
+        self._draws += 1
+        uniform = torch.rand(self._logits.numel(), generator=generator).clamp_(1e-6, 1 - 1e-6)
+        noise = torch.logit(uniform).to(self._logits.device, non_blocking=True)
+        soft = torch.sigmoid((self._logits + noise) / self.tau)
+        if not self.straight_through:
+            return soft
+        hard = (self._logits.detach() + noise > 0).to(soft.dtype)
+        return hard + (soft - soft.detach())
+
+    @torch.no_grad()
+    def _closed(self) -> Tensor:
+        """`u` bool: gates that are closed in evaluation."""
+        if self._shut is None:
+            shut = (torch.sigmoid(self._logits) <= self.default_threshold) & self._scored.to(self._logits.device)
+            self._shut = shut.index_fill(0, self._best(), False)
+        return self._shut
+
+    def _best(self) -> Tensor:
+        """The best unit of each group that must keep one."""
+        device = self._logits.device
+        best = best_of_groups(
+            torch.sigmoid(self._logits.detach()), self._unit_group.to(device), self._spared_groups.numel()
+        )
+        return best[self._spared_groups.to(device) & (best < self._logits.numel())]
+
+    def _follow_device(self) -> None:
+        if self._logits.device != self._tensor.device:
+            self._logits = self._logits.detach().to(self._tensor.device).requires_grad_()
+            self._unit_group = self._unit_group.to(self._tensor.device)
+            self._shut = None
+
+    # -- what the loop calls -------------------------------------------------------------------------------------------
+
+    def penalty(self, prices: Tensor, strength: float) -> Tensor:
+        """``lambda * sum_u price_u * p_u``, without gradient: :meth:`after_step` does the work."""
+        scores = self.scores()
+        priced = prices.to(scores.device, scores.dtype) * self._scored.to(scores.device)
+        return strength * torch.dot(priced, scores)
+
+    @torch.no_grad()
+    def after_step(self, prices: Tensor, strength: float, lr: float) -> None:
+        """A step of the probabilities along the gradient of the loss, then the proximal one."""
+        gradient, self._logits.grad = self._logits.grad, None
+        if not strength and not self._begun:
+            return
+        if not self._begun:
+            self._begun = True
+            assert self._gates is not None
+            self._gates.install()
+        self._follow_device()
+        on = torch.sigmoid(self._logits)
+        if gradient is not None:
+            gradient = gradient.to(on.device)
+            on = on - (self.rate * gradient / (on * (1 - on))).clamp(-LONGEST, LONGEST)
+        amounts = prices.to(on.device, on.dtype) * (lr * strength)
+        on = on - amounts.index_fill(0, self._best(), 0.0)
+        self._logits.copy_(torch.logit(on.clamp(LEAST, 1 - LEAST)))
+        self._shut = None
+
+    @torch.no_grad()
+    def scores(self) -> Tensor:
+        """`u` float32: P(on)."""
+        return torch.sigmoid(self._logits)
+
+    def scored(self) -> Tensor:
+        """`u` bool: units that may leave and speak."""
+        return self._scored
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Without gates; parameters are as they are."""
+        gates = self._gates
+        installed = gates is not None and gates.installed
+        if gates is not None:
+            gates.remove()
+        try:
+            yield
+        finally:
+            if gates is not None and installed and gates is self._gates:
+                gates.install()
+
+    @torch.no_grad()
+    def detach(self) -> None:
+        """Fold the gates of evaluation into the parameters, and take them off."""
+        if self._gates is not None and self._gates.installed:
+            self._follow_device()
+            self._gates.remove()
+            self._gates.fold((~self._closed()).to(self._logits.dtype))
+        self._begun = False
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The logits, how many draws there were, and whether gates have begun."""
+        return {"logits": self._logits.detach().cpu().clone()}, {"draws": self._draws, "begun": self._begun}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`.
+
+        Raises:
+            ValueError: it is of another network.
+        """
+        if tensors["logits"].numel() != self._logits.numel():
+            raise ValueError(f"gates of {tensors['logits'].numel()} units, not {self._logits.numel()}")
+        self._logits = tensors["logits"].clone().requires_grad_()
+        self._draws, self._begun, self._shut = int(state["draws"]), bool(state["begun"]), None
+        if self._begun and self._gates is not None:
+            self._gates.install()
