@@ -11,7 +11,7 @@ from torch import nn
 
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
-from morphsearch.loop.config import SEARCH_RECIPE, batch_size_for
+from morphsearch.loop.config import SEARCH_RECIPE, batch_size_for, number_of_morphs
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.runner import Runner
 from morphsearch.loop.session import Search
@@ -24,7 +24,7 @@ def search(
     val_data: Any = None,
     *,
     budget: str | Sequence[str],
-    iterations: int = 2,
+    iterations: int | None = None,
     epochs: float = 10,
     run_dir: str | Path | None = None,
     strategy: str = "gamma-l1",
@@ -42,8 +42,8 @@ def search(
         model: the seed, a classifier: `n x c x h x w` to `n x classes`.
         train_data, val_data: whatever :func:`morphsearch.data.as_splits` takes: a DataSplits, tensors ``(x, y)``, a
             Dataset or a DataLoader; without `val_data` a part of the training data is carved out.
-        budget: one or several.
-        iterations: morphs. epochs: of training before each.
+        budget: one or several, or a falling schedule (``"flops=80%,65%,50%"``).
+        iterations: morphs; default 2, or one for each budget of a schedule. epochs: of training before each.
         run_dir: where everything is saved; None saves nothing.
         example_inputs: default: one zero image of the data's shape.
         recipe: fields of :class:`morphsearch.training.Recipe` that differ from the search's defaults.
@@ -57,8 +57,9 @@ def search(
     Raises:
         MorphError: see :class:`~morphsearch.loop.session.Search`; StoppedError after an interrupt, once all is saved.
     """
-    if not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1:
+    if iterations is not None and (not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1):
         raise UsageError(f"iterations={iterations!r}", "a search makes one morph or more", "use 1 or 2")
+    iterations = number_of_morphs(iterations, [budget] if isinstance(budget, str) else list(budget))
     data = as_splits(train_data, val_data)
     example = torch.zeros((1, *data.shape)) if example_inputs is None else example_inputs
     if example_inputs is None:

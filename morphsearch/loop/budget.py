@@ -1,4 +1,8 @@
-"""Budgets: ``flops=50%``, ``params<=1.2M``, ``latency<=8ms``; one or several at once."""
+"""Budgets: ``flops=50%``, ``params<=1.2M``, ``latency<=8ms``; one or several at once, or a falling schedule of them.
+
+``flops=80%,65%,50%`` is a schedule: the first morph meets 80%, the next goes on from its network to 65%, and so on. A
+budget without a schedule holds in all of them.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +78,71 @@ def parse_budget(text: str) -> Budget:
     return Budget(text.strip(), metric, amount=value * _scale(suffix, metric, text))
 
 
+def parse_schedule(text: str) -> list[Budget]:
+    """Parse ``METRIC=N%,N%,...`` or ``METRIC<=N,N,...``: budgets of one metric that fall from morph to morph.
+
+    Raises:
+        UsageError: one does not parse, they do not fall, or shares of the seed and bounds are mixed.
+        UnknownName: no cost model of that name.
+    """
+    if not isinstance(text, str) or "," not in text:
+        return [parse_budget(text)]
+    head = re.match(r"^\s*[A-Za-z][\w.+-]*\s*(?:<=|=)", text)
+    if head is None:
+        parse_budget(text)  # says how a budget reads
+        raise AssertionError(text)
+    parts = [part.strip() for part in text[head.end() :].split(",")]
+    example = "write for example flops=80%,65%,50%, or params<=1.2M,800K"
+    if not all(parts):
+        place = parts.index("") + 1
+        raise UsageError(f"budget {text!r} has no value at place {place}", "commas stand between the budgets", example)
+    if len({part.endswith("%") for part in parts}) > 1:
+        raise UsageError(
+            f"budget {text!r} mixes shares of the seed and bounds",
+            "all budgets of a schedule are of one kind, so that it can be seen to fall",
+            example,
+        )
+    budgets = [parse_budget(f"{head.group().strip()}{part}") for part in parts]
+    sizes = [budget.limit(100.0) for budget in budgets]
+    for before, after, one, other in zip(sizes, sizes[1:], parts, parts[1:], strict=False):
+        if after >= before:
+            falling = [part for _, part in sorted(zip(sizes, parts, strict=True), key=lambda pair: -pair[0])]
+            bound = "" if text.rstrip().endswith("%") else " (a thousands separator is an underscore: 1_200_000)"
+            raise UsageError(
+                f"budget {text!r} {'rises' if after > before else 'stays'} from {one} to {other}",
+                "the budgets of a schedule fall: each morph goes on from the network before it",
+                f"write {head.group().strip()}{','.join(dict.fromkeys(falling))}{bound}",
+            )
+    return budgets
+
+
+def schedule_length(texts: str | Sequence[str]) -> int:
+    """How many budgets follow one another: 1 without a schedule.
+
+    Raises:
+        UsageError: schedules of different lengths, or one that does not parse.
+    """
+    return _length([parse_schedule(text) for text in _as_list(texts)])
+
+
+def _length(schedules: Sequence[Sequence[Budget]]) -> int:
+    """The common length of those that are schedules."""
+    long = [schedule for schedule in schedules if len(schedule) > 1]
+    lengths = sorted({len(schedule) for schedule in long})
+    if len(lengths) > 1:
+        told = " and ".join(f"{len(schedule)} for {schedule[0].metric}" for schedule in long)
+        raise UsageError(
+            f"the schedules of the budgets have different lengths: {told}",
+            "schedules go forward together, a budget of each for every morph; a single budget holds in all",
+            "give every schedule as many budgets",
+        )
+    return lengths[0] if lengths else 1
+
+
+def _as_list(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def _scale(suffix: str, metric: str, text: str) -> float:
     """What a number with `suffix` is multiplied by to be in the cost model's unit."""
     unit = str(getattr(get_cost(metric), "unit", ""))
@@ -110,17 +179,41 @@ class Budgets:
 
     Args:
         graph: the seed's graph; shares are shares of its cost.
-        texts: one or more budgets.
+        texts: one or more budgets or schedules of budgets.
+
+    Attributes:
+        stages: how many budgets follow one another. stage: the present one, from 0.
     """
 
     def __init__(self, graph: ConvGraph, texts: str | Sequence[str], *, round_to: int = 1) -> None:
-        self.budgets = [parse_budget(text) for text in ([texts] if isinstance(texts, str) else list(texts))]
-        if not self.budgets:
+        self.schedules = [parse_schedule(text) for text in _as_list(texts)]
+        if not self.schedules:
             raise UsageError("no budget is given", "a search needs a bound to search under", "add --budget flops=50%")
+        self.stages, self.stage = _length(self.schedules), 0
         self.round_to = round_to
         self._bind(graph)
         self.seed_costs = self.costs(graph.widths)
-        self.limits = [budget.limit(self.seed_costs[budget.metric]) for budget in self.budgets]
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """Those of the present stage."""
+        return [schedule[min(self.stage, len(schedule) - 1)] for schedule in self.schedules]
+
+    @property
+    def limits(self) -> list[float]:
+        """The bound of each of :attr:`budgets`."""
+        return [budget.limit(self.seed_costs[budget.metric]) for budget in self.budgets]
+
+    @property
+    def last(self) -> bool:
+        """Whether the present stage is the last."""
+        return self.stage == self.stages - 1
+
+    def following(self) -> Budgets:
+        """The next stage; the last is its own."""
+        twin = copy.copy(self)
+        twin.stage = min(self.stage + 1, self.stages - 1)
+        return twin
 
     def _bind(self, graph: ConvGraph) -> None:
         self.graph = graph
@@ -136,7 +229,7 @@ class Budgets:
     @property
     def metrics(self) -> list[str]:
         """Names of the cost models that the budgets use, in order."""
-        return list(dict.fromkeys(budget.metric for budget in self.budgets))
+        return list(dict.fromkeys(schedule[0].metric for schedule in self.schedules))
 
     def costs(self, widths: Mapping[str, int]) -> dict[str, int | float]:
         """Every cost at `widths`: those of the budgets, FLOPs and parameters."""
@@ -156,11 +249,23 @@ class Budgets:
         return {name: {"total": total, "unit": self.unit(name)} for name, total in self.costs(widths).items()}
 
     def record(self) -> list[dict[str, Any]]:
-        """What was asked, in absolute numbers, as files hold it."""
-        return [
-            {"text": budget.text, "metric": budget.metric, "limit": limit, "unit": self.unit(budget.metric)}
-            for budget, limit in self._limited()
+        """What the present stage asks, in absolute numbers, as files hold it."""
+        return [self._described(budget) for budget in self.budgets]
+
+    def record_all(self) -> list[dict[str, Any]]:
+        """What all stages ask, in their order, as files hold it."""
+        return [self._described(budget) for budget in self._all()]
+
+    def _described(self, budget: Budget) -> dict[str, Any]:
+        limit = budget.limit(self.seed_costs[budget.metric])
+        return {"text": budget.text, "metric": budget.metric, "limit": limit, "unit": self.unit(budget.metric)}
+
+    def _all(self) -> list[Budget]:
+        """The budgets of all stages, each once: stage by stage."""
+        stages = [
+            [schedule[min(stage, len(schedule) - 1)] for schedule in self.schedules] for stage in range(self.stages)
         ]
+        return list(dict.fromkeys(budget for stage in stages for budget in stage))
 
     def _limited(self) -> list[tuple[Budget, float]]:
         return list(zip(self.budgets, self.limits, strict=True))
@@ -177,14 +282,15 @@ class Budgets:
     def _loads(self, point: Tensor) -> list[float]:
         return [float(self.bound[budget.metric].total(point)) / limit for budget, limit in self._limited()]
 
-    def prices(self, widths: Mapping[str, int]) -> Tensor:
+    def prices(self, widths: Mapping[str, int], share: float = 1.0) -> Tensor:
         """`g` float64: marginal price of a unit of each group, every budget's in shares of its limit, summed.
 
-        Only budgets that are exceeded or nearly so (within a tenth) count; where none is, all do.
+        Only budgets of which `share`, the target, is exceeded or nearly so (within a tenth) count; where none is, all
+        do.
         """
         point = vector(self.graph, widths)
         loads = self._loads(point)
-        binding = [load > 0.9 for load in loads]
+        binding = [load > 0.9 * share for load in loads]
         total = torch.zeros(len(self.graph.groups), dtype=torch.float64)
         for (budget, limit), counts in zip(self._limited(), binding, strict=True):
             if counts or not any(binding):
@@ -192,19 +298,19 @@ class Budgets:
         return total
 
     def rows(self) -> list[BudgetRow]:
-        """Each budget beside the seed's cost and the lowest possible one."""
+        """Each budget, of all stages, beside the seed's cost and the lowest possible one."""
         least = self.costs(lowest(self.graph, round_to=self.round_to))
         return [
             BudgetRow(
                 text=budget.text,
                 metric=budget.metric,
                 unit=self.unit(budget.metric),
-                requested=limit,
+                requested=budget.limit(self.seed_costs[budget.metric]),
                 seed=self.seed_costs[budget.metric],
                 lowest=least[budget.metric],
-                satisfiable=least[budget.metric] <= limit,
+                satisfiable=least[budget.metric] <= budget.limit(self.seed_costs[budget.metric]),
             )
-            for budget, limit in self._limited()
+            for budget in self._all()
         ]
 
     def check(self, *, expand: bool = True) -> None:

@@ -11,6 +11,7 @@ from morphsearch.errors import GraphError, UsageError
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
+    from morphsearch.strategies.base import Strategy
 
 Rule = tuple[Callable[[float], bool], bool, str, str]
 
@@ -41,6 +42,20 @@ def check_arguments(**values: Any) -> None:
         number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not holds(value):
             raise UsageError(f"{name}={value!r}", f"{name} is {rule}", repair)
+
+
+def check_strength(strategy: Strategy, strength: float | None) -> None:
+    """Refuse a strength for a strategy that trains without one.
+
+    Raises:
+        UsageError: as said.
+    """
+    if strength is not None and strategy.needs_training and not strategy.presses:
+        raise UsageError(
+            f"strength={strength!r} with strategy {strategy.name!r}",
+            f"{strategy.name} takes units away by rank; nothing presses them",
+            "leave the strength out, or use a strategy that presses, such as gamma-l1",
+        )
 
 
 def require_convolutions(graph: ConvGraph) -> None:

@@ -84,12 +84,18 @@ def compare(run_dir: str | Path) -> Comparison:
         labels.setdefault(result.label, []).append(result)
     rows = sorted((_row(label, group) for label, group in labels.items()), key=_order)
     units = {name: entry["unit"] for one in run.architectures() for name, entry in one.costs.items()}
-    metrics = [b["metric"] for b in run.asked().get("budgets", [])] or ["flops"]
+    metrics = list(dict.fromkeys(b["metric"] for b in run.asked().get("budgets", []))) or ["flops"]
     recipes = {str(sorted(result.recipe.items(), key=str)) for result in results}
     warnings = (
         [] if len(recipes) == 1 else ["Not all rows were trained by the same recipe; their accuracies do not compare."]
     )
-    return Comparison(rows, verdict(rows, metrics), units, warnings)
+    return Comparison(rows, verdict(rows, metrics, family=is_family(run)), units, warnings)
+
+
+def is_family(run: RunDirectory) -> bool:
+    """Whether a run has a schedule of budgets: its architectures were found under different ones."""
+    found = run.architectures()
+    return any(one.budgets != found[0].budgets for one in found)
 
 
 def _order(row: Row) -> tuple[int, str]:
@@ -117,16 +123,20 @@ def _row(label: str, results: Sequence[RetrainResult]) -> Row:
     )
 
 
-def verdict(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+def verdict(rows: Sequence[Row], metrics: Sequence[str], *, family: bool = False) -> str:
     """Whether the found architecture beats the baselines by more than the spread, in words.
 
-    Of several found ones the best on the validation part speaks: the test part chooses nothing.
+    Of several found ones the best on the validation part speaks: the test part chooses nothing. Of a `family`, found
+    under a schedule of budgets, each that has baselines of its own cost speaks for itself.
     """
     found = [row for row in rows if row.kind == "found"]
     others = [row for row in rows if row.kind == "baseline"]
     if not found:
         return "No found architecture is retrained yet."
     best = max(found, key=lambda row: statistics.fmean(row.val_accuracies))
+    own = [(one, [row for row in others if row.baseline_of == one.label]) for one in found]
+    if family and any(rivals for _, rivals in own):
+        return " ".join(_judge(one, other, metrics) for one, rivals in own for other in rivals)
     matched = [row for row in others if row.baseline_of in (None, best.label)]
     if not others:
         return (

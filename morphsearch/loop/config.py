@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from morphsearch.errors import InputError, UnknownName, UsageError
+from morphsearch.loop.budget import schedule_length
 from morphsearch.loop.checks import check_arguments
 from morphsearch.training.recipe import Recipe
 
@@ -38,15 +39,37 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "budget": (_texts, "one or more budgets, as text", 'write for example budget = ["flops=50%"]'),
     "strategy": (lambda v: isinstance(v, str), "the name of a strategy", 'write for example strategy = "gamma-l1"'),
     "strategy_options": (lambda v: isinstance(v, Mapping), "a table of options by name", "leave it out"),
-    "iterations": (_whole, "a whole number: a search makes one morph or more", "use 1 or 2"),
+    "iterations": (lambda v: v is None or _whole(v), "a whole number: a search makes one morph or more", "use 1 or 2"),
     "epochs": (lambda v: _number(v) and v > 0, "a number above 0: how long each morph trains", "use 10"),
     "device": (lambda v: isinstance(v, str) and bool(v), "auto, cpu or an accelerator's name", 'use "auto"'),
     "input": (lambda v: v is None or _shape(v), "an example shape with batch", "write for example [1, 3, 32, 32]"),
     "recipe": (lambda v: isinstance(v, Mapping), "a table of recipe fields", "leave it out"),
     "expand": (lambda v: isinstance(v, bool), "true or false", "use true"),
+    "live": (lambda v: isinstance(v, bool), "true or false", "use true"),
     "val_fraction": (lambda v: _number(v) and 0 < v < 1, "a share in (0, 1)", "use 0.1"),
     "allow_code": (lambda v: isinstance(v, bool), "true or false", "use false"),
 }
+
+
+DEFAULT_ITERATIONS = 2
+
+
+def number_of_morphs(iterations: int | None, budget: Sequence[str]) -> int:
+    """How many morphs a search makes: as many as were asked for, or as a schedule of budgets has; else 2.
+
+    Raises:
+        UsageError: both are given and differ, or a budget does not parse.
+    """
+    if not any("," in text for text in budget):
+        return iterations or DEFAULT_ITERATIONS
+    length = schedule_length(budget)
+    if length > 1 and iterations not in (None, length):
+        raise UsageError(
+            f"iterations={iterations} with a schedule of {length} budgets",
+            "a schedule makes one morph for each of its budgets",
+            f"leave iterations out, or use {length}",
+        )
+    return length if length > 1 else iterations or DEFAULT_ITERATIONS
 
 
 def batch_size_for(images: int | None) -> int:
@@ -61,14 +84,15 @@ class SearchConfig:
     """One search.
 
     Attributes:
-        model: spec of the seed. data: spec of the data. budget: one or more budgets.
+        model: spec of the seed. data: spec of the data. budget: one or more budgets, or schedules of budgets.
         strategy, strategy_options: the strategy and its keyword arguments.
-        iterations: morphs. epochs: training under pressure before each of them.
+        iterations: morphs; default 2, or one for each budget of a schedule.
+        epochs: training under pressure before each of them.
         steps: length of the schedule within that; default all of it.
         seed: of everything random. device: where to train.
         input: example shape with batch, default one image of the data.
         recipe: fields of :class:`morphsearch.training.Recipe` that differ from the search's own.
-        round_to, strength, threshold, expand, shrink_to: see :class:`morphsearch.loop.session.Search`.
+        round_to, strength, threshold, expand, shrink_to, live: see :class:`morphsearch.loop.session.Search`.
         val_fraction: of the training images, where the data has no validation part.
         allow_code: leave to run factories that are not part of morphsearch.
     """
@@ -78,7 +102,7 @@ class SearchConfig:
     budget: tuple[str, ...] = ("flops=50%",)
     strategy: str = "gamma-l1"
     strategy_options: dict[str, Any] = field(default_factory=dict)
-    iterations: int = 2
+    iterations: int | None = None
     epochs: float = 10
     steps: int | None = None
     seed: int = 0
@@ -90,6 +114,7 @@ class SearchConfig:
     threshold: float | None = None
     expand: bool = True
     shrink_to: float | None = None
+    live: bool = True
     val_fraction: float = 0.1
     allow_code: bool = False
 
@@ -109,9 +134,15 @@ class SearchConfig:
             shrink_to=self.shrink_to,
         )
         object.__setattr__(self, "budget", tuple(self.budget))
+        object.__setattr__(self, "iterations", number_of_morphs(self.iterations, self.budget))
         if self.input is not None:
             object.__setattr__(self, "input", tuple(self.input))
         self.training()
+
+    @property
+    def morphs(self) -> int:
+        """How many morphs the search makes."""
+        return self.iterations or DEFAULT_ITERATIONS
 
     def training(self, images: int | None = None) -> Recipe:
         """The recipe of the search's own training on so many `images` (None: many).

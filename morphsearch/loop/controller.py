@@ -38,6 +38,7 @@ class Controller:
         warmup: share of the schedule in which nothing is pressed, so that the scores come to mean something.
         settle: share at the end in which the target should have been reached.
         fixed: a strength that the user set; then nothing is steered.
+        ceiling: the strength never exceeds it; None: it may. Set where more has wrecked the network.
     """
 
     steps: int | None
@@ -51,6 +52,8 @@ class Controller:
     last_step: int = 0
     last_fullness: float = 0.0
     peak_lr: float = 0.0
+    peak: float = 0.0
+    ceiling: float | None = None
 
     @property
     def begin(self) -> int:
@@ -70,6 +73,11 @@ class Controller:
     def pressing(self, step: int) -> bool:
         """Whether units are pressed at `step` (steps done so far in this morph)."""
         return self.fixed is not None or step >= self.begin
+
+    def progress(self, step: int) -> float:
+        """The share of the schedule that is done: 0 while nothing is pressed, 1 when the target should be reached."""
+        end = self.end if self.steps is not None else self.begin + self.horizon
+        return min(1.0, max(0, step - self.begin) / max(1.0, end - self.begin))
 
     def remaining(self, step: int) -> int:
         """Steps left to reach the target; never so few that the answer explodes."""
@@ -108,6 +116,9 @@ class Controller:
                 wanted = min(max(wanted, least * self.strength), most * self.strength)
             self.strength = wanted
             self.last_need = need
+        if self.ceiling is not None:
+            self.strength = min(self.strength, self.ceiling)
+        self.peak = max(self.peak, self.strength)
         self.last_step, self.last_fullness = step, fullness
         return self.strength
 

@@ -62,15 +62,23 @@ class Choice:
     notes: list[str] = field(default_factory=list)
 
 
-def choose(graph: ConvGraph, facts: Facts, budgets: Budgets, rules: Rules) -> Choice:
-    """Keep the units that are alive, fewer where they do not meet the budget, and expand to it."""
+def choose(
+    graph: ConvGraph, facts: Facts, budgets: Budgets, rules: Rules, *, left: int = 0, presses: bool = True
+) -> Choice:
+    """Keep the units that are alive, fewer where they do not meet the budget, and expand to it.
+
+    Args:
+        left: how many units left while training went on. presses: whether the strategy lets units die by itself.
+    """
     notes: list[str] = []
     alive, rescued = protect(graph, facts.alive, facts.score, rules.round_to)
     if rescued:
         notes.append(
             f"Too few units of {_few(rescued)} were alive; the best of the dead were kept, as the floor demands."
         )
-    if alive[free_units(graph)].all():
+    if left:
+        notes.append(f"{left} units left during training.")
+    elif presses and alive[free_units(graph)].all():
         notes.append(
             "No unit died in training: the strength was too small for these steps, or the learning rate too low. "
             "Units were removed by rank."
@@ -80,9 +88,13 @@ def choose(graph: ConvGraph, facts: Facts, budgets: Budgets, rules: Rules) -> Ch
         order = order[alive[order]]
         before = int(alive.sum())
         _, alive = fewest_deaths(graph, order, lambda widths: budgets.fits(widths, rules.shrink_to), alive)
+        count = before - int(alive.sum())
         notes.append(
-            f"{before - int(alive.sum())} units above the threshold were removed too, lowest score per price first, "
+            f"{count} units above the threshold were removed too, lowest score per price first, "
             "since what was alive did not meet the budget."
+            if presses
+            else f"{count} units were removed at the end, lowest score per price first: "
+            "the schedule was not over, or they could not leave in training."
         )
     kept = widths_of(graph, alive)
     limit = rules.limit if rules.expand else 1.0
@@ -157,6 +169,35 @@ def replay(graph: ConvGraph, architecture: Architecture, budgets: Budgets, examp
         )
     network, plan = graph.planned(from_positions(graph, architecture.kept))
     return _recorded(network, plan, graph, architecture.widths, budgets, example_inputs)
+
+
+def without(graph: ConvGraph, positions: Mapping[str, list[int]], budgets: Budgets, example_inputs: Any) -> Rebuilt:
+    """The network without units that are silent, amid a morph; no budget has to hold yet.
+
+    Args:
+        positions: of the units that stay, in the groups that lose some.
+
+    Raises:
+        GraphError: the network cannot follow.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network, plan = graph.planned(from_positions(graph, dict(positions)))
+        rebuilt = record(network, example_inputs, decisions=graph.decisions)
+    wanted = {name: len(positions.get(name, range(width))) for name, width in graph.widths.items()}
+    if dict(rebuilt.widths) != wanted:
+        raise GraphError(
+            "the network has other groups without these units",
+            "a rebuilt network is recorded and counted again",
+            "report this network: its graph changes with its widths",
+        )
+    lost = [name for name in graph.free if rebuilt.groups[name].frozen is not None]
+    if lost:
+        raise GraphError(
+            f"group {lost[0]!r} could not change its width again: {rebuilt.groups[lost[0]].frozen}",
+            "units leave amid a morph only where everything else stays as it was",
+            "write sizes in terms of shapes",
+        )
+    return Rebuilt(network, plan, rebuilt, budgets.rebound(rebuilt))
 
 
 def _recorded(

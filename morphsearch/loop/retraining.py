@@ -13,7 +13,7 @@ from morphsearch.graph import ConvGraph
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.baselines import BASELINES, baseline
 from morphsearch.loop.budget import Budgets
-from morphsearch.loop.comparison import Comparison, Row, compare, verdict
+from morphsearch.loop.comparison import Comparison, Row, compare, is_family, verdict
 from morphsearch.loop.config import SearchConfig, batch_size_for
 from morphsearch.loop.run import data_of, recorded_config
 from morphsearch.loop.rundir import RunDirectory
@@ -43,7 +43,8 @@ def retrain_run(
 
     Args:
         iterations: numbers of morphs, "all", or None for the last.
-        baselines: of "uniform", "random" and "seed"; matched in cost to the last of `iterations`.
+        baselines: of "uniform", "random" and "seed"; matched in cost to the last of `iterations`, or, in
+            a run with a schedule of budgets, to each of them.
         seeds: how many (0, 1, ...), or which.
         epochs: default: as many as one morph trained for.
         recipe: fields of :class:`morphsearch.training.Recipe`; default cosine from 0.1, with the search's batch size.
@@ -69,10 +70,11 @@ def retrain_run(
     work: list[tuple[str, Architecture, int]] = []
     for architecture in found:
         work += [(architecture.name, architecture, seed) for seed in numbers]
-    for kind in baselines:
+    pairs = [(kind, arm) for kind in baselines for arm in (found if is_family(run) and kind != "seed" else found[-1:])]
+    for kind, arm in pairs:
         for seed in numbers:
-            one = baseline(kind, found[-1], graph, budgets, seed)
-            label = _label(kind, found[-1], config)
+            one = baseline(kind, arm, graph, budgets, seed)
+            label = _label(kind, arm, config)
             one.save(run.path / "baselines" / f"{label}{one.name.removeprefix(kind)}")
             work.append((label, one, seed))
     tasks = [
@@ -144,7 +146,7 @@ def _sentence(result: RetrainResult) -> str:
 
 def _label(kind: str, found: Architecture, config: SearchConfig) -> str:
     """``uniform`` beside the run's last architecture, ``uniform-001`` beside an earlier one: widths differ."""
-    last = kind == "seed" or found.name == f"{config.iterations:03d}"
+    last = kind == "seed" or found.name == f"{config.morphs:03d}"
     return kind if last else f"{kind}-{found.name}"
 
 

@@ -162,6 +162,7 @@ def _runner(
         threshold=config.threshold,
         shrink_to=config.shrink_to,
         expand=config.expand,
+        live=config.live,
         round_to=config.round_to,
         seed=config.seed,
         seed_spec=seed.spec,
@@ -169,7 +170,7 @@ def _runner(
         record_extra=recorded,
         resume=resume,
     )
-    return Runner(search, data, config.training(len(data.train)), config.iterations, config.seed, listener)
+    return Runner(search, data, config.training(len(data.train)), config.morphs, config.seed, listener)
 
 
 def status(run_dir: str | Path) -> dict[str, Any]:

@@ -158,19 +158,25 @@ class RunDirectory:
         """The lines of ``metrics.jsonl``."""
         return [line for line in read_lines(self.metrics) if isinstance(line, dict)]
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, tries: int = 0) -> None:
         """Make ``metrics.jsonl`` agree with the state that a resumed run goes on from.
 
         Lines of steps beyond `step` go, since they are about to come again, and architectures that were saved get the
-        line that a crash kept from being written.
+        line that a crash kept from being written. `tries` is how often the present morph had recovered by then.
         """
         lines = self.events()
         kept = [
             line
             for line in lines
-            if line.get("event") not in ("step", "epoch")
+            if line.get("event") not in ("step", "epoch", "shrunk", "warning")
             or not isinstance(line.get("step"), int)
             or line["step"] <= step
+        ]
+        now = len(self.architectures()) + 1
+        kept = [
+            line
+            for line in kept
+            if line.get("event") != "recovered" or line.get("iteration") != now or line.get("tries", 0) <= tries
         ]
         told = {line.get("iteration") for line in kept if line.get("event") == "iteration"}
         kept += [iteration_line(one) for one in self.architectures() if one.name not in told]

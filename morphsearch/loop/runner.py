@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from morphsearch import plugins
 from morphsearch.data import DataSplits
-from morphsearch.errors import InputError, StoppedError
+from morphsearch.errors import DivergedError, InputError, StoppedError
 from morphsearch.loop.architecture import Architecture
+from morphsearch.loop.recovery import Recovery
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.session import Search
 from morphsearch.training import (
@@ -57,13 +58,17 @@ class Runner:
         self.where = "before the first morph"
         self._logged = 0  # epochs of this morph that have their line
         self._saved_at = 0.0
+        self._shrunk = False  # since the last checkpoint
+        self.recovery = Recovery()
+        self._begin: Saved | None = None  # the states that the morph began with, and those saved last
+        self._last: Saved | None = None
 
     def go(self) -> SearchResult:
         """Everything that is still to do.
 
         Raises:
             StoppedError: interrupted, after saving (with a run directory; without one KeyboardInterrupt passes).
-            DivergedError: the loss is not finite; the last checkpoint is kept.
+            DivergedError: the loss is not finite, at lower learning rates too; the last checkpoint is kept.
         """
         try:
             return self._go()
@@ -109,7 +114,8 @@ class Runner:
         saved = load_checkpoint(run.checkpoint)
         if saved is not None and saved[1].get("iteration") != self.number:
             saved = None
-        run.rewind(self.search.total_steps if saved is None else int(saved[1].get("step", 0)))
+        tries = 0 if saved is None else Recovery.of(saved[1].get("recovery")).tries
+        run.rewind(self.search.total_steps if saved is None else int(saved[1].get("step", 0)), tries)
         return saved
 
     def _load(self, trainer: Trainer, saved: Saved) -> None:
@@ -125,21 +131,37 @@ class Runner:
                 "it holds the state of the training and of the search",
                 "restore it from a copy, or delete it to repeat this morph",
             )
-        trainer.load_state(part("trainer."), state["trainer"])
+        # Units that had left leave again first: the weights are of the widths of then.
         self.search.load_state(part("search."), state["search"])
-        self._logged = trainer.epoch
+        trainer.adopt()
+        trainer.load_state(part("trainer."), state["trainer"])
+        self.recovery = Recovery.of(state.get("recovery"))
+        self._logged, self._last = trainer.epoch, saved
+
+    def _resume(self, trainer: Trainer, saved: Saved) -> None:
+        self._begin = self._state(trainer)
+        self._load(trainer, saved)
+        self._begin[1]["trainer"]["choice"] = trainer.choice.to_dict() if trainer.choice is not None else None
         if self.search.run is not None:
             self.search.run.log("resumed", iteration=self.number, step=self.search.total_steps)
         self.hear("note", {"text": f"Going on with morph {self.number} at step {trainer.step}."})
 
-    def _save(self, trainer: Trainer) -> None:
-        run = self.search.run
-        if run is None:
-            return
+    def _state(self, trainer: Trainer) -> Saved:
         ours, theirs = self.search.state(), trainer.state()
         tensors = {f"search.{k}": v for k, v in ours[0].items()} | {f"trainer.{k}": v for k, v in theirs[0].items()}
-        state = {"iteration": self.number, "step": self.search.total_steps, "search": ours[1], "trainer": theirs[1]}
-        save_checkpoint(run.checkpoint, tensors, state)
+        return tensors, {
+            "iteration": self.number,
+            "step": self.search.total_steps,
+            "search": ours[1],
+            "trainer": theirs[1],
+            "recovery": self.recovery.state(),
+        }
+
+    def _save(self, trainer: Trainer) -> None:
+        self._last = self._state(trainer)
+        self._shrunk = False
+        if self.search.run is not None:
+            save_checkpoint(self.search.run.checkpoint, *self._last)
         self._saved_at = time.monotonic()
 
     # -- one morph ---------------------------------------------------------------------------------------------------
@@ -162,19 +184,31 @@ class Runner:
             phase=f"morph {self.number}/{self.iterations}",
         )
         search.controller.steps = min(self.steps or trainer.total_steps, trainer.total_steps)
+
+        def after_cut() -> None:
+            trainer.adopt()
+            self._shrunk = True
+
+        if search.live:
+            search.follow(trainer.optimizer)
+            search.before_cut, search.after_cut = trainer.check_finite, after_cut
         return trainer
 
     def _train(self, trainer: Trainer, saved: Saved | None) -> None:
-        self._logged = 0
+        self._logged, self.recovery = 0, Recovery()
         if saved is not None:
-            self._load(trainer, saved)
+            self._resume(trainer, saved)
         else:
             trainer.prepare()  # what is chosen by timing stays chosen when the run is resumed
             self._save(trainer)
+            self._begin = self._last
         with deferred_interrupts() as interrupt:
             try:
                 while not trainer.finished:
-                    self._epoch(trainer, interrupt)
+                    try:
+                        self._epoch(trainer, interrupt)
+                    except DivergedError as error:
+                        self._recover(trainer, error)
             except KeyboardInterrupt:
                 self.where = (
                     f"in morph {self.number} of {self.iterations}, at step {trainer.step} of {trainer.total_steps}"
@@ -187,13 +221,42 @@ class Runner:
     def _epoch(self, trainer: Trainer, interrupt: Interrupt) -> None:
         def on_batch(trainer: Trainer) -> None:
             interrupt.check()
-            if time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+            if self._shrunk or time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
                 self._save(trainer)
 
         stats = trainer.train_epoch(on_batch=on_batch)
         self._log_epoch(trainer, stats)
         self._save(trainer)
         interrupt.check()
+
+    def _recover(self, trainer: Trainer, error: DivergedError) -> None:
+        """Go back and on with less; the reason was a loss that is not finite, or an accuracy that collapsed.
+
+        Raises:
+            DivergedError: `error`, once the tries are used up.
+        """
+        peak = self.search.controller.peak
+        recovery = self.recovery.again(error, peak)
+        back = self._last if recovery.tries == 1 and not recovery.collapsed else self._begin
+        assert back is not None
+        self._load(trainer, back)
+        self.recovery = recovery
+        trainer.lr_scale, self.search.controller.ceiling = recovery.lr_scale, recovery.ceiling
+        text = recovery.sentence(error, trainer.step, trainer.lr)
+        self.search.notes.append(text)
+        self._save(trainer)
+        run = self.search.run
+        if run is not None:
+            run.rewind(self.search.total_steps, recovery.tries)
+            run.log(
+                "recovered",
+                iteration=self.number,
+                step=self.search.total_steps,
+                reason=error.arrived,
+                lr=trainer.lr,
+                tries=recovery.tries,
+            )
+        self.hear("warning", {"text": text})
 
     def _log_epoch(self, trainer: Trainer, stats: EpochStats) -> None:
         # Running statistics lag behind while scales shrink; a few batches bring them up to date.
@@ -217,8 +280,28 @@ class Runner:
         if self.search.run is not None:
             self.search.run.log("epoch", **line)
         self._logged = trainer.epoch
+        self._watch(trainer, judged.accuracy, status)
         shown = {"accuracy": judged.accuracy, "cost": status["costs"], "phase": f"morph {self.number}"}
         self.hear("epoch", {**line, **shown})
+
+    def _watch(self, trainer: Trainer, accuracy: float, status: Mapping[str, Any]) -> None:
+        """Say it where nothing dies or the network is wrecked.
+
+        Raises:
+            Collapsed: the accuracy collapsed, and the morph has not been begun anew for it.
+        """
+        search = self.search
+        controller, free = search.controller, sum(search.graph.widths[name] for name in search.graph.free)
+        standing = status["alive"] == free and not search.leaving.left and status["load"] > search.rules.shrink_to
+        warning = self.recovery.watch(
+            accuracy,
+            1 / max(1, self.data.num_classes),
+            standing=standing and trainer.step >= controller.end and search.strategy.presses,
+        )
+        if warning:
+            if search.run is not None:
+                search.run.log("warning", iteration=self.number, step=search.total_steps, text=warning)
+            self.hear("warning", {"text": warning})
 
     def _judge(self, model: nn.Module, device: str) -> dict[str, float | None]:
         """Accuracy of the shrunk and widened network on the validation part, with fresh batch-norm statistics."""

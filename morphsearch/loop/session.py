@@ -13,42 +13,54 @@ from torch import Tensor, nn
 from morphsearch import plugins
 from morphsearch.errors import DivergedError, InputError, UnknownName, UsageError
 from morphsearch.graph import record
-from morphsearch.loop import morphing
+from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
-from morphsearch.loop.checks import check_arguments, require_convolutions, versions
+from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions, versions
 from morphsearch.loop.controller import Controller
-from morphsearch.loop.follow import rebind
+from morphsearch.loop.follow import Followers
 from morphsearch.loop.rundir import RunDirectory, iteration_line
 from morphsearch.loop.schema import finite
-from morphsearch.loop.selection import Facts, death_order, fewest_deaths, free_units, kept_positions, protect, widths_of
+from morphsearch.loop.selection import (
+    Facts,
+    death_order,
+    fewest_deaths,
+    free_units,
+    kept_positions,
+    protect,
+    widths_of,
+)
+from morphsearch.loop.shrinking import Shrinking
 from morphsearch.strategies.registry import get as get_strategy
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
+MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumulates
 WARMUP, LATER_WARMUP = 0.25, 0.1  # share of the schedule without pressure, in the first morph and in later ones
 
 PRICINGS = ("share", "unit")
 
 
-class Search:
+class Search(Shrinking):
     """Learns which units matter while the user trains :attr:`model`, then shrinks and expands it.
 
     Args:
         model: the seed.
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments that the seed runs on.
-        budget: one budget or several, such as ``"flops=50%"`` or ``"params<=1.2M"``.
+        budget: one budget or several, such as ``"flops=50%"`` or ``"params<=1.2M"``; or a falling schedule of them,
+            ``"flops=80%,65%,50%"``, one for each morph.
         strategy: name of a strategy, see ``morphsearch plugins``.
         run_dir: where architectures and metrics are saved; None saves nothing.
         steps: length of the shrinking schedule of a morph, in optimizer steps; without it the controller paces itself.
         strength: a fixed lambda instead of the controller's (per unit of learning rate: see :meth:`follow`).
         threshold: scores up to it are dead; default: the strategy's own.
         shrink_to: the share of the budget that a morph shrinks to before it expands; default 0.75, or 1 without
-            expansion.
+            expansion and in a schedule of budgets.
         expand: fill the budget by widening what is left.
         limit: no group becomes wider than this many times what was kept of it.
         round_to: widths are multiples of it.
         warmup: share of `steps` in which nothing is pressed; default 0.25 in the first morph and 0.1 in later ones.
         pricing: "share" (what one per cent of a group costs) or "unit" (what one unit costs, as in MorphNet).
+        live: let dead units leave while training goes on, see :mod:`morphsearch.loop.live`; it takes :meth:`follow`.
         seed: of whatever is drawn at random.
         seed_spec: how the seed is built (``"resnet20"``), for files; None for networks that only the caller can build.
         strategy_options: keyword arguments of the strategy.
@@ -56,7 +68,8 @@ class Search:
         resume: go on with the run in `run_dir`, if there is one, from its last architecture and that one's weights.
 
     Attributes:
-        run: the run directory, or None. model: the network to train; after :meth:`morph` the new one.
+        run: the run directory, or None. model: the network to train: the same object, with smaller and smaller
+            parameters, until :meth:`morph` makes a new one.
         graph: its graph. strategy: the strategy. strength: lambda as it is now.
         architectures: those found so far.
         notes: what the user should know, a sentence each.
@@ -86,6 +99,7 @@ class Search:
         round_to: int = 1,
         warmup: float | None = None,
         pricing: str = "share",
+        live: bool = True,
         seed: int = 0,
         seed_spec: str | None = None,
         strategy_options: Mapping[str, Any] | None = None,
@@ -104,30 +118,35 @@ class Search:
         )
         if pricing not in PRICINGS:
             raise UnknownName.of("pricing", pricing, PRICINGS)
-        self.pricing = pricing
+        if not isinstance(live, bool):
+            raise UsageError(f"live={live!r}", "live is true or false", "use True")
+        self.pricing, self.live = pricing, live
         self.model, self.example_inputs = model, example_inputs
         self.inputs = describe_inputs(example_inputs)
         self.steps, self.fixed, self.warmup, self.seed = steps, strength, warmup, seed
         self.seed_spec, self.extra = seed_spec, dict(record_extra or {})
         self.strategy_name, self.strategy_options = strategy, dict(strategy_options or {})
         self.strategy = get_strategy(strategy, **self.strategy_options)
-        self.rules = morphing.Rules(
-            threshold=float(self.strategy.default_threshold if threshold is None else threshold),
-            shrink_to=shrink_to if shrink_to is not None else (0.75 if expand else 1.0),
-            expand=expand,
-            limit=limit,
-            round_to=round_to,
-        )
+        check_strength(self.strategy, strength)
         self.graph = record(model, example_inputs)
         require_convolutions(self.graph)
         self.seed_widths, self.decisions = dict(self.graph.widths), self.graph.decisions
         self.budgets = Budgets(self.graph, budget, round_to=round_to)
         self.budgets.check(expand=expand)
-        self.architectures: list[Architecture] = []
-        self.notes: list[str] = []
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.run: RunDirectory | None = None
+        self.rules = morphing.Rules(
+            threshold=float(self.strategy.default_threshold if threshold is None else threshold),
+            shrink_to=shrink_to if shrink_to is not None else (0.75 if expand and self.budgets.stages == 1 else 1.0),
+            expand=expand,
+            limit=limit,
+            round_to=round_to,
+        )
+        self.architectures = []
+        self.notes = []
+        self.followers = None
+        self.before_cut = self.after_cut = None
+        self.run = None
         self.total_steps = 0
+        self.over = self.detached = False
         self._begin_morph()
         if run_dir is not None:
             self._open(RunDirectory(run_dir), resume)
@@ -139,16 +158,30 @@ class Search:
         """Lambda as it is now."""
         return self.controller.strength
 
-    def follow(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let :meth:`morph` exchange this optimizer's parameters and state, and read the learning rate from it."""
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not held & {id(p) for p in self.model.parameters()}:
-            raise UsageError(
-                "the optimizer holds no parameter of search.model",
-                "follow() takes the optimizer that trains search.model",
-                "build it from search.model.parameters(), after Search was made",
-            )
-        self.optimizer = optimizer
+    def follow(self, optimizer: torch.optim.Optimizer, *, scheduler: Any = None, ema: Any = None) -> None:
+        """Let units leave while training goes on: what trains the network goes with it.
+
+        From now on :meth:`step` may take dead units out of :attr:`model` in place, and :meth:`morph` exchanges the
+        optimizer's parameters; its state loses the same slices. The learning rate is read from it.
+
+        Args:
+            optimizer: SGD, Adam, AdamW or any other whose state is, for every parameter, tensors of its shape or single
+                numbers.
+            scheduler: one or several learning-rate schedulers; checked to hold this optimizer, which stays the same
+                object.
+            ema: one or several moving averages: ``torch.optim.swa_utils.AveragedModel``, a copy of the network, or a
+                dict of tensors by the network's names.
+
+        Raises:
+            UsageError: an optimizer of another network or one whose state cannot be cut, a scheduler of another
+                optimizer, an average of another network.
+        """
+        self.followers = Followers.of(self.model, optimizer, scheduler, ema)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The one that is followed."""
+        return self.followers.optimizer if self.followers is not None else None
 
     @property
     def lr(self) -> float:
@@ -164,7 +197,18 @@ class Search:
 
         For strategies that act by a proximal step in :meth:`step` it carries no gradient; adding it shows the
         objective.
+
+        Raises:
+            UsageError: :meth:`step` was forgotten; or the schedule of budgets is at its end.
         """
+        self._require_going_on("penalty()")
+        self._penalties += 1
+        if self._penalties > MOST_PENALTIES:
+            raise UsageError(
+                f"penalty() was called {MOST_PENALTIES} times without a step()",
+                "step() does the pruning, once after every optimizer.step()",
+                "call search.step() after optimizer.step()",
+            )
         return self.strategy.penalty(self._prices, self.controller.strength)
 
     def step(self, lr: float | None = None) -> None:
@@ -175,17 +219,25 @@ class Search:
 
         Raises:
             DivergedError: scores are no longer finite.
+            UsageError: the schedule of budgets is at its end; or the followed optimizer has state that cannot be cut.
         """
+        self._require_going_on("step()")
+        self._penalties = 0
         rate = self.lr if lr is None else lr
         if self.morph_step == 0:
             self._look(rate)
-        if self.controller.strength:
-            self.strategy.after_step(self._prices, self.controller.strength, rate)
+            if self.followers is not None:
+                self.followers.check(self.model)
+        self.strategy.progress = self.controller.progress(self.morph_step)
+        self.strategy.after_step(self._prices, self.controller.strength, rate)
+        self.leaving.hold()
         self.morph_step += 1
         self.total_steps += 1
         # After the strategy's step, which puts back to zero what the optimizer's has just brought to life.
         if self.morph_step % self.controller.every == 0:
             self._look(rate)
+            if self._cut_due():
+                self._cut()
         if self.run is not None and self.morph_step % LOG_EVERY == 0:
             self.run.log("step", iteration=len(self.architectures) + 1, step=self.total_steps, **self.status())
 
@@ -205,12 +257,16 @@ class Search:
         widths = self._alive_widths(facts)
         facts.price = self._reprice(widths)
         need, fullness, target = 0.0, 1.0, self.rules.shrink_to
-        if self.controller.fixed is None and self.controller.pressing(self.morph_step):
+        if self.strategy.presses and self.controller.fixed is None and self.controller.pressing(self.morph_step):
             order, needs = death_order(self.graph, facts, self.rules.threshold, self.rules.round_to)
             count, _ = fewest_deaths(self.graph, order, lambda widths: self.budgets.fits(widths, target))
             need = float(needs[count - 1]) if count else 0.0
             fullness = self.budgets.load(widths) / target
         self.controller.update(self.morph_step, need, lr, fullness)
+        # Units that nothing presses leave all the same, masked where the network cannot be cut.
+        followed = self.live and self.followers is not None
+        if self.strategy.needs_training and self.strategy.live and (followed or not self.strategy.presses):
+            self._silence(facts)
 
     def _reprice(self, widths: Mapping[str, int]) -> np.ndarray:
         """Set and return the `u` prices at these widths, with mean 1 over the units that may leave.
@@ -219,11 +275,11 @@ class Search:
         the price of a given *share* of the group. Pressure by the unit's own price alone strips the early layers, whose
         few channels are dear, and nothing resists: a norm that follows takes out whatever scales a whole layer down.
         """
-        price: np.ndarray = self.budgets.prices(widths).numpy().clip(min=0.0)
+        price: np.ndarray = self.budgets.prices(widths, self.rules.shrink_to).numpy().clip(min=0.0)
         if self.pricing == "share":
             price = price * np.array([widths[name] for name in self.graph.groups], np.float64)
         price = price[self.graph.unit_group]
-        mean = price[free_units(self.graph)].mean()
+        mean = price[free_units(self.graph) & self.leaving.present].mean()
         price = price / (mean if mean > 0 else 1.0)
         self._prices = torch.from_numpy(price)
         return price
@@ -238,6 +294,8 @@ class Search:
             )
         judged = self.strategy.scored().cpu().numpy()
         alive = self.strategy.alive(self.rules.threshold).cpu().numpy()
+        # Silent units come last wherever units are ranked.
+        score, alive = np.where(self.leaving.silent, -1.0, score), alive & self.leaving.present
         return Facts(score, self._prices.numpy(), judged, alive)
 
     def _alive_widths(self, facts: Facts) -> dict[str, int]:
@@ -245,10 +303,14 @@ class Search:
 
     def _begin_morph(self) -> None:
         """Attach the strategy to the network as it is now, and pace anew."""
+        self.strategy.detach()
         self.strategy.attach(self.model, self.graph)
         self.notes += [note for note in self.strategy.notes if note not in self.notes]
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)
-        self.morph_step = 0
+        self.leaving = live.Leaving.none(self.graph)
+        self._start = self._start_load = None
+        self._followed = True
+        self.morph_step = self._penalties = 0
         warmup = self.warmup if self.warmup is not None else (LATER_WARMUP if self.architectures else WARMUP)
         self.controller = Controller(self.steps, warmup=warmup, fixed=self.fixed)
 
@@ -268,16 +330,20 @@ class Search:
             GraphError: the network cannot follow. DivergedError: scores are not finite. InputError: it cannot be saved;
                 then :attr:`model` is the former network still, and the morph can be repeated.
         """
+        self._require_going_on("morph()")
         choice = self._choice()
         number = len(self.architectures)
-        rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
+        if self.followers is not None:
+            self.followers.check(self.model)
+        with self.strategy.plain():
+            rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
         metrics = dict(finite(dict(judge(rebuilt.network)))) if judge is not None else {}
         architecture = self._architecture(choice, rebuilt, metrics)
         if self.run is not None:
             self.run.save(architecture, rebuilt.network.state_dict())
             self.run.log(**iteration_line(architecture))
-        if self.optimizer is not None:
-            rebind(self.optimizer, self.model, rebuilt.network, rebuilt.plan)
+        if self.followers is not None:
+            self.followers.rewritten(self.model, rebuilt.network, rebuilt.plan)
         self._adopt(rebuilt, architecture)
         plugins.fire("morphsearch_iteration_end", search=self, architecture=architecture)
         return architecture
@@ -288,7 +354,8 @@ class Search:
             return morphing.propose(self.graph, self.strategy, self.budgets, self.rules, rng)
         facts = self._facts()
         facts.price = self._reprice(self._alive_widths(facts))
-        return morphing.choose(self.graph, facts, self.budgets, self.rules)
+        presses = self.strategy.presses
+        return morphing.choose(self.graph, facts, self.budgets, self.rules, left=self.leaving.left, presses=presses)
 
     def _architecture(
         self, choice: morphing.Choice, rebuilt: morphing.Rebuilt, metrics: dict[str, float | None]
@@ -301,11 +368,11 @@ class Search:
             widths=dict(rebuilt.graph.widths),
             seed_widths=self.seed_widths,
             floors={name: group.floor for name, group in rebuilt.graph.groups.items()},
-            kept=kept_positions(self.graph, choice.multiplicity),
+            kept=self._kept(choice),
             costs=rebuilt.budgets.described(rebuilt.graph.widths),
             budgets=self.budgets.record(),
             strategy=self.strategy_name,
-            strength=finite(self.controller.strength) if trained else None,
+            strength=finite(self.controller.strength) if trained and self.strategy.presses else None,
             threshold=finite(self.rules.threshold) if trained else None,
             multiplier=choice.multiplier,
             parent=self.architectures[-1].name if self.architectures else None,
@@ -315,10 +382,42 @@ class Search:
             record={**versions(), "steps": self.total_steps, **self._settings(), **self.extra},
         )
 
+    def _kept(self, choice: morphing.Choice) -> dict[str, list[int]]:
+        """Positions of the kept units in the parent, as it was before any left."""
+        return {
+            name: self.leaving.origin[self.graph.units_of(name)][kept].tolist()
+            for name, kept in kept_positions(self.graph, choice.multiplicity).items()
+        }
+
     def _adopt(self, rebuilt: morphing.Rebuilt, architecture: Architecture) -> None:
-        self.model, self.graph, self.budgets = rebuilt.network, rebuilt.graph, rebuilt.budgets
+        self.model, self.graph = rebuilt.network, rebuilt.graph
+        self.over = self.budgets.stages > 1 and self.budgets.last
+        self.budgets = rebuilt.budgets.following()
         self.architectures.append(architecture)
         self._begin_morph()
+
+    def detach(self) -> nn.Module:
+        """End the search: :attr:`model`, which is returned, is a plain network from here on.
+
+        Gates of the strategy are folded into the parameters: the network computes what it did in evaluation.
+        """
+        self.strategy.detach()
+        self.detached = True
+        return self.model
+
+    def _require_going_on(self, call: str) -> None:
+        if self.detached:
+            raise UsageError(
+                f"{call} after detach()",
+                "detach() ends the search and leaves search.model plain",
+                "make a new Search of this network to search on",
+            )
+        if self.over:
+            raise UsageError(
+                f"{call} after the last of {self.budgets.stages} budgets",
+                "a schedule of budgets makes one morph for each, and then the search is over",
+                "train search.model with your own loss alone, without penalty() and step()",
+            )
 
     # -- records -----------------------------------------------------------------------------------------------------
 
@@ -329,6 +428,7 @@ class Search:
             "schedule": self.steps,
             "warmup": self.warmup,
             "pricing": self.pricing,
+            "live": self.live,
             "strength": self.fixed,
             "threshold": self.rules.threshold,
             "expand": self.rules.expand,
@@ -345,7 +445,7 @@ class Search:
             "inputs": self.inputs,
             "seed_widths": self.seed_widths,
             "seed_costs": self.budgets.seed_costs,
-            "budgets": self.budgets.record(),
+            "budgets": self.budgets.record_all(),
             "strategy": self.strategy_name,
             **self._settings(),
             "decisions": self.decisions,
@@ -373,37 +473,3 @@ class Search:
                     "restore the file from a copy, or search again",
                 ) from error
         self.run = run
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a search that is resumed amid a morph needs beside the model's weights and the saved architectures."""
-        tensors, state = self.strategy.state_dict()
-        held = {f"strategy.{name}": tensor for name, tensor in tensors.items()}
-        held["prices"] = self._prices.clone()
-        return held, {
-            "strategy": state,
-            "morph_step": self.morph_step,
-            "total_steps": self.total_steps,
-            "controller": self.controller.state(),
-            "architectures": len(self.architectures),
-        }
-
-    def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`, within the same morph.
-
-        Raises:
-            InputError: the state is of another network or another morph, or is not one.
-        """
-        own = {k.removeprefix("strategy."): v for k, v in tensors.items() if k.startswith("strategy.")}
-        try:
-            if state["architectures"] != len(self.architectures) or len(tensors["prices"]) != self.graph.num_units:
-                raise ValueError(f"it belongs to morph {state['architectures'] + 1}")
-            self.strategy.load_state_dict(own, state["strategy"])
-            self._prices = tensors["prices"].clone()
-            self.morph_step, self.total_steps = int(state["morph_step"]), int(state["total_steps"])
-            self.controller = Controller(**state["controller"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"the saved state of the search cannot be used: {error}",
-                "a state holds all that Search.state() gave, unchanged",
-                "take a copy that is whole, or delete the checkpoint to repeat this morph",
-            ) from error

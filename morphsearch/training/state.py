@@ -160,6 +160,14 @@ def load_optimizer_tensors(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def lay_out_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Give state tensors the strides of their parameters, as they would have after :func:`load_optimizer_tensors`."""
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[key] = _laid_out_like(parameter, value)
+
+
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:
     """Whether no floating-point tensor holds NaN or infinity; one synchronisation altogether."""
     sums = [value.detach().float().sum() for value in tensors.values() if value.is_floating_point()]
@@ -184,7 +192,7 @@ def check_fits(
     Raises:
         InputError: something is missing, or data, seed or recipe differ. Shapes are left to :func:`load_model_tensors`.
     """
-    missing = [f"field {name!r}" for name in own if name not in state]
+    missing = [f"field {name!r}" for name in own if name not in state and name != "lr_scale"]
     missing += [f"tensor {n!r}" for n in own_tensors if n.startswith(("rng/cpu", "epoch/")) and n not in tensors]
     if missing:
         raise InputError(

@@ -50,6 +50,7 @@ class Trainer:
         phase: the payload's ``phase``.
 
     Attributes:
+        lr_scale: what the recipe's learning rate is multiplied by; 1 unless the owner lowers it to recover.
         step: optimizer steps done. epoch: epochs done. batch: batches done in the present epoch.
 
     Raises:
@@ -80,6 +81,7 @@ class Trainer:
         self.model = model.to(self.device)
         self.optimizer = build_optimizer(self.model, recipe, no_decay)
         self.choice: Choice | None = None
+        self.lr_scale = 1.0
         self.step = self.epoch = self.batch = 0
         self._stopping = self._in_batch = False
         self._random = states.RandomStream(seed, self.device)
@@ -105,8 +107,11 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The learning rate of the latest optimizer step (of the first one, before that)."""
-        done = max(0, self.step - 1)
-        return self.recipe.lr * factor(self.recipe.schedule, done, self.total_steps, self.recipe.warmup)
+        return self._rate(max(0, self.step - 1))
+
+    def _rate(self, done: int) -> float:
+        recipe = self.recipe
+        return self.lr_scale * recipe.lr * factor(recipe.schedule, done, self.total_steps, recipe.warmup)
 
     @property
     def between_batches(self) -> bool:
@@ -120,13 +125,19 @@ class Trainer:
     def adopt(self, model: nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Go on with another model or optimizer, or with these after they were rewritten in place (live shrinking).
 
-        To be called between batches; `optimizer` holds parameters of the model.
+        To be called between batches or in `after_step`; `optimizer` holds parameters of the model.
         """
         self.model = (model if model is not None else self.model).to(self.device)
         self.optimizer = optimizer if optimizer is not None else self.optimizer
         if self.choice is not None and self.choice.channels_last:
             lay_out_channels_last(self.model)
+        states.lay_out_optimizer(self.optimizer)
         self._snapshot = None
+
+    def check_finite(self) -> None:
+        """Raise DivergedError where the loss or a weight is not finite; see :meth:`train_epoch`."""
+        self._check_loss()
+        self._check_weights()
 
     def prepare(self) -> Choice:
         """Settle precision and memory format, once; :meth:`train_epoch` does it by itself."""
@@ -260,7 +271,7 @@ class Trainer:
 
     def _optimizer_step(self, accelerator: Accelerator) -> None:
         recipe = self.recipe
-        rate = recipe.lr * factor(recipe.schedule, self.step, self.total_steps, recipe.warmup)
+        rate = self._rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if recipe.clip_norm is not None:
@@ -363,6 +374,7 @@ class Trainer:
             "train_images": len(self.data.train),
             "choice": self.choice.to_dict() if self.choice is not None else None,
             "optimizer": optimizer_values,
+            "lr_scale": self.lr_scale,
         }
         return {name: value.detach().clone() for name, value in tensors.items()}, state
 
@@ -372,6 +384,7 @@ class Trainer:
         states.load_gradient_tensors(self.model, tensors)
         self._random.load(tensors)
         self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
+        self.lr_scale = float(state.get("lr_scale", 1.0))
         self._sums = EpochSums(self.device)
         self._sums.load(tensors, state["images"], state["seconds"])
         self._in_batch = False
