@@ -96,14 +96,14 @@ class Schedule:
             UsageError: shares of an unknown number of steps; a schedule that would not come to its end, or never begin.
         """
         begin, end = _in_steps(self.begin, steps, "begin"), _in_steps(self.end, steps, "end")
-        if end < begin:
-            raise _ends_early(f"step {begin}", f"step {end}")
         if steps is not None and begin > steps:
             raise UsageError(
                 f"the schedule begins at step {begin}, and training has {steps}",
                 "a schedule that begins after the training never fires",
                 f"begin earlier (such as {self._example(0.1, steps)}), or train for longer",
             )
+        if end < begin:
+            raise _ends_early(f"step {begin}", f"step {end}")
         if steps is not None and end > steps:
             raise UsageError(
                 f"the schedule ends at step {end}, and training has {steps}",

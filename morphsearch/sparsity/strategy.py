@@ -23,6 +23,9 @@ class MaskStrategy(Strategy):
     Masks, schedules, blocks, N:M and checkpoints are the sparsifier's; the criterion is all that there is to write.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     @abstractmethod
     def saliency(self, name: str, weight: Tensor) -> Tensor:
         """How much each weight matters: of the weight's shape, finite, 0 or more; those of least saliency leave.
@@ -71,14 +74,14 @@ def criterion(strategy: str | MaskStrategy, options: dict[str, Any] | None = Non
     if isinstance(made, MaskStrategy):
         return made
     name = getattr(made, "name", type(made).__name__)
-    known = [one for one, record in plugins.registry("strategies").items() if _is_mask(record.factory)]
+    known = [one for one, record in plugins.registry("strategies").items() if _is_mask(one, record.factory)]
     raise UsageError(
         f"strategy {name!r} judges whole units, not single weights",
-        f"sparsify takes strategies that judge weights: {', '.join(known) or MagnitudeSparsity.name}",
+        f"sparsify takes strategies that judge weights: {', '.join(known)}",
         f"leave it out for {MagnitudeSparsity.name}, or find widths with it: morphsearch search --strategy {name}",
     )
 
 
-def _is_mask(factory: Any) -> bool:
-    """Whether a record's factory is a class of ours; what a function makes cannot be known without calling it."""
-    return (inspect.isclass(factory) and issubclass(factory, MaskStrategy)) or getattr(factory, "masks", False)
+def _is_mask(name: str, factory: Any) -> bool:
+    """Whether a record makes one of these; of a factory that is a function only calling it would tell."""
+    return name == MagnitudeSparsity.name or (inspect.isclass(factory) and issubclass(factory, MaskStrategy))

@@ -1,0 +1,319 @@
+"""Whole sparsifications: one call, run directories, interruptions, networks that a search found."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sparsity_fakes import EXACT, images, small, zeros
+
+import morphsearch as ms
+from morphsearch.data import as_splits
+from morphsearch.errors import DivergedError, InputError, StoppedError, UsageError
+from morphsearch.files import read_tensors
+from morphsearch.loop.run import start as search
+from morphsearch.loop.run import status
+from morphsearch.loop.rundir import RunDirectory
+from morphsearch.models import build_seed
+from morphsearch.sparsity import SparsifyConfig, runner
+from morphsearch.sparsity.run import load_data, plan, resume, start
+from morphsearch.training import Recipe, Trainer, retrain
+
+RECIPE = {**EXACT, "batch_size": 256}
+CONFIG = SparsifyConfig("digits_net", "80%", epochs=3, frequency=2, recipe=RECIPE)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sparsification without an interruption."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    start(CONFIG, path)
+    return path
+
+
+def assert_same(path: Path, whole: Path) -> None:
+    mine, other = read_tensors(path / "weights.safetensors"), read_tensors(whole / "weights.safetensors")
+    assert mine.keys() == other.keys()
+    assert all(torch.equal(value, other[key]) for key, value in mine.items())
+    results = [RunDirectory(one).result() for one in (path, whole)]
+    for result in results:
+        assert result is not None
+        del result["metrics"]["seconds"]
+    assert results[0] == results[1]
+    assert history(path) == history(whole)
+    assert not (path / "checkpoint").exists()
+
+
+def history(path: Path) -> list[dict[str, Any]]:
+    lines = [event for event in RunDirectory(path).events() if event["event"] not in ("interrupted", "resumed")]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+class Interrupting:
+    """A listener that interrupts at the event of that number."""
+
+    def __init__(self, at: int, kind: str | None = None) -> None:
+        self.left, self.kind = at, kind
+
+    def __call__(self, kind: str, payload: dict[str, Any]) -> None:
+        if self.kind in (None, kind):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def test_the_run_directory_is_the_record(whole: Path) -> None:
+    result = RunDirectory(whole).result()
+    assert result is not None
+    rows = [row for row in result["sparsity"]["rows"] if row["kept"] is None]
+    assert rows
+    for row in rows:
+        assert row["asked"] == 0.8
+        assert row["nonzeros"] == max(1, round(row["weights"] * (1 - 0.8)))
+    assert result["sparsity"]["after"]["gzip"] < 0.5 * result["sparsity"]["before"]["gzip"]
+    assert 0 < result["metrics"]["test_accuracy"] <= 1
+    epochs = [event for event in RunDirectory(whole).events() if event["event"] == "epoch"]
+    assert [event["sparsity_asked"] for event in epochs][-1] == 0.8
+    found = status(whole)
+    assert (found["state"], found["budgets"], found["strategy"]) == ("complete", ["sparsity=80%"], "magnitude-sparsity")
+
+
+def test_the_weights_reload_into_the_plain_network(whole: Path) -> None:
+    model = build_seed("digits_net?num_classes=10").model
+    model.load_state_dict(read_tensors(whole / "weights.safetensors"))
+    assert zeros(model.classifier.weight) == pytest.approx(0.8, abs=0.01)
+    again = resume(whole)  # complete: nothing is trained, what was found comes back
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.model.state_dict().items())
+
+
+def test_no_sparsity_is_the_plain_training(tmp_path: Path) -> None:
+    config = replace(CONFIG, target=0.0, epochs=1)
+    data = load_data(config)
+    start(config, tmp_path / "run", data=data)
+    recipe = Recipe.from_dict({**RECIPE, "epochs": 1})
+    retrain(
+        lambda: build_seed("digits_net", num_classes=10, input_shape=data.shape).model,
+        data,
+        recipe,
+        seed=0,
+        folder=tmp_path / "plain",
+        label="plain",
+    )
+    mine, other = (read_tensors(tmp_path / name / "weights.safetensors") for name in ("run", "plain"))
+    assert all(torch.equal(value, other[key]) for key, value in mine.items())
+
+
+@pytest.mark.parametrize(("kind", "at"), [("epoch", 1), ("progress", 2), ("epoch", 2)])
+def test_interrupted_runs_end_as_they_would_have(kind: str, at: int, whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(StoppedError) as stopped:
+        start(CONFIG, path, listener=Interrupting(at, kind))
+    assert stopped.value.repair == f"morphsearch resume {path}"
+    assert status(path)["state"] == "interrupted"
+    resume(path)
+    assert_same(path, whole)
+
+
+def test_interrupted_again_and_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphsearch.training import progress
+
+    monkeypatch.setattr(progress.Throttle, "due", lambda self, *, force=False: True)  # an event a batch
+    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", -1.0)
+    path, dice, times, done = tmp_path / "run", random.Random(2), 0, False
+    while not done:
+        listener = Interrupting(dice.randint(3, 8))
+        try:
+            resume(path, listener=listener) if (path / "run.json").exists() else start(CONFIG, path, listener=listener)
+            done = True
+        except StoppedError:
+            times += 1
+    assert times > 2
+    assert_same(path, whole)
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+from morphsearch.sparsity import SparsifyConfig, runner
+from morphsearch.sparsity.run import resume, start
+runner.CHECKPOINT_SECONDS = 0.0
+path, first, config = sys.argv[1], sys.argv[2] == "start", SparsifyConfig.from_dict(eval(sys.argv[3]))
+tell = lambda kind, payload: print(kind, flush=True)
+start(config, path, listener=tell) if first else resume(path, listener=tell)
+"""
+
+
+def test_killed_runs_end_as_they_would_have(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    for events in (4, 2):
+        how = "resume" if (path / "run.json").exists() else "start"
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(path), how, repr(CONFIG.to_dict())],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert process.stdout is not None
+        with process, process.stdout:
+            for _ in range(events):
+                process.stdout.readline()
+            time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+    resume(path)
+    assert_same(path, whole)
+
+
+def test_one_call_from_python_saves_and_resumes(tmp_path: Path) -> None:
+    def run(path: Path | None, **options: Any) -> ms.SparsifyResult:
+        arguments = {"target": "75%", "epochs": 2, "scope": "global", "recipe": EXACT, **options}
+        return ms.sparsify(small(), images(), images(40, 1), images(40, 2), run_dir=path, **arguments)
+
+    whole = run(tmp_path / "whole")
+    assert whole.report.reached == pytest.approx(0.75, abs=1e-3)
+    assert whole.metrics["test_accuracy"] > 0.5
+    assert run(None).report == whole.report
+    with pytest.raises(StoppedError, match="resume=True"):
+        run(tmp_path / "a", listener=Interrupting(1, "epoch"))
+    with pytest.raises(UsageError, match="started from Python"):
+        resume(tmp_path / "a")
+    with pytest.raises(UsageError, match="already holds a run"):
+        run(tmp_path / "a")
+    for options in ({"target": "70%"}, {"seed": 1}, {"scope": "layer"}):
+        with pytest.raises(UsageError, match="was started with another"):
+            run(tmp_path / "a", resume=True, **options)
+    again = run(tmp_path / "a", resume=True)
+    assert all(torch.equal(v, whole.model.state_dict()[k]) for k, v in again.model.state_dict().items())
+    assert run(tmp_path / "a", resume=True).report == whole.report
+    with pytest.raises(KeyboardInterrupt):
+        run(None, listener=Interrupting(1, "epoch"))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "polynomial"])
+def test_the_trainer_does_the_same_as_a_loop_of_ones_own(schedule: str) -> None:
+    when = ms.Schedule(0.6, 0.6 if schedule == "constant" else 0.0, 0.2, 0.5, kind=schedule)
+    ours = ms.sparsify(small(), images(), images(40, 1), schedule=when, epochs=2, recipe=EXACT).model
+    trainer = Trainer(small(), as_splits(images(), images(40, 1)), Recipe.from_dict({**EXACT, "epochs": 2}))
+    sparsifier = ms.Sparsifier(trainer.model, schedule=when, steps=trainer.total_steps)
+    sparsifier.follow(trainer.optimizer)
+    trainer.after_step = lambda step: sparsifier.step()
+    while not trainer.finished:
+        trainer.train_epoch()
+    assert all(torch.equal(v, trainer.model.state_dict()[k]) for k, v in ours.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    config = replace(CONFIG, recipe={**RECIPE, "lr": 1e12})
+    with pytest.raises(DivergedError) as caught:
+        start(config, tmp_path / "run")
+    assert "lower learning rate" in caught.value.repair
+    assert "checkpoint" in caught.value.rule
+    tensors, _ = runner.load_checkpoint(tmp_path / "run/checkpoint")
+    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search with uniform widths, whose architecture was retrained."""
+    path = tmp_path_factory.mktemp("searched") / "run"
+    search(ms.SearchConfig("digits_net", strategy="uniform", iterations=1, epochs=1, recipe=RECIPE), path)
+    architecture = ms.Architecture.load(path / "iterations/001")
+    data = load_data(CONFIG)
+    recipe = Recipe.from_dict({**RECIPE, "epochs": 1})
+    retrain(architecture.build, data, recipe, seed=4, folder=path / "retrained/001-seed4", label="001")
+    return path
+
+
+@pytest.mark.parametrize("weights", ["fresh", "inherited", "retrained"])
+def test_a_found_network_is_sparsified(weights: str, searched: Path, tmp_path: Path) -> None:
+    target = searched if weights != "fresh" else searched / "iterations/001/architecture.json"
+    config = SparsifyConfig(str(target), 0.6, weights=weights, epochs=1, recipe=RECIPE)
+    found = start(config, tmp_path / "run")
+    assert ("start_val_accuracy" in found.metrics) == (weights != "fresh")
+    copy = ms.Architecture.load(tmp_path / "run")
+    assert copy.widths == ms.Architecture.load(searched / "iterations/001").widths
+    net = copy.build()
+    net.load_state_dict(read_tensors(tmp_path / "run/weights.safetensors"))
+    assert zeros(net.classifier.weight) == pytest.approx(0.6, abs=0.01)
+    if weights == "retrained":
+        start_from = read_tensors(searched / "retrained/001-seed4/weights.safetensors")
+        assert found.report.after.parameters == sum(p.numel() for p in net.parameters())
+        assert start_from.keys() == net.state_dict().keys()
+
+
+def test_a_found_network_resumes_without_the_search(searched: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(searched, tmp_path / "searched"))
+    config = SparsifyConfig(str(moved), 0.6, weights="retrained", epochs=2, recipe=RECIPE)
+    whole = start(config, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        start(config, tmp_path / "run", listener=Interrupting(1, "epoch"))
+    shutil.rmtree(moved)
+    again = resume(tmp_path / "run")
+    assert all(torch.equal(v, whole.model.state_dict()[k]) for k, v in again.model.state_dict().items())
+    assert again.report == whole.report
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"weights": "retraind"}, InputError, "did you mean retrained"),
+        ({"weights": "nowhere.safetensors"}, InputError, "check the path"),
+        ({"weights": "retrained"}, UsageError, "belong to an architecture"),
+        ({"begin": 500}, UsageError, "never fires"),
+        ({"nm": "2:4", "target": None, "frequency": None}, UsageError, "stem.conv (1)"),
+        ({"strategy": "uniform"}, UsageError, "whole units"),
+        ({"include": ("steem",)}, UsageError, "did you mean stem"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    changes: dict[str, Any], error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    for call in (lambda: start(replace(CONFIG, **changes), tmp_path / "run"), lambda: plan(replace(CONFIG, **changes))):
+        with pytest.raises(error) as caught:
+            call()
+        assert words in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_network_and_runs_without_an_architecture(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="do not fit"):
+        start(SparsifyConfig("resnet20", 0.5, weights=str(whole / "weights.safetensors")), tmp_path / "run")
+    with pytest.raises(InputError, match="holds no architecture"):
+        start(SparsifyConfig(str(whole), 0.5), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: run["sparsify"].update(targt="5%"), "targt"),
+        (lambda run: run["sparsify"].update(target="120%"), "120%"),
+        (lambda run: run["sparsify"].pop("model"), "model"),
+    ],
+)
+def test_damaged_records_are_named(damage: Any, words: str, whole: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "run"))
+    record = json.loads((path / "run.json").read_text())
+    damage(record)
+    (path / "run.json").write_text(json.dumps(record, indent=2))
+    with pytest.raises(InputError) as caught:
+        resume(path)
+    assert words in str(caught.value)
+    assert "run.json" in caught.value.arrived
+
+
+def test_a_damaged_result_is_named(whole: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(whole, tmp_path / "run"))
+    (path / "result.json").write_text('{"best": "sparsified", "metrics": {}}')
+    with pytest.raises(InputError, match=r"result\.json"):
+        resume(path)
