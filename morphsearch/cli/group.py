@@ -23,7 +23,7 @@ BUILT_IN: dict[str, str] = {
     "inspect": "Show the layers, shapes, costs and width groups of a network.",
     "verify": "Prove on your own network that removing channels is exact.",
     "search": "Find better widths for a network within a budget.",
-    "resume": "Go on with an interrupted search.",
+    "resume": "Go on with an interrupted search or sparsification.",
     "retrain": "Train the found architectures from scratch, beside baselines.",
     "sparsify": "Train a network while its least weights become zero.",
     "compare": "Print the retrained architectures of a run in one table.",

@@ -71,7 +71,7 @@ strategy = click.option(
     type=RegisteredName("strategies"),
     default="gamma-l1",
     show_default=True,
-    help="How units are judged; see `morphsearch plugins strategies`.",
+    help="How units, or for `sparsify` single weights, are judged; see `morphsearch plugins strategies`.",
 )
 strategy_option = click.option(
     "--strategy-option", "strategy_options", type=KeyValue(), multiple=True, help="Option of the strategy. Repeatable."

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @options.shrink_to
 @options.val_fraction
 @options.allow_code
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop; exit code 3 when the budget is impossible.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop; exit code 3 when a budget is impossible.")
 @options.config
 @options.quiet
 @options.as_json

@@ -95,7 +95,7 @@ FRACTION = "10%, or a step such as 200"
     type=RegisteredName("strategies"),
     default="magnitude-sparsity",
     show_default=True,
-    help="How single weights are judged.",
+    help="How units, or for `sparsify` single weights, are judged; see `morphsearch plugins strategies`.",
 )
 @options.strategy_option
 @options.epochs
@@ -105,7 +105,7 @@ FRACTION = "10%, or a step such as 200"
 @options.recipe
 @options.val_fraction
 @options.allow_code
-@click.option("--dry-run", is_flag=True, help="Print what would be pruned, and when, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop; exit code 3 when a budget is impossible.")
 @options.config
 @options.quiet
 @options.as_json
