@@ -30,6 +30,11 @@ Rows whose output goes straight into a norm with a scale have no size of their o
 pressed, they would only grow noisy. There the norm's scale stands for the row (``d = 1``, no shift), so on a network
 with norms everywhere this is ``gamma-l1`` on relative scales. The best unit of every group is not pressed.
 
+Without norms the size of a layer is the size of its signal, and rows that begin equal would shrink to nothing
+together. So with ``balance`` (the default) a layer's rows are multiplied, after the step, by what brings their sum of
+squares back to what it was before it: what weak rows lose, strong ones gain, and the signal passes. Scales of norms are
+left as they are.
+
 `every` = k takes the step at every k-th step of the optimizer with k times the length; a step costs two passes over the
 weights.
 """
@@ -53,6 +58,9 @@ from morphsearch.strategies.shrinking import shrink_max
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
+
+
+GAIN = 1.1  # rows grow at most so many times in a step to make up for what others lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +89,7 @@ class GroupLasso(Strategy):
         l1_fraction: `f`, the share of the L1 part, 0 to 1.
         threshold: units whose score is at most this are dead.
         relative: weigh every layer by its root mean square at the start of the morph.
+        balance: a layer's rows keep their sum of squares: what some lose, others gain.
         every: steps of the optimizer from one proximal step to the next.
 
     Raises:
@@ -90,11 +99,18 @@ class GroupLasso(Strategy):
     name = "group-lasso"
 
     def __init__(
-        self, *, l1_fraction: float = 0.0, threshold: float = 1e-2, relative: bool = True, every: int = 1
+        self,
+        *,
+        l1_fraction: float = 0.0,
+        threshold: float = 1e-2,
+        relative: bool = True,
+        balance: bool = True,
+        every: int = 1,
     ) -> None:
         self.fraction = number_in("l1_fraction", l1_fraction, 0, 1, "0 is the group lasso alone, 0.5 usual")
         self.default_threshold = number_in("threshold", threshold, 0, float("inf"), "0.01 is usual for group-lasso")
         self.relative = flag("relative", relative)
+        self.balance = flag("balance", balance)
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise UsageError(f"every={every!r}", "every is a whole number of steps, 1 or more", "leave it at 1")
         self.every = every
@@ -122,9 +138,10 @@ class GroupLasso(Strategy):
         if not self._members:
             raise nothing_to_judge(self.name, graph, "rows of weights or a scale that is trained")
         units = [member.place.units for member in self._members]
+        self._lengths = [part.size for part in units]
         self._units = PerUnit(np.concatenate(units), graph.num_units)
         self._scored = self._units.present()
-        self._levels = torch.zeros(sum(part.size for part in units))
+        self._levels = torch.zeros(sum(self._lengths))
         self._flat = FlatScales([self._levels], [np.concatenate(units)])
         self._unit_group = torch.from_numpy(np.asarray(graph.unit_group, np.int64))
         self._spared_groups = torch.tensor([group.floor > 0 for group in graph.groups.values()])
@@ -158,15 +175,18 @@ class GroupLasso(Strategy):
         device = sizes.device
         amounts = prices.to(device, torch.float32) * self._pending
         self._pending = 0.0
+        before = whole = self._norms() / sizes
         if self.fraction:
             self._threshold_weights(amounts * self.fraction, sizes)
-        before = self._norms() / sizes
+            before = self._norms() / sizes
         self._move_to(device)
         self._levels.copy_(before)
         amounts = self._spare(amounts, self._units.largest(before)) * (1 - self.fraction)
         self._flat.apply(shrink_max, amounts.index_select(0, self._flat.units))
-        factors = self._levels / before.clamp(min=torch.finfo(before.dtype).tiny)
-        self._scale(factors)
+        after = self._levels
+        if self.balance:
+            after = after * self._gains(whole, after)
+        self._scale(after / before.clamp(min=torch.finfo(before.dtype).tiny))
 
     @torch.no_grad()
     def scores(self) -> Tensor:
@@ -255,6 +275,18 @@ class GroupLasso(Strategy):
         best = best[self._spared_groups.to(levels.device) & (best < levels.numel())]
         return amounts.index_fill(0, best, 0.0)
 
+    def _gains(self, before: Tensor, after: Tensor) -> Tensor:
+        """`k`: what brings the sum of squares of every layer's rows back to what it was; 1 for scales of norms."""
+        squares = torch.stack([before.square(), after.square()])
+        gains = []
+        for part, member in zip(squares.split(self._lengths, 1), self._members, strict=True):
+            if member.place.kind == SCALE:
+                gains.append(part.new_ones(part.shape[1]))
+            else:
+                was, now = part.sum(1)
+                gains.append((was / now.clamp(min=1e-30)).sqrt().clamp(1, GAIN).expand(part.shape[1]))
+        return torch.cat(gains)
+
     def _threshold_weights(self, amounts: Tensor, sizes: Tensor) -> None:
         """Soft thresholding of every weight by ``amount * c_m / M``; the best unit of a group aside."""
         levels = self._units.largest(self._norms() / sizes)
@@ -273,7 +305,7 @@ class GroupLasso(Strategy):
 
     def _scale(self, factors: Tensor) -> None:
         """Multiply every row."""
-        parts = factors.split([member.place.units.size for member in self._members])
+        parts = factors.split(self._lengths)
         tensors: list[Tensor] = []
         by: list[Tensor] = []
         for member, part in zip(self._members, parts, strict=True):

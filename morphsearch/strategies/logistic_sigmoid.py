@@ -2,28 +2,34 @@
 Stochastic Architecture Search", arXiv 2006.09581, section 3; relaxation: Maddison et al. 2017, arXiv 1611.00712, and
 Jang et al. 2017, arXiv 1611.01144).
 
-In a training step the gate of unit `u` is
+Every unit has a logit; ``p_u = P(on) = sigmoid(logit_u)``. In a training step its gate is
 
-    m_u = sigmoid((logit_u + g) / tau),        g ~ Logistic(0, 1),       p_u = P(on) = sigmoid(logit_u),
+    m_u = sigmoid((logit_u + g) / tau),  g ~ Logistic(0, 1),      or, with ``straight_through`` (the default),
+    m_u = 1[logit_u + tau g > 0],
 
-or with ``straight_through`` (the default) ``1[logit_u + g > 0]``, whose gradient is that of the former (Bengio et al.
-2013, arXiv 1308.3432). In evaluation it is ``1[p_u > threshold]``. One draw serves a batch. `tau` falls geometrically
-from `temperature` to `final_temperature` over the schedule. The objective is
+whose gradient is taken as that of `p_u` (Bengio et al. 2013, arXiv 1308.3432). In the first, FiGS's, `tau` is how soft
+gates are, in the second how random: at 1 they are on with probability `p_u`, lower they hesitate less, and the noise is
+left to the units that are about to leave. `tau` falls geometrically from `temperature` to `final_temperature` over the
+schedule. In evaluation the gate is ``1[p_u > threshold]``. One draw serves a batch. The objective is
 
-    E_m[loss(m)] + lambda * sum_u price_u * p_u.
+    lambda * sum_u price_u * p_u  +  lambda * rate / r * E_m[loss(m)],
 
-Its first term pulls by ``dL/dp_u = (dL/dlogit_u) / (p_u (1 - p_u))``: a step of ``rate * dL/dp_u``, of at most a tenth.
-The second is minimised exactly in a proximal step of length ``t = lr * lambda * price_u``:
+`r` the root mean square of ``G_u = dL/dp_u`` over units and the last steps, so that the size of the loss and of the
+network falls out, and `rate` says how much a typical gradient counts against a price of 1. A step, with
+``t = lr * lambda``, goes along the gradient of the second term (by at most a tenth), then takes the first's proximal
+step:
 
-    p_u <- argmin_q  1/2 (q - p_u)^2 + t q,  0.01 <= q <= 0.99      =  clip(p_u - t, 0.01, 0.99).
+    p_u <- p_u - clip(t rate G_u / r, -0.1, 0.1)
+    p_u <- argmin_q  1/2 (q - p_u)^2 + t price_u q,  0.01 <= q <= 0.99   =   clip(p_u - t price_u, 0.01, 0.99).
 
-(FiGS hands both to the optimizer of the weights. Steps in `p` keep scores falling at the pace that the loop's
-controller counts on, and the gates out of the user's optimizer.)
+(FiGS hands ``loss + lambda * sum p`` to the optimizer of the weights. Steps in `p` that stop when the pressure does
+keep scores falling at the pace that the loop's controller counts on, do not let noise close gates once the target is
+reached, and leave the gates out of the user's optimizer.)
 
 There is **one gate per unit**: coupled channels leave together, and so share it. (FiGS has a gate per channel and
 couples them by ``1 - prod(1 - p)``.) Gates multiply the parameters through which a unit speaks, see
 :mod:`~morphsearch.strategies.gates`; the user's network is not changed, and gates begin only when the loop begins to
-press. The best unit of every group is not pressed and its gate is never closed in evaluation.
+press. The best unit of every group is not pressed, and its gate is never closed in evaluation.
 
 Draws depend on `seed` and on how many there were before, so that a resumed search repeats them.
 """
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
 
 LEAST = 0.01  # probabilities stay at least so far from 0 and 1
+MEMORY = 0.98  # share of the former mean square of the gradients that stays at every step
 LONGEST = 0.1  # step of a probability along the gradient of the loss
 SEEDS_APART = 1_000_003
 
@@ -59,7 +66,7 @@ class LogisticSigmoid(Strategy):
         initial: the logit that gates begin with; 2.5 is open 92 times of 100.
         temperature: tau at the start of a morph. final_temperature: at the end of its schedule.
         straight_through: gates are 0 or 1 in training too.
-        rate: length of the steps along the gradient of the loss.
+        rate: how much a typical gradient of the loss counts against a price of 1.
         threshold: units whose probability is at most this are dead.
         seed: of the draws.
 
@@ -73,20 +80,20 @@ class LogisticSigmoid(Strategy):
         self,
         *,
         initial: float = 2.5,
-        temperature: float = 1.0,
-        final_temperature: float = 0.2,
+        temperature: float = 0.5,
+        final_temperature: float = 0.1,
         straight_through: bool = True,
-        rate: float = 0.05,
+        rate: float = 10.0,
         threshold: float = 0.5,
         seed: int = 0,
     ) -> None:
         self.initial = number_in("initial", initial, -4.5, 4.5, "2.5 is usual")
-        self.temperature = number_in("temperature", temperature, 0, float("inf"), "1 is usual", open_ends=True)
+        self.temperature = number_in("temperature", temperature, 0, float("inf"), "0.5 is usual", open_ends=True)
         self.final_temperature = number_in(
-            "final_temperature", final_temperature, 0, float("inf"), "0.2 is usual", open_ends=True
+            "final_temperature", final_temperature, 0, float("inf"), "0.1 is usual", open_ends=True
         )
         self.straight_through = flag("straight_through", straight_through)
-        self.rate = number_in("rate", rate, 0, float("inf"), "0.05 is usual")
+        self.rate = number_in("rate", rate, 0, float("inf"), "10 is usual")
         self.default_threshold = number_in("threshold", threshold, 0, 1, "0.5 is usual")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise UsageError(f"seed={seed!r}", "a seed is a whole number, 0 or more", "use 0")
@@ -103,6 +110,7 @@ class LogisticSigmoid(Strategy):
         """
         self._bind(model, graph)
         self._logits = torch.full((graph.num_units,), self.initial, requires_grad=True)
+        self._power = torch.zeros(1)
         self._draws, self._begun = 0, False
 
     def _bind(self, model: nn.Module, graph: ConvGraph) -> None:
@@ -141,11 +149,11 @@ class LogisticSigmoid(Strategy):
         self._draws += 1
         uniform = torch.rand(self._logits.numel(), generator=generator).clamp_(1e-6, 1 - 1e-6)
         noise = torch.logit(uniform).to(self._logits.device, non_blocking=True)
-        soft = torch.sigmoid((self._logits + noise) / self.tau)
         if not self.straight_through:
-            return soft
-        hard = (self._logits.detach() + noise > 0).to(soft.dtype)
-        return hard + (soft - soft.detach())
+            return torch.sigmoid((self._logits + noise) / self.tau)
+        on = torch.sigmoid(self._logits)
+        hard = (self._logits.detach() + self.tau * noise > 0).to(on.dtype)
+        return hard + (on - on.detach())
 
     @torch.no_grad()
     def _closed(self) -> Tensor:
@@ -190,8 +198,12 @@ class LogisticSigmoid(Strategy):
         self._follow_device()
         on = torch.sigmoid(self._logits)
         if gradient is not None:
-            gradient = gradient.to(on.device)
-            on = on - (self.rate * gradient / (on * (1 - on))).clamp(-LONGEST, LONGEST)
+            pull = gradient.to(on.device) / (on * (1 - on))
+            self._power = self._power.to(on.device)
+            square = pull.square().sum() / self._scored.sum()
+            self._power = torch.where(self._power > 0, MEMORY * self._power + (1 - MEMORY) * square, square)
+            size = self._power.sqrt().clamp(min=torch.finfo(pull.dtype).tiny)
+            on = on - (lr * strength * self.rate * pull / size).clamp(-LONGEST, LONGEST)
         amounts = prices.to(on.device, on.dtype) * (lr * strength)
         on = on - amounts.index_fill(0, self._best(), 0.0)
         self._logits.copy_(torch.logit(on.clamp(LEAST, 1 - LEAST)))
@@ -229,8 +241,9 @@ class LogisticSigmoid(Strategy):
         self._begun = False
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The logits, how many draws there were, and whether gates have begun."""
-        return {"logits": self._logits.detach().cpu().clone()}, {"draws": self._draws, "begun": self._begun}
+        """The logits, the mean square of the gradients, how many draws there were, and whether gates have begun."""
+        tensors = {"logits": self._logits.detach().cpu().clone(), "power": self._power.cpu().clone()}
+        return tensors, {"draws": self._draws, "begun": self._begun}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`.
@@ -240,7 +253,7 @@ class LogisticSigmoid(Strategy):
         """
         if tensors["logits"].numel() != self._logits.numel():
             raise ValueError(f"gates of {tensors['logits'].numel()} units, not {self._logits.numel()}")
-        self._logits = tensors["logits"].clone().requires_grad_()
+        self._logits, self._power = tensors["logits"].clone().requires_grad_(), tensors["power"].clone()
         self._draws, self._begun, self._shut = int(state["draws"]), bool(state["begun"]), None
         if self._begun and self._gates is not None:
             self._gates.install()
