@@ -145,9 +145,6 @@ class GroupLasso(Strategy):
         self._flat = FlatScales([self._levels], [np.concatenate(units)])
         self._unit_group = torch.from_numpy(np.asarray(graph.unit_group, np.int64))
         self._spared_groups = torch.tensor([group.floor > 0 for group in graph.groups.values()])
-        self._roots = torch.cat(
-            [torch.full((part.size,), float(m.size) ** 0.5) for part, m in zip(units, self._members, strict=True)]
-        )
         self.notes = unjudged_groups(self.name, graph, self._scored, "no rows of theirs are trained")
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
@@ -194,7 +191,9 @@ class GroupLasso(Strategy):
         sizes = self._reference()
         scores = self._units.largest(self._norms() / sizes)
         if self.fraction:
-            weighed = torch.cat([self._sums(member) for member in self._members]) / (sizes * self._roots.to(sizes))
+            weighed = torch.cat([self._sums(member) for member in self._members]) / (
+                sizes * self._roots.to(sizes.device)
+            )
             scores = (1 - self.fraction) * scores + self.fraction * self._units.mean(weighed)
         return scores
 
@@ -203,9 +202,9 @@ class GroupLasso(Strategy):
         return self._scored
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The layers' root mean squares, and what is left of a step that is due."""
-        means = dict(zip((member.place.name for member in self._members), self._means(), strict=True))
-        return {}, {"means": means, "pending": self._pending, "steps": self._steps}
+        """Every layer's `c` and `d` as they were when the morph began, and what is left of a step that is due."""
+        known = {m.place.name: list(pair) for m, pair in zip(self._members, self._begun(), strict=True)}
+        return {}, {"layers": known, "pending": self._pending, "steps": self._steps}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`, on the same layers at any widths.
@@ -214,10 +213,11 @@ class GroupLasso(Strategy):
             ValueError: it is of another network.
         """
         names = [member.place.name for member in self._members]
-        missing = sorted(set(names) - set(state["means"]))
+        missing = sorted(set(names) - set(state["layers"]))
         if missing:
             raise ValueError(f"it knows nothing of {missing[0]}")
-        self._set_means([float(state["means"][name]) for name in names])
+        pairs = [state["layers"][name] for name in names]
+        self._begin([(float(mean), int(size)) for mean, size in pairs])
         self._pending, self._steps = float(state["pending"]), int(state["steps"])
 
     # -- arithmetic ----------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class GroupLasso(Strategy):
     def _reference(self) -> Tensor:
         """`k` float32: ``c_m sqrt(d_m)`` of every row; taken when it is first asked for, after weights were loaded."""
         if self._sizes is None:
-            self._set_means(self._means())
+            self._begin(self._begun())
         assert self._sizes is not None
         device = self._members[0].place.tensor.device
         if self._sizes.device != device:
@@ -233,23 +233,26 @@ class GroupLasso(Strategy):
         return self._sizes
 
     @torch.no_grad()
-    def _means(self) -> list[float]:
-        """For every member `c`, the root mean square of its units that are not zero; 1 unless relative."""
-        if not self.relative:
-            return [1.0] * len(self._members)
+    def _begun(self) -> list[tuple[float, int]]:
+        """For every member `c`, the root mean square of its units that are not zero (1 unless relative), and `d`."""
         if self._sizes is not None:
             return self._known
-        means = []
+        known = []
         for member in self._members:
-            squares = self._norm(member).square()[torch.from_numpy(member.place.units >= 0)] / member.size
-            squares = squares[squares > 0]
-            means.append(float(squares.mean().sqrt()) if squares.numel() else 1.0)
-        return means
+            mean = 1.0
+            if self.relative:
+                squares = self._norm(member).square()[torch.from_numpy(member.place.units >= 0)] / member.size
+                squares = squares[squares > 0]
+                mean = float(squares.mean().sqrt()) if squares.numel() else 1.0
+            known.append((mean, member.size))
+        return known
 
-    def _set_means(self, means: list[float]) -> None:
-        self._known = means
-        sizes = [torch.full((m.place.units.size,), mean) for m, mean in zip(self._members, means, strict=True)]
-        self._sizes = torch.cat(sizes) * self._roots
+    def _begin(self, known: list[tuple[float, int]]) -> None:
+        # `d` stays too when columns leave: these were zero, and nothing about the row has changed.
+        self._known = known
+        counts = torch.tensor(self._lengths)
+        self._roots = torch.tensor([float(size) ** 0.5 for _, size in known]).repeat_interleave(counts)
+        self._sizes = torch.tensor([mean for mean, _ in known]).repeat_interleave(counts) * self._roots
 
     def _norm(self, member: Member) -> Tensor:
         """`n`: the L2 norm of every row."""
@@ -291,7 +294,7 @@ class GroupLasso(Strategy):
         """Soft thresholding of every weight by ``amount * c_m / M``; the best unit of a group aside."""
         levels = self._units.largest(self._norms() / sizes)
         amounts = self._spare(amounts, levels) / self._units.number.clamp(min=1)
-        for member, mean in zip(self._members, self._known, strict=True):
+        for member, (mean, _) in zip(self._members, self._known, strict=True):
             units = torch.from_numpy(member.place.units).to(amounts.device)
             by_row = torch.where(units >= 0, amounts[units.clamp(min=0)], 0.0) * mean
             for place in member.tensors:
