@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -59,6 +60,23 @@ def existing_run(run_dir: Path) -> Path:
             f"did you mean {' or '.join(close)}?" if close else "see `morphsearch runs FOLDER`",
         )
     remember(run_dir)
+    return run_dir
+
+
+def searched_run(run_dir: Path) -> Path:
+    """:func:`existing_run`, of a search.
+
+    Raises:
+        UsageError: a sparsification, which has no architectures of its own.
+    """
+    existing_run(run_dir)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged record is for whoever reads it to name
+        if json.loads((run_dir / "run.json").read_text(encoding="utf-8")).get("kind") == "sparsify":
+            raise UsageError(
+                f"{run_dir} is a sparsification",
+                "architectures are retrained and compared in the runs of searches",
+                f"see its result: morphsearch resume {run_dir}",
+            )
     return run_dir
 
 

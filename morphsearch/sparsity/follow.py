@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.errors import UsageError
+from morphsearch.sparsity.bits import clear
 
 REPAIR = "use SGD, Adam, AdamW or another optimizer that keeps its state for each weight"
 
@@ -19,7 +20,7 @@ class Followed:
     Args:
         optimizer: holds all or some of the weights.
         weights: those that are pruned, by name.
-        pruned: the mask of a name, True where a weight is zero; None for a weight without.
+        bits: the mask of a name, see :mod:`morphsearch.sparsity.bits`; None for a weight without.
 
     Raises:
         UsageError: it holds none of the weights, or keeps no state for single weights.
@@ -29,7 +30,7 @@ class Followed:
         self,
         optimizer: torch.optim.Optimizer,
         weights: Mapping[str, nn.Parameter],
-        pruned: Callable[[str], Tensor | None],
+        bits: Callable[[str], Tensor | None],
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UsageError(
@@ -42,7 +43,7 @@ class Followed:
                 REPAIR,
             )
         held = {id(one) for group in optimizer.param_groups for one in group["params"]}
-        self.optimizer, self._pruned = optimizer, pruned
+        self.optimizer, self._bits = optimizer, bits
         self.weights = {name: one for name, one in weights.items() if id(one) in held}
         if not self.weights:
             raise UsageError(
@@ -77,12 +78,12 @@ class Followed:
     def mask_state(self) -> None:
         """Zero the state (momentum, moments) of every masked weight. It stays zero, since gradients are masked."""
         for name, weight in self.weights.items():
-            pruned = self._pruned(name)
-            if pruned is None:
+            bits = self._bits(name)
+            if bits is None:
                 continue
             for value in self._state(weight).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape and value.layout is torch.strided:
-                    value.masked_fill_(pruned.to(value.device), 0)
+                    clear(value, bits)
 
     def release(self) -> None:
         """Let the optimizer go."""
@@ -95,6 +96,6 @@ class Followed:
     @torch.no_grad()
     def _before_step(self, *arguments: Any) -> None:
         for name, weight in self.weights.items():
-            pruned = self._pruned(name)
-            if pruned is not None and weight.grad is not None and weight.grad.layout is torch.strided:
-                weight.grad.masked_fill_(pruned, 0)
+            bits = self._bits(name)
+            if bits is not None and weight.grad is not None and weight.grad.layout is torch.strided:
+                clear(weight.grad, bits)

@@ -158,7 +158,8 @@ def recorded_data(model: str) -> dict[str, Any]:
     if record is None:
         return {}
     try:
-        config = json.loads(record.read_text(encoding="utf-8")).get("config") or {}
+        asked = json.loads(record.read_text(encoding="utf-8"))
+        config = asked.get("config") or asked.get("sparsify") or {}
         found = {
             "data": config.get("data"),
             "data_seed": config.get("seed"),

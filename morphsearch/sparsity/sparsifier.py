@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.errors import DivergedError, InputError, UnknownName, UsageError
+from morphsearch.sparsity.bits import bits_of, clear, fit, pruned_of
 from morphsearch.sparsity.follow import Followed
 from morphsearch.sparsity.masks import SCOPES, masks
 from morphsearch.sparsity.measure import Sizes, SparsityReport, report_of, sizes
@@ -101,7 +102,7 @@ class Sparsifier:
         self.steps_done = 0
         self.stripped = False
         self._parameters = {one.name: one.parameter for one in self._chosen}
-        self._pruned: dict[str, Tensor] = {}
+        self._bits: dict[str, Tensor] = {}
         self._followed: list[Followed] = []
         if self.timetable.fires(0):
             self._update()
@@ -115,7 +116,7 @@ class Sparsifier:
     def reached(self) -> float:
         """The share of prunable weights that are masked now."""
         total = sum(one.parameter.numel() for one in self._chosen)
-        return sum(int(mask.sum()) for mask in self._pruned.values()) / total
+        return sum(bits.numel() - int(bits.count_nonzero()) for bits in self._bits.values()) / total
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Keep masked weights out of the optimizer's state (momentum, moments) too. Call it for each optimizer.
@@ -124,7 +125,7 @@ class Sparsifier:
             UsageError: an optimizer whose state cannot be followed, or of another network.
         """
         self._refuse_stripped("follow()")
-        followed = Followed(optimizer, self._parameters, self._pruned.get)
+        followed = Followed(optimizer, self._parameters, self._bits.get)
         followed.mask_state()
         self._followed.append(followed)
 
@@ -148,13 +149,11 @@ class Sparsifier:
     def apply(self, model: nn.Module | None = None) -> None:
         """Set masked weights to zero: of the network, or of a copy of it (an average of its weights, for instance)."""
         parameters = self._parameters if model is None else dict(model.named_parameters())
-        for name, pruned in self._pruned.items():
+        for name, bits in self._bits.items():
             parameter = parameters[name]
-            if pruned.device != parameter.device:
-                pruned = pruned.to(parameter.device)
-                if model is None:
-                    self._pruned[name] = pruned
-            parameter.masked_fill_(pruned, 0)
+            if model is None and not fit(bits, parameter):  # the network moved to another device or precision
+                bits = self._bits[name] = bits_of(pruned_of(bits).to(parameter.device), parameter)
+            clear(parameter, bits)
 
     def strip(self) -> nn.Module:
         """End it: the network, as plain as it came, with its zeros. Nothing of ours is left in it or the optimizers.
@@ -186,7 +185,7 @@ class Sparsifier:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a resumed training needs beyond the network's and the optimizer's own state: tensors, and JSON data."""
-        tensors = {f"{MASK}{name}": mask.detach().cpu().clone() for name, mask in self._pruned.items()}
+        tensors = {f"{MASK}{name}": pruned_of(bits).cpu() for name, bits in self._bits.items()}
         before = asdict(self.before) if self.before is not None else None
         return tensors, {"steps_done": self.steps_done, "settings": self.settings(), "before": before}
 
@@ -214,8 +213,8 @@ class Sparsifier:
         if state.get("before") is not None:
             self.before = Sizes(**state["before"])
         self.steps_done = done
-        self._pruned.clear()
-        self._pruned.update({name: _like(mask, self._parameters[name]) for name, mask in found.items()})
+        self._bits.clear()
+        self._bits.update({name: self._bits_of(name, mask) for name, mask in found.items()})
         self.apply()
         for followed in self._followed:
             followed.mask_state()
@@ -243,9 +242,9 @@ class Sparsifier:
             saliency[name] = found
         asked = self.asked
         made = masks(saliency, self._chosen, self.pattern, self.scope, asked) if asked > 0 else {}
-        self._pruned.clear()
+        self._bits.clear()
         # A mask that takes nothing is none, so that a sparsity of 0 is training as it would be without.
-        self._pruned.update({n: _like(m, self._parameters[n]) for n, m in made.items() if bool(m.any())})
+        self._bits.update({name: self._bits_of(name, mask) for name, mask in made.items() if bool(mask.any())})
         self.apply()
         for followed in self._followed:
             followed.mask_state()
@@ -283,6 +282,10 @@ class Sparsifier:
             "weights": {name: list(parameter.shape) for name, parameter in self._parameters.items()},
         }
 
+    def _bits_of(self, name: str, mask: Tensor) -> Tensor:
+        parameter = self._parameters[name]
+        return bits_of(mask.to(parameter.device), parameter)
+
     def _refuse_stripped(self, what: str) -> None:
         if self.stripped:
             raise UsageError(
@@ -290,11 +293,6 @@ class Sparsifier:
                 "strip() ends a sparsification; from there on the network is plain",
                 "call strip() after the last step, or make a new Sparsifier to go on",
             )
-
-
-def _like(mask: Tensor, parameter: Tensor) -> Tensor:
-    """The mask on the parameter's device and with its strides, which is quickest to apply."""
-    return torch.empty_like(parameter, dtype=torch.bool, requires_grad=False).copy_(mask)
 
 
 def _listed(patterns: Sequence[str] | str) -> list[str]:

@@ -66,6 +66,13 @@ def test_resume_and_runs_know_it(finished: tuple[Path, Result]) -> None:
     assert "complete" in listed.stdout
 
 
+@pytest.mark.parametrize("command", ["retrain", "compare"])
+def test_commands_of_searches_say_what_it_is(command: str, finished: tuple[Path, Result]) -> None:
+    result = run(command, finished[0])
+    clean(result, 2)
+    assert "is a sparsification" in result.stderr
+
+
 def test_dry_run_shows_what_and_when_and_writes_nothing(tmp_path: Path) -> None:
     result = run("sparsify", "digits_net", "--target", "0.5", "--dry-run", "--run-dir", tmp_path / "a", *QUICK)
     clean(result, 0)

@@ -347,3 +347,27 @@ def test_parameters_that_were_exchanged() -> None:
     with pytest.raises(UsageError, match=r"3\.weight") as caught:
         sparsifier.step()
     complete(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+def test_masks_follow_the_network_to_another_precision(kind: torch.dtype) -> None:
+    model = small()
+    sparsifier = Sparsifier(model, schedule=Schedule.constant(0.5))
+    model.to(kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.full_like(parameter, -1.0))
+    sparsifier.step()
+    assert zeros(model[3].weight) == 0.5
+    assert not torch.signbit(model[3].weight[model[3].weight == 0]).any()  # -0.0 would not compress
+
+
+def test_what_is_not_finite_under_a_mask_becomes_zero_too() -> None:
+    """Gradients that overflowed leave no NaN behind in weights that are not there."""
+    model = small()
+    sparsifier = Sparsifier(model, schedule=Schedule.constant(0.5))
+    gone = model[3].weight == 0
+    with torch.no_grad():
+        model[3].weight[gone] = torch.inf
+    sparsifier.step()
+    assert torch.equal(model[3].weight == 0, gone)

@@ -7,7 +7,7 @@ from pathlib import Path
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.commands.retrain import show_comparison
-from morphsearch.cli.running import existing_run
+from morphsearch.cli.running import searched_run
 
 
 @morph_command(
@@ -22,7 +22,7 @@ from morphsearch.cli.running import existing_run
 @options.as_json
 def command(run_dir: Path, as_json: bool) -> None:
     """Print the retrained architectures of a run in one table."""
-    existing_run(run_dir)
+    searched_run(run_dir)
     from morphsearch.loop import retraining
 
     show_comparison(retraining.compare(run_dir), as_json)

@@ -11,7 +11,7 @@ import click
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.params import NameList, Number, RegisteredName
-from morphsearch.cli.running import existing_run, listening, resuming_with
+from morphsearch.cli.running import listening, resuming_with, searched_run
 from morphsearch.cli.state import current
 from morphsearch.errors import UsageError
 
@@ -63,7 +63,7 @@ def command(
     """Train the found architectures from scratch, beside baselines."""
     if every and iteration:
         raise UsageError("--iteration and --all", "they exclude each other", "leave one of them out")
-    existing_run(run_dir)
+    searched_run(run_dir)
     from morphsearch.loop import retraining
 
     with listening(quiet=quiet) as listener, resuming_with(current().line):
