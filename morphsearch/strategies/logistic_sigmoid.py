@@ -243,7 +243,7 @@ class LogisticSigmoid(Strategy):
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The logits, the mean square of the gradients, how many draws there were, and whether gates have begun."""
         tensors = {"logits": self._logits.detach().cpu().clone(), "power": self._power.cpu().clone()}
-        return tensors, {"draws": self._draws, "begun": self._begun}
+        return tensors, {"draws": self._draws, "begun": self._begun, "progress": self.progress}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`.
@@ -255,5 +255,6 @@ class LogisticSigmoid(Strategy):
             raise ValueError(f"gates of {tensors['logits'].numel()} units, not {self._logits.numel()}")
         self._logits, self._power = tensors["logits"].clone().requires_grad_(), tensors["power"].clone()
         self._draws, self._begun, self._shut = int(state["draws"]), bool(state["begun"]), None
+        self.progress = float(state.get("progress", 0.0))
         if self._begun and self._gates is not None:
             self._gates.install()

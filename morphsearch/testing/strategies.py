@@ -30,11 +30,13 @@ class StrategyConformance:
                 return Mine()
 
     Attributes:
+        networks: names of the tiny networks to run on; all of them, unless options are all that differ.
         refuses: names of the tiny networks that :meth:`Strategy.attach` must refuse with a UsageError.
         strength: lambda for the training steps of these cases.
         lr: learning rate of the same.
     """
 
+    networks: frozenset[str] = frozenset(NETWORKS)
     refuses: frozenset[str] = frozenset()
     strength = 0.05
     lr = 0.05
@@ -46,7 +48,7 @@ class StrategyConformance:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run each case on every tiny network that the strategy takes."""
         if "network" in metafunc.fixturenames:
-            metafunc.parametrize("network", sorted(set(NETWORKS) - self.refuses))
+            metafunc.parametrize("network", sorted(self.networks - self.refuses))
 
     @pytest.fixture
     def model(self, network: str) -> nn.Module:
@@ -174,6 +176,72 @@ class StrategyConformance:
         torch.testing.assert_close(again.scores(), attached.scores(), rtol=0, atol=0)
         assert torch.equal(again.alive(again.default_threshold), attached.alive(attached.default_threshold))
 
+    def test_steps_keep_names_and_types(self, attached: Strategy, model: nn.Module, prices: Tensor) -> None:
+        """The user's optimizer, checkpoints and wrappers see the network that they know."""
+        before = [(name, type(value), tuple(value.shape)) for name, value in model.named_parameters()]
+        modules = [(name, type(module)) for name, module in model.named_modules()]
+        self.steps(attached, model, prices, count=2)
+        assert [(name, type(value), tuple(value.shape)) for name, value in model.named_parameters()] == before
+        assert [(name, type(module)) for name, module in model.named_modules()] == modules
+
+    def test_plain_is_without_hooks(self, attached: Strategy, model: nn.Module, prices: Tensor) -> None:
+        """In it the network can be copied and rebuilt; afterwards it computes as before."""
+        self.steps(attached, model, prices, count=2)
+        before = model.eval()(example_inputs(2))
+        with attached.plain():
+            assert not hooks_of(model), f"hooks are left on {hooks_of(model)}"
+        torch.testing.assert_close(model(example_inputs(2)), before, rtol=0, atol=0)
+
+    def test_detach_leaves_a_plain_network(self, attached: Strategy, model: nn.Module, prices: Tensor) -> None:
+        """Without hooks, and computing in evaluation mode what it did; a second time changes nothing."""
+        self.steps(attached, model, prices, count=2)
+        before = model.eval()(example_inputs(2))
+        for _ in range(2):
+            attached.detach()
+            assert not hooks_of(model), f"hooks are left on {hooks_of(model)}"
+            torch.testing.assert_close(model(example_inputs(2)), before, rtol=0, atol=0)
+
+    def test_units_can_leave(self, attached: Strategy, model: nn.Module, graph: ConvGraph, prices: Tensor) -> None:
+        """Amid a morph, one of each group that can spare it; scores of units in untouched groups stay."""
+        from morphsearch.graph import record
+
+        if not (attached.live and attached.needs_training):
+            return
+        self.steps(attached, model, prices, count=2)
+        stays = np.ones(graph.num_units, np.int64)
+        for name in graph.free[:1]:
+            group = graph.groups[name]
+            if group.width - group.multiple >= group.floor:
+                stays[graph.units_of(name)[: group.multiple]] = 0
+        with attached.plain():
+            smaller = graph.rewrite(stays)
+        kept = torch.from_numpy(np.nonzero(stays)[0])
+        before = attached.scores()[kept]
+        now = record(smaller, example_inputs(), decisions=graph.decisions)
+        attached.leave(smaller, now, kept)
+        self.check_judgement(attached, now)
+        elsewhere = torch.from_numpy(np.asarray(graph.unit_group)[kept] != list(graph.groups).index(graph.free[0]))
+        judged = elsewhere & attached.scored()
+        assert attached.scores().shape == before.shape
+        assert (attached.scores()[judged] > 0).equal(before[judged] > 0), "units came to life or died as others left"
+        self.steps(attached, smaller, prices[kept], count=1)
+
+    def test_training_that_is_not_finite_shows(
+        self, attached: Strategy, model: nn.Module, graph: ConvGraph, prices: Tensor
+    ) -> None:
+        """Scores of a network whose weights are not finite must not pass for scores: the loop would trust them."""
+        if not attached.needs_training:
+            return
+        self.steps(attached, model, prices, count=1)
+        loss = model(example_inputs(4)).sum() * float("nan")
+        attached.penalty(prices, self.strength)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(parameter.grad if parameter.grad is not None else float("nan"))
+        attached.after_step(prices, self.strength, self.lr)
+        assert not torch.isfinite(attached.scores()).all()
+
     def test_proposals_are_legal_and_fit(self, attached: Strategy, graph: ConvGraph) -> None:
         """Where the strategy proposes widths: legal ones, within the budget, the same for the same random state."""
         flops = bind(graph, "flops")
@@ -194,3 +262,16 @@ class StrategyConformance:
             assert list(widths) == list(graph.groups), "one width for every group, in the graph's order"
             assert fits(widths), f"{widths} are over the budget"
             assert attached.propose(graph, fits, np.random.default_rng(3)) == widths, "not reproducible from its rng"
+
+
+def hooks_of(model: nn.Module) -> list[str]:
+    """Names of modules and parameters that have hooks, and of modules whose parameters are hidden."""
+    found = []
+    for name, module in model.named_modules():
+        if module._forward_pre_hooks or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
+            found.append(name or "the network")
+        found += [f"{name}.{held}" for held in module._parameters if held in module.__dict__]
+    for name, parameter in model.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            found.append(name)
+    return found

@@ -29,6 +29,8 @@ class TestGroupLasso(StrategyConformance):
 
 
 class TestGroupLassoSparse(StrategyConformance):
+    networks = frozenset({"residual", "bare"})
+
     def strategy(self) -> Strategy:
         return get("group-lasso", l1_fraction=0.5, relative=False, every=2)
 
@@ -39,6 +41,8 @@ class TestLogisticSigmoid(StrategyConformance):
 
 
 class TestLogisticSigmoidRelaxed(StrategyConformance):
+    networks = frozenset({"residual", "bare"})
+
     def strategy(self) -> Strategy:
         return get("logistic-sigmoid", straight_through=False, temperature=0.5, final_temperature=0.1)
 
@@ -49,6 +53,8 @@ class TestMagnitude(StrategyConformance):
 
 
 class TestMagnitudeL1(StrategyConformance):
+    networks = frozenset({"residual", "bare"})
+
     def strategy(self) -> Strategy:
         return get("magnitude", norm="l1", coupling="max", relative=False)
 
@@ -59,6 +65,8 @@ class TestTaylor(StrategyConformance):
 
 
 class TestTaylorAbs(StrategyConformance):
+    networks = frozenset({"residual", "bare"})
+
     def strategy(self) -> Strategy:
         return get("taylor", power="abs", memory=5)
 
