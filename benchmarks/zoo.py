@@ -52,12 +52,40 @@ def build(spec: str, device: str = "cpu") -> nn.Module:
     from morphsearch.models.sources import timm_source, torchvision_source
 
     scheme, _, name = spec.partition(":")
-    with torch.device(device):
-        return torchvision_source(name) if scheme == "torchvision" else timm_source(name)
+    if device == "meta":
+        try:
+            with torch.device("meta"):
+                return torchvision_source(name) if scheme == "torchvision" else timm_source(name)
+        except NotImplementedError:
+            pass  # its initialisation looks at values
+    return torchvision_source(name) if scheme == "torchvision" else timm_source(name)
+
+
+def declare_nms() -> None:
+    """Non-maximum suppression in Python, where torchvision's compiled operators do not fit the installed torch."""
+    import torchvision
+
+    if torchvision.extension._has_ops():
+        return
+
+    def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+        order = scores.argsort(descending=True, stable=True).tolist()
+        overlaps = torchvision.ops.box_iou(boxes, boxes) > threshold
+        kept: list[int] = []
+        for index in order:
+            if not kept or not bool(overlaps[index, kept].any()):
+                kept.append(index)
+        return torch.tensor(kept, dtype=torch.int64)
+
+    torch.library.impl("torchvision::nms", "CPU")(nms)
+    torchvision.ops.boxes._assert_has_ops = lambda: None
+    # Its own fall-back for pooling regions, in plain operations, is what runs without the compiled ones.
 
 
 def default_size(model: nn.Module) -> int | None:
     size = (getattr(model, "default_cfg", None) or {}).get("input_size")
+    if type(model).__module__.startswith("torchvision.models.inception"):
+        return 299
     return int(size[-1]) if size else None
 
 
@@ -97,7 +125,13 @@ def _status(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+VIDEO = {"mc3_18": 112, "r2plus1d_18": 112, "r3d_18": 112, "s3d": 224, "mvit_v1_b": 224, "mvit_v2_s": 224}
+
+
 def inputs(spec: str, size: int, dtype: torch.dtype = torch.float32) -> Any:
+    name = spec.partition(":")[2]
+    if name in VIDEO:
+        return torch.rand(1, 3, 16, VIDEO[name], VIDEO[name], dtype=dtype)
     image = torch.rand(1, 3, size, size, dtype=dtype)
     if "rcnn" in spec or any(name in spec for name in ("retinanet", "fcos", "ssd")):
         return ([image[0]],)
@@ -134,6 +168,8 @@ def measure(spec: str, line: dict[str, Any]) -> None:
     with torch.no_grad():
         try:
             model(*args, **kwargs)
+            if wanted == 299:
+                raise ValueError("made for 299 x 299")
         except Exception:
             size = wanted or 299
             args, kwargs = as_arguments(inputs(spec, size))
@@ -186,7 +222,7 @@ def measure(spec: str, line: dict[str, Any]) -> None:
     randomise(model, torch.Generator().manual_seed(0))
     example = None
     for size in (*SIZES, wanted):
-        if size is None or (size < 224 and (detector or large and size < 96)):
+        if size is None or (size < 224 and detector) or size < line["size"] == 299:
             continue
         try:
             example = inputs(spec, size, dtype)
@@ -296,9 +332,11 @@ def conv_channels(model: nn.Module, graph: Any) -> int:
     return total
 
 
-def one(spec: str, pipe: Connection, threads: int) -> None:
+def one(spec: str, pipe: Connection, threads: int, limit: float) -> None:
     """Runs in the child: sends the line, or what went wrong."""
     torch.set_num_threads(threads)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
+    signal.signal(signal.SIGXCPU, _too_long)
     line: dict[str, Any] = {"network": spec}
     began = time.perf_counter()
     try:
@@ -312,6 +350,10 @@ def one(spec: str, pipe: Connection, threads: int) -> None:
     pipe.send(line)
 
 
+def _too_long(*_: Any) -> None:
+    raise TimeoutError("over the limit of processor time")
+
+
 def run(names: list[str], *, processes: int, threads: int, limit: float, results: Path) -> None:
     """Fork a child for each network, `processes` at a time; the libraries are imported once, here."""
     import scipy.sparse.csgraph  # noqa: F401
@@ -320,6 +362,7 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
     import morphsearch.graph  # noqa: F401
     import morphsearch.loop.verification  # noqa: F401
 
+    declare_nms()
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
     queue, running = list(names), {}
@@ -328,7 +371,7 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
         while queue and len(running) < processes:
             spec = queue.pop(0)
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=one, args=(spec, sender, threads))
+            process = context.Process(target=one, args=(spec, sender, threads, limit))
             process.start()
             sender.close()
             running[receiver] = (spec, process, time.monotonic())
@@ -342,7 +385,7 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
             process.join()
             _write(results, line, len(queue))
         for receiver, (spec, process, began) in list(running.items()):
-            if time.monotonic() - began > limit:
+            if time.monotonic() - began > 6 * limit:
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
                 running.pop(receiver)
@@ -375,7 +418,7 @@ def main() -> None:
     parser.add_argument("--again", choices=["failed", "all"], help="run networks that have a line already")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=180, help="seconds for one network")
+    parser.add_argument("--limit", type=float, default=180, help="seconds of processor time for one network")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     known = lines(args.results)

@@ -30,18 +30,43 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
     Raises:
         Mismatch: an operation cannot follow; `operation` is its index on the seed's tape.
     """
-    plan = make_plan(graph.tape, graph.resolution, multiplicity)
-    try:
-        return _attempt(graph, plan, multiplicity, (), meta), plan
-    except Mismatch as first:
-        paths = sized_modules(graph, multiplicity)
-        if first.operation >= 0 and (where := graph.tape.operations[first.operation].module) not in paths:
-            paths.append(where)  # sizes may also be written around parameters, which are no operations
+    patched: list[str] = []
+    first: Mismatch | None = None
+    while True:
         plan = make_plan(graph.tape, graph.resolution, multiplicity)
         try:
-            return _attempt(graph, plan, multiplicity, tuple(paths), meta), plan
-        except Mismatch as second:
-            raise second from first
+            return _attempt(graph, plan, multiplicity, tuple(patched), meta), plan
+        except Mismatch as mismatch:
+            suspects = _suspects(graph, multiplicity, mismatch, patched)
+            if not suspects:
+                raise mismatch from first
+            patched += suspects
+            first = first or mismatch
+
+
+def _suspects(graph: ConvGraph, multiplicity: np.ndarray, mismatch: Mismatch, known: Sequence[str]) -> list[str]:
+    """Modules whose code may hold the sizes that are in the way of an operation, beside those `known`.
+
+    Those around the operation and the nearest one before it, with all modules of their types, where they have sized
+    operations; else the module of the operation itself, whose sizes may be written around parameters, which are no
+    operations; else every module with sized operations.
+    """
+    sized = sized_modules(graph, multiplicity)
+    everything = [path for path in sized if path not in known]
+    if mismatch.operation < 0:
+        return everything
+    modules = dict(graph.model.named_modules())
+    where = graph.tape.operations[mismatch.operation].module
+    parts = where.split(".") if where else []
+    around = [".".join(parts[:n]) for n in range(len(parts) + 1)]
+    before = [op.module for op in graph.tape.operations[: mismatch.operation + 1] if op.module in sized]
+    near = [path for path in around if path in sized] + before[-1:]
+    for chosen, among in ((near, list(sized)), ([where], list(modules))):
+        kinds = {type(modules[path]) for path in chosen if path in modules}
+        found = [path for path in among if path not in known and type(modules.get(path)) in kinds]
+        if found:
+            return found
+    return everything
 
 
 def _attempt(graph: ConvGraph, plan: Plan, multiplicity: np.ndarray, paths: tuple[str, ...], meta: bool) -> nn.Module:
@@ -108,6 +133,8 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
             operation = graph.tape.operations[mismatch.operation] if mismatch.operation >= 0 else None
             reason = describe(operation, mismatch.reason)
             added = _blame(graph, mismatch.operation, reason)
+            for alike in _alike(graph, mismatch.operation):  # the same code will fail there too
+                added |= _blame(graph, alike, describe(graph.tape.operations[alike], mismatch.reason))
             if operation is not None:
                 failures[operation.module] = failures.get(operation.module, 0) + 1
                 if failures[operation.module] > 2:  # one by one would take long: this code follows nothing
@@ -181,6 +208,27 @@ def _blame(graph: ConvGraph, index: int, reason: str) -> dict[int, str]:
         if found:
             return found
     return {}
+
+
+def _alike(graph: ConvGraph, index: int) -> list[int]:
+    """Operations that run the same code as that at `index`: in other modules of its type, the same among their kind."""
+    if index < 0:
+        return []
+    operations = graph.tape.operations
+    modules = dict(graph.model.named_modules())
+    module = modules.get(operations[index].module)
+    if module is None or module is graph.model or type(module).__module__.startswith("torch.nn."):
+        return []
+    seen: dict[tuple[str, str], int] = {}
+    places: dict[tuple[str, int], list[int]] = {}
+    own = -1
+    for position, operation in enumerate(operations):
+        key = (operation.module, operation.kind)
+        seen[key] = seen.get(key, 0) + 1
+        if operation.kind == operations[index].kind and type(modules.get(operation.module)) is type(module):
+            places.setdefault((operation.kind, seen[key]), []).append(position)
+            own = seen[key] if position == index else own
+    return [position for position in places.get((operations[index].kind, own), []) if position != index]
 
 
 def _blame_module(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:

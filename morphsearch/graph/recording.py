@@ -93,22 +93,49 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
     """Fill the tape; returns the number of operations of the evaluation run."""
     tape.on_meta = meta
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    modes = {id(module): module.training for module in model.modules()}
-    with torch.no_grad(), _stand_ins(model, tape, meta), torch.random.fork_rng(devices=[], enabled=not meta):
-        try:
-            model.eval()
+    with (
+        _as_it_was(model),
+        torch.no_grad(),
+        _stand_ins(model, tape, meta),
+        torch.random.fork_rng(devices=[], enabled=not meta),
+    ):
+        model.eval()
+        _run(model, example_inputs, tape, rules, meta, dtype)
+        count = len(tape.operations)
+        used = {name for name, _ in tape.slots}
+        unused = [n for n, p in model.named_parameters() if n not in used and p.numel() > 1]
+        if unused and any(n.rpartition(".")[0] not in tape.visited for n in unused):
+            tape.in_training = True
+            model.train()
             _run(model, example_inputs, tape, rules, meta, dtype)
-            count = len(tape.operations)
-            used = {name for name, _ in tape.slots}
-            unused = [n for n, p in model.named_parameters() if n not in used and p.numel() > 1]
-            if unused and any(n.rpartition(".")[0] not in tape.visited for n in unused):
-                tape.in_training = True
-                model.train()
-                _run(model, example_inputs, tape, rules, meta, dtype)
-        finally:
-            for module in model.modules():
-                module.training = modes[id(module)]
     return count
+
+
+_CONTAINERS = frozenset((list, dict, set))
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put back whatever the modules' forward code wrote into attributes (caches, counters, the training mode)."""
+    saved = []
+    for module in model.modules():
+        values = dict(vars(module))
+        inner = [(v, v.copy()) for k, v in values.items() if type(v) in _CONTAINERS and not k.startswith("_")]
+        saved.append((module, values, inner))
+    try:
+        yield
+    finally:
+        for module, values, inner in saved:
+            now = vars(module)
+            for key in now.keys() - values.keys():
+                del now[key]
+            now.update(values)
+            for value, before in inner:
+                if isinstance(value, list):
+                    value[:] = before
+                else:
+                    value.clear()
+                    value.update(before)
 
 
 def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: bool, dtype: Any) -> None:

@@ -232,52 +232,63 @@ class Repair(_InPlaceOf):
         return result
 
     def _resize(self, n: fx.Node, result: Any) -> Tensor | None:
-        """A view to sizes written down: the size along the channels becomes the new one."""
+        """A view to sizes that are written down, or taken from another tensor: those that went wrong become numbers."""
         facts = self.seed.facts.get(n.name)
-        if n.op != "call_method" or n.target not in ("view", "reshape") or facts is None or facts.labels is None:
+        if _name(n) not in ("view", "reshape") or facts is None or facts.labels is None:
             return None
-        found = self._new_size(facts.labels)
-        if found is None or (isinstance(result, Tensor) and result.shape[found[0]] == found[1]):
+        wanted = self._new_shape(facts.labels)
+        if wanted is None or (isinstance(result, Tensor) and tuple(result.shape) == wanted):
             return None
-        dim, size = found
-        args, _ = self.fetch_args_kwargs_from_env(n)
-        source, sizes = (
-            args[0],
-            list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:]),
-        )
-        if not isinstance(source, Tensor) or dim >= len(sizes):
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if kwargs or not args or not isinstance(args[0], Tensor):
             return None
-        sizes[dim] = size
+        sizes = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:])
+        if len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
+            return None
+        # What follows the batch and the image stays as it was written: on the example inputs it agrees already.
+        wrong = [dim for dim, size in enumerate(sizes) if size not in (-1, wanted[dim])]
+        for dim in wrong:
+            sizes[dim] = wanted[dim]
         try:
-            resized: Tensor = source.reshape(sizes)
+            resized: Tensor = args[0].reshape(sizes)
         except RuntimeError:
             return None
-        self.log.edits.append(Resized(n.name, dim, size))
+        if tuple(resized.shape) != wanted:
+            return None
+        self.log.edits += [Resized(n.name, dim, wanted[dim]) for dim in wrong]
         return resized
 
-    def _new_size(self, labels: Labels) -> tuple[int, int] | None:
-        """The one dimension of a seed's tensor along which units leave or multiply, and its size in the new network."""
+    def _new_shape(self, labels: Labels) -> tuple[int, ...] | None:
+        """The shape that a tensor of the seed has in the new network; None where its units do not fill a shape."""
         tape = self.seed_tape
-        changed = []
-        for dim in range(len(labels.shape)) if labels.parameter else labels.varying():
+        shape = list(labels.shape)
+        for dim in range(len(shape)):
             if labels.parameter is not None:
                 found = axis_of(tape, labels, dim)
                 slot = tape.slots.get(found[:2]) if found is not None else None
                 if found is None or slot is None:
                     continue
                 ids = slot[found[2]].reshape(1, -1)
-            else:
+            elif labels.ids.shape[dim] > 1:
                 ids = np.asarray(labels.ids.movedim(dim, -1).reshape(-1, labels.ids.shape[dim]))
+            else:
+                continue
             units = np.where(ids > 0, self.resolution.unit_of[np.maximum(ids, 0)], -1)
             times = np.where(units < 0, 1, self.multiplicity[units])
-            if (times == times[:1]).all() and (times != 1).any():
-                changed.append((dim, int(times[0].sum())))
-        return changed[0] if len(changed) == 1 else None
+            if (times == times[:1]).all():
+                shape[dim] = int(times[0].sum())
+            elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and len(labels.varying()) > 1:
+                return None
+        return tuple(shape)
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _apply_move(node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Run a move on channel positions; padding is position -1."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = _name(node)
     if name == "pad":
         return F.pad(args[0], kwargs["pad"] if "pad" in kwargs else args[1], value=-1)
     if node.op == "call_method":
@@ -287,7 +298,7 @@ def _apply_move(node: fx.Node, args: Any, kwargs: Any) -> Any:
 
 def _fill_value(node: fx.Node) -> float:
     """The value that a padding puts in."""
-    if (node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")) != "pad":
+    if _name(node) != "pad":
         return 0.0
     given = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
     return float(given) if isinstance(given, (int, float)) else 0.0

@@ -11,7 +11,6 @@ went wrong, that operation is patched; where neither helps, the rewrite fails, n
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.errors import GraphError
+from morphsearch.graph.cloning import clone
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.tape import Slot, Tape
@@ -100,7 +100,7 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> 
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = new
-    twin: nn.Module = copy.deepcopy(model, memo)
+    twin = clone(model, memo)
     update_modules(twin, tape, plan)
     return twin
 

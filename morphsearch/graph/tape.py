@@ -11,6 +11,7 @@ never leave (`pin`) and where removal is not exact (`mix`); the tape only collec
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -303,6 +304,7 @@ class Tape:
             self.module_stack.pop()
 
         with ExitStack() as stack:
+            stack.enter_context(_uncompiled())
             stack.callback(register_module_forward_pre_hook(before).remove)
             stack.callback(register_module_forward_hook(after, always_call=True).remove)
             stack.enter_context(_Functions(self, rules))
@@ -371,6 +373,25 @@ class _Aten(TorchDispatchMode):
             except Exception as error:
                 self.rules.refuse(self.tape, func, args, kwargs, out, f"{type(error).__name__}: {error}")
         return out
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Parts of the network that are compiled (``torch.compile``) run as they were written."""
+    with ExitStack() as stack:
+        compiler = torch.compile
+
+        def eagerly(*args: Any, **kwargs: Any) -> Any:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            return compiler(*args, **kwargs)
+
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled yet, and its import would take seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        torch.compile = eagerly
+        try:
+            yield
+        finally:
+            torch.compile = compiler
 
 
 def storage_key(tensor: Tensor) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,14 +53,23 @@ def trace(module: nn.Module) -> fx.Graph | None:
     graphs = []
     mode = module.training
     try:
-        for training in (False, True):
+        for training in (False, True) if _reads_mode(type(module)) else (False,):
             module.training = training
             graphs.append(_Tracer().trace(module))
     except Exception:
         return None
     finally:
         module.training = mode
-    return graphs[0] if str(graphs[0]) == str(graphs[1]) else None
+    return graphs[0] if len(graphs) == 1 or str(graphs[0]) == str(graphs[1]) else None
+
+
+@cache
+def _reads_mode(kind: type[nn.Module]) -> bool:
+    """Whether the module's code may depend on ``training``; True where the code cannot be seen."""
+    try:
+        return any("training" in inspect.getsource(vars(base)["forward"]) for base in kind.__mro__ if "forward" in vars(base))
+    except (OSError, TypeError):
+        return True
 
 
 # Nodes that only move elements; `getitem` also takes tuples apart.

@@ -54,6 +54,10 @@ def fallback(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if torch.Tag.pointwise in func.tags:
         pointwise(tape, func, args, kwargs, out)
         return
+    plain = ATEN.get(str(func._schema.name).removesuffix("_"))  # in place: the same rule
+    if plain is not None:
+        plain(tape, func, args, kwargs, out)
+        return
     outputs = tensors_in(out)
     if not outputs:
         return
