@@ -61,10 +61,11 @@ budget = click.option(
     "--budget",
     type=BudgetText(),
     multiple=True,
-    metavar="METRIC=N%|METRIC<=N",
+    metavar="METRIC=N%[,N%...]|METRIC<=N",
     default=("flops=50%",),
     show_default=True,
-    help="What the network may cost: flops=50%, params<=1.2M. Repeat it for several at once.",
+    help="What the network may cost: flops=50%, params<=1.2M. Repeat it for several at once. A falling schedule, "
+    "flops=80%,65%,50%, makes one morph for each.",
 )
 strategy = click.option(
     "--strategy",
@@ -77,7 +78,10 @@ strategy_option = click.option(
     "--strategy-option", "strategy_options", type=KeyValue(), multiple=True, help="Option of the strategy. Repeatable."
 )
 iterations = click.option(
-    "--iterations", type=Number(int, least=1), default=2, show_default=True, help="Number of morphs."
+    "--iterations",
+    type=Number(int, least=1),
+    show_default="2, or one for each budget of a schedule",
+    help="Number of morphs.",
 )
 epochs = click.option("--epochs", type=Number(float, above=0), help="Epochs of each training.")
 steps = click.option(
@@ -110,6 +114,12 @@ shrink_to = click.option(
     "--shrink-to",
     type=Number(float, above=0),
     help="Part of the budget that a morph shrinks to before it expands.",
+)
+live = click.option(
+    "--live/--no-live",
+    default=True,
+    show_default=True,
+    help="Let dead units leave while training goes on, which makes the search faster.",
 )
 val_fraction = click.option(
     "--val-fraction",

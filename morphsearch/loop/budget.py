@@ -96,22 +96,28 @@ def parse_schedule(text: str) -> list[Budget]:
     if not all(parts):
         place = parts.index("") + 1
         raise UsageError(f"budget {text!r} has no value at place {place}", "commas stand between the budgets", example)
-    if len({part.endswith("%") for part in parts}) > 1:
+    if len({part.endswith("%") for part in parts}) > 1 and all(re.match(r"\.?\d", part) for part in parts):
         raise UsageError(
             f"budget {text!r} mixes shares of the seed and bounds",
             "all budgets of a schedule are of one kind, so that it can be seen to fall",
             example,
+        )
+    digits = [part for part in parts[1:] if re.match(r"\d{3}(?!\d)", part)]
+    if parts[0].isdigit() and len(digits) == len(parts) - 1 and not float(parts[0]) > float(digits[0][:3]) > 0:
+        raise UsageError(
+            f"budget {text!r} has commas within a number",
+            "commas stand between the budgets of a schedule",
+            f"write {head.group().strip()}{'_'.join(parts)}, or use K, M and G",
         )
     budgets = [parse_budget(f"{head.group().strip()}{part}") for part in parts]
     sizes = [budget.limit(100.0) for budget in budgets]
     for before, after, one, other in zip(sizes, sizes[1:], parts, parts[1:], strict=False):
         if after >= before:
             falling = [part for _, part in sorted(zip(sizes, parts, strict=True), key=lambda pair: -pair[0])]
-            bound = "" if text.rstrip().endswith("%") else " (a thousands separator is an underscore: 1_200_000)"
             raise UsageError(
                 f"budget {text!r} {'rises' if after > before else 'stays'} from {one} to {other}",
                 "the budgets of a schedule fall: each morph goes on from the network before it",
-                f"write {head.group().strip()}{','.join(dict.fromkeys(falling))}{bound}",
+                f"write {head.group().strip()}{','.join(dict.fromkeys(falling))}",
             )
     return budgets
 

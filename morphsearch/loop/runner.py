@@ -242,7 +242,8 @@ class Runner:
         self._load(trainer, back)
         self.recovery = recovery
         trainer.lr_scale, self.search.controller.ceiling = recovery.lr_scale, recovery.ceiling
-        text = recovery.sentence(error, trainer.step, trainer.lr)
+        rate = self.recipe.lr * recovery.lr_scale
+        text = recovery.sentence(error, trainer.step, rate)
         self.search.notes.append(text)
         self._save(trainer)
         run = self.search.run
@@ -253,7 +254,7 @@ class Runner:
                 iteration=self.number,
                 step=self.search.total_steps,
                 reason=error.arrived,
-                lr=trainer.lr,
+                lr=rate,
                 tries=recovery.tries,
             )
         self.hear("warning", {"text": text})

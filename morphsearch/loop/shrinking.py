@@ -141,6 +141,7 @@ class Shrinking:
         graph.model, self._start = self.model, None
         self.graph, self.budgets = graph, self.budgets.rebound(graph)
         self.leaving = Leaving.none(graph)
+        self._prices = torch.ones(graph.num_units, dtype=torch.float64)
         self.strategy.attach(self.model, graph)
 
     # -- files -------------------------------------------------------------------------------------------------------

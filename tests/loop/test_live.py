@@ -15,7 +15,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import morphsearch as ms
 from morphsearch.errors import UsageError
-from morphsearch.graph import ConvGraph
 from morphsearch.loop import live
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -103,11 +102,12 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "LEAST_STEPS", 0)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["plain", "residual", "depthwise", "grouped", "dense", "gated", "sized"])
+CASES = [(name, "sgd") for name in ("plain", "residual", "depthwise", "grouped", "dense", "gated", "sized")]
+CASES += [(name, other) for name in ("residual", "depthwise") for other in ("adam", "adamw", "rmsprop")]
+
+
+@pytest.mark.parametrize(("name", "optimizer"), CASES)
 def test_the_loss_curve_is_that_of_masked_training(name: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if optimizer != "sgd" and name in ("grouped", "sized", "plain"):
-        pytest.skip("one optimizer is enough for these")
     tight(monkeypatch)
     shrunk = searched(name)
     follower = OPTIMIZERS[optimizer](shrunk.model.parameters())
@@ -126,3 +126,265 @@ def test_the_loss_curve_is_that_of_masked_training(name: str, optimizer: str, mo
     assert counted(shrunk.model.float())["flops"] < counted(whole.model.float())["flops"]
     x = images(16, 3)[0]
     torch.testing.assert_close(shrunk.model.eval()(x), whole.model.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_unit_with_a_dead_scale_leaves_exactly_though_it_emitted_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shift is faded while it is dying; nothing jumps when it is cut."""
+    tight(monkeypatch)
+    search = searched("plain")
+    optimizer = OPTIMIZERS["sgd"](search.model.parameters())
+    search.follow(optimizer)
+    with torch.no_grad():
+        norm = search.model.body[0][1]
+        norm.weight[:3] = 0.0
+        norm.bias[:3] = 0.7
+    x = images(16, 5)[0].double()
+    outputs: list[tuple[Tensor, Tensor]] = []
+
+    def before() -> None:
+        outputs.append((copy.deepcopy(search.model).train()(x), Tensor()))
+
+    def after() -> None:
+        outputs[-1] = (outputs[-1][0], copy.deepcopy(search.model).train()(x))
+
+    search.before_cut, search.after_cut = before, after
+    run(search, optimizer, 30)
+    assert outputs
+    for one, other in outputs:
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_dead_units_that_come_back_stay() -> None:
+    search = searched("residual", strength=0.0)
+    optimizer = OPTIMIZERS["sgd"](search.model.parameters())
+    search.follow(optimizer)
+    norm = search.model.first[0][1]
+
+    def blink() -> None:  # dead at every look but one of a few
+        with torch.no_grad():
+            norm.weight[:3] = 1.0 if search.morph_step // search.controller.every % live.PATIENCE == 1 else 0.0
+
+    run(search, optimizer, 40, after=blink)
+    assert search.leaving.left == 0
+    assert len(norm.weight) == 6
+
+    def dead() -> None:
+        with torch.no_grad():
+            search.model.first[0][1].weight[:3] = 0.0
+
+    run(search, optimizer, 40, after=dead)
+    assert search.leaving.left == 3
+
+
+def test_no_more_leave_than_the_target_asks_and_no_group_falls_below_its_floor() -> None:
+    search = searched("residual", strength=50.0, steps=200)  # kills everything at once
+    optimizer = OPTIMIZERS["sgd"](search.model.parameters())
+    search.follow(optimizer)
+    run(search, optimizer, 100)
+    assert search.leaving.left
+    assert all(group.width >= group.floor for group in search.graph.groups.values())
+    widths = {name: int(search.leaving.present[search.graph.units_of(name)].sum()) for name in search.graph.free}
+    assert all(width >= 1 for width in widths.values())
+    found = search.morph()
+    assert found.costs["flops"]["total"] <= 0.25 * search.budgets.seed_costs["flops"]
+
+
+@pytest.mark.parametrize("wrap", ["averaged", "copy", "dict"])
+def test_averages_and_schedulers_follow(wrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Throughout, and through the morph too, the average is what it would be of the masked network."""
+    tight(monkeypatch)
+
+    def trained() -> tuple[ms.Search, Any, list[float], Any]:
+        search = searched("residual")
+        optimizer = OPTIMIZERS["adamw"](search.model.parameters())
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 120)
+        averaged = AveragedModel(search.model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+        plain = copy.deepcopy(search.model)
+        table = {name: value.detach().clone() for name, value in search.model.named_parameters()}
+        ema = {"averaged": averaged, "copy": plain, "dict": table}[wrap]
+        search.follow(optimizer, scheduler=scheduler, ema=ema)
+
+        @torch.no_grad()
+        def after() -> None:
+            scheduler.step()
+            if wrap == "averaged":
+                averaged.update_parameters(search.model)
+                return
+            own = table if wrap == "dict" else dict(plain.named_parameters())
+            for name, value in search.model.named_parameters():
+                own[name].lerp_(value, 0.1)
+
+        return search, ema, run(search, optimizer, after=after), scheduler
+
+    shrunk, ours, losses, scheduler = trained()
+    assert shrunk.leaving.gone > 3
+    assert shrunk.optimizer is not None
+    assert scheduler.get_last_lr() == [shrunk.optimizer.param_groups[0]["lr"]]
+    with monkeypatch.context() as patched:
+        masked(patched)
+        whole, theirs, other, _ = trained()
+    np.testing.assert_allclose(losses, other, rtol=1e-8)
+    x = images(16, 3)[0].double()
+
+    def output(search: ms.Search, ema: Any) -> Tensor:
+        if isinstance(ema, dict):
+            twin = copy.deepcopy(search.model)
+            twin.load_state_dict({**twin.state_dict(), **ema})
+            return twin.eval()(x)
+        return copy.deepcopy(ema).eval()(x)
+
+    if wrap != "dict":  # dicts of parameters have no statistics of their own
+        # The masked average still holds what is left of the units from before they were masked.
+        torch.testing.assert_close(output(shrunk, ours), output(whole, theirs), rtol=0.05, atol=0.05)
+    shrunk.morph()
+    assert output(shrunk, ours).isfinite().all()
+    sizes = {name: value.shape for name, value in shrunk.model.named_parameters()}
+    inner = ours.module if wrap == "averaged" else ours
+    held = inner if isinstance(inner, dict) else dict(inner.named_parameters())
+    assert {name: value.shape for name, value in held.items()} == sizes
+
+
+def test_references_to_the_network_and_its_parts_stay_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    tight(monkeypatch)
+    search = searched("residual")
+    model, part = search.model, search.model.first[0][0]
+    wrapper = nn.Sequential(model)
+    seen: list[tuple[int, ...]] = []
+    part.register_forward_hook(lambda module, args, output: seen.append(tuple(output.shape)))
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    search.follow(optimizer)
+    run(search, optimizer)
+    assert search.leaving.gone
+    assert search.model is model
+    assert model.first[0][0] is part
+    assert seen[-1][1] == part.out_channels == part.weight.shape[0] < 6
+    x = images(4)[0].double()
+    torch.testing.assert_close(wrapper(x), model(x))
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in model.parameters()}
+    assert copy.deepcopy(model)(x).shape == (4, 5)
+    assert not any(
+        value.numel() and (value.abs() < 1e-300).any() and (value != 0).all() for value in model.parameters()
+    )
+
+
+def test_kept_units_are_positions_in_the_parent_before_anyone_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    tight(monkeypatch)
+    search = searched("residual", expand=False)
+    before = search.model.second[0][0].weight
+    optimizer = torch.optim.SGD(search.model.parameters(), lr=0.0)  # weights keep their values, scales die
+    search.follow(optimizer)
+    with torch.no_grad():
+        before.copy_(torch.arange(10.0).reshape(10, 1, 1, 1).expand_as(before) + 1)
+        for norm, gone in ((search.model.second[0][1], [0, 3, 4, 8]), (search.model.first[0][1], [1, 2])):
+            norm.weight[gone] = 0.0
+    run(search, optimizer, 60)
+    assert search.leaving.gone == 6
+    found = search.morph()
+    kept = found.kept["second.0.0"]
+    assert not set(kept) & {0, 3, 4, 8}
+    assert search.model.second[0][0].weight[:, 0, 0, 0].tolist() == [float(unit + 1) for unit in kept]
+
+
+def test_a_state_amid_a_morph_is_gone_on_from_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own checkpoint: states of search, network and optimizer, on a new seed."""
+    tight(monkeypatch)
+    first = searched("residual")
+    optimizer = OPTIMIZERS["adam"](first.model.parameters())
+    first.follow(optimizer)
+    run(first, optimizer, 60)
+    tensors, state = first.state()
+    assert state["cuts"]
+    weights, moments = copy.deepcopy(first.model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    ours = run(first, optimizer, 30)
+
+    second = searched("residual")
+    again = OPTIMIZERS["adam"](second.model.parameters())
+    second.follow(again)
+    for _ in range(2):  # from the seed, and from wherever it has got to
+        second.load_state(tensors, state)
+        second.model.load_state_dict(weights)
+        again.load_state_dict(copy.deepcopy(moments))
+        assert run(second, again, 30) == ours
+    assert second.leaving.cuts == first.leaving.cuts
+    assert second.graph.widths == first.graph.widths
+
+
+def test_what_belongs_to_something_else_is_refused() -> None:
+    search = searched()
+    optimizer = OPTIMIZERS["sgd"](search.model.parameters())
+    other = OPTIMIZERS["sgd"](network().parameters())
+    with pytest.raises(UsageError, match="holds another optimizer") as caught:
+        search.follow(optimizer, scheduler=torch.optim.lr_scheduler.StepLR(other, 10))
+    assert "follow()" in caught.value.repair
+    for ema in (network("plain"), {"nothing": torch.zeros(1)}, 3.0, {}):
+        with pytest.raises(UsageError, match="does not hold the parameters"):
+            search.follow(optimizer, ema=ema)
+
+
+@pytest.mark.parametrize("make", [torch.optim.LBFGS, torch.optim.Adafactor])
+def test_optimizers_whose_state_cannot_be_followed_are_named(make: Any) -> None:
+    search = searched()
+    with pytest.raises(UsageError, match="cannot be followed") as caught:
+        search.follow(make(search.model.parameters()))
+    assert make.__name__ in caught.value.arrived
+    assert "AdamW" in caught.value.repair
+
+
+class Factored(torch.optim.SGD):
+    """Somebody's optimizer, with a state of its own."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["rows"] = torch.zeros(parameter.shape[0], 2)
+        return super().step(closure)
+
+
+def test_state_of_another_shape_is_found_at_the_first_step() -> None:
+    search = searched()
+    optimizer = Factored(search.model.parameters(), lr=0.01)
+    search.follow(optimizer)
+    with pytest.raises(UsageError, match="'rows' of a parameter of shape") as caught:
+        run(search, optimizer, 1)
+    assert "Factored" in caught.value.arrived
+
+
+def test_without_follow_or_with_live_false_nobody_leaves() -> None:
+    for options, follows in (({"live": False}, True), ({}, False)):
+        search = searched("residual", strength=5.0, **options)
+        optimizer = OPTIMIZERS["sgd"](search.model.parameters())
+        if follows:
+            search.follow(optimizer)
+        run(search, optimizer, 60)
+        assert search.leaving.left == 0
+        assert search.graph.widths == search.seed_widths
+    with pytest.raises(UsageError, match="live='yes'"):
+        searched(live="yes")
+
+
+def test_a_network_that_cannot_follow_keeps_its_units_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphsearch.errors import GraphError
+    from morphsearch.loop import morphing
+
+    tight(monkeypatch)
+
+    def refuses(*args: Any) -> Any:
+        raise GraphError("no", "rule", "repair")
+
+    search = searched("residual")
+    optimizer = OPTIMIZERS["sgd"](search.model.parameters())
+    search.follow(optimizer)
+    with monkeypatch.context() as patched:
+        patched.setattr(morphing, "without", refuses)
+        losses = run(search, optimizer)
+    assert search.leaving.gone == 0 < search.leaving.left
+    assert np.isfinite(losses).all()
+    assert any("masked, until the morph" in note for note in search.morph().notes)
+
+
+def test_a_penalty_without_steps_is_found() -> None:
+    search = searched()
+    with pytest.raises(UsageError, match="without a step") as caught:
+        for _ in range(5000):
+            search.penalty()
+    assert "search.step()" in caught.value.repair

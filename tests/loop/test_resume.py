@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +275,40 @@ def test_weights_that_are_missing_or_of_another_network(whole: Path, tmp_path: P
     weights.unlink()
     with pytest.raises(InputError, match=r"weights\.safetensors"):
         resume(path)
+
+
+def test_killed_again_and_again_while_units_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphsearch.loop import live
+    from morphsearch.training import progress
+
+    monkeypatch.setattr(live, "PATIENCE", 2)
+    monkeypatch.setattr(live, "LEAST_SHARE", 0.02)
+    monkeypatch.setattr(live, "LEAST_STEPS", 0)
+    monkeypatch.setattr(progress.Throttle, "due", lambda self, *, force=False: True)  # an event a batch
+    config = replace(CONFIG, budget=("flops=40%,20%",), iterations=None, epochs=4)
+    start(config, tmp_path / "whole")
+    shrunk = [e for e in RunDirectory(tmp_path / "whole").events() if e["event"] == "shrunk"]
+    assert {e["iteration"] for e in shrunk} == {1, 2}, "nobody left; the test would show nothing"
+    dice = random.Random(1)
+
+    class Dies:
+        """A listener that kills the run, without any saving, at a moment of its choice."""
+
+        def __init__(self) -> None:
+            self.left = dice.randint(6, 24)
+
+        def __call__(self, kind: str, payload: dict[str, Any]) -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise SystemExit
+
+    deaths = 0
+    while status(tmp_path / "run")["state"] != "complete":
+        again = (tmp_path / "run" / "run.json").exists()
+        with contextlib.suppress(SystemExit):
+            resume(tmp_path / "run", listener=Dies()) if again else start(config, tmp_path / "run", listener=Dies())
+            continue
+        deaths += 1
+        assert deaths < 40
+    assert deaths > 1
+    assert_same(tmp_path / "run", tmp_path / "whole")

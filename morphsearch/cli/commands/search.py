@@ -22,6 +22,10 @@ if TYPE_CHECKING:
         ("morphsearch search resnet20 --data digits --budget flops=50% --run-dir runs/a", "half the FLOPs"),
         ("morphsearch search resnet20 --budget flops=50% --dry-run", "what would happen, and what can be reached"),
         (
+            "morphsearch search resnet20 --budget flops=80%,65%,50% --run-dir runs/b",
+            "a family: one morph for each budget, each from the one before",
+        ),
+        (
             "morphsearch search mobilenet_v1 --data cifar10:data/cifar10 --budget 'params<=1.2M' --epochs 20",
             "real images",
         ),
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 @options.threshold
 @options.expand
 @options.shrink_to
+@options.live
 @options.val_fraction
 @options.allow_code
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; exit code 3 when a budget is impossible.")

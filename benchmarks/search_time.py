@@ -1,0 +1,137 @@
+"""How long a whole search takes, against one plain training of the seed for the same epochs.
+
+    python benchmarks/search_time.py [--images 2560] [--epochs 10] [--repeats 3]
+
+Three arms take turns in one process, on one thread: plain training (with an evaluation after each epoch), a search to
+`flops=50%` in which units leave while it trains, and the same search in which they stay to its end. A search is all of
+it: recording, training under pressure, rebuilding, judging, the morph. Beside the time on the clock stands the
+processor's, which other programs disturb less. Every arm that is done is saved in
+benchmarks/results/search_time.json; the same command goes on from there. Run it with nothing else running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import morphsearch as ms
+from morphsearch.data import DataSplits, load
+from morphsearch.data.arrays import ArraySplit
+from morphsearch.files import read_json, write_json
+from morphsearch.loop.runner import Runner
+from morphsearch.models import build_seed
+from morphsearch.training import Recipe, Trainer
+
+RESULTS = Path(__file__).parent / "results" / "search_time.json"
+ARMS = ("plain", "live", "masked")
+
+
+def subset(data: DataSplits, images: int) -> DataSplits:
+    """The first `images` of a random order of the training images; a tenth as many to validate on."""
+    for name, count in (("train", images), ("val", max(1, images // 10))):
+        split = getattr(data, name)
+        assert isinstance(split, ArraySplit)
+        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count].numpy()
+        split.images, split.labels = split.images[chosen], split.labels[chosen]
+    return data
+
+
+def plain(model: torch.nn.Module, data: DataSplits, recipe: Recipe) -> dict[str, Any]:
+    """One training of the seed."""
+    trainer = Trainer(model, data, recipe)
+    accuracy = 0.0
+    while not trainer.finished:
+        trainer.train_epoch()
+        accuracy = trainer.evaluate(data.val).accuracy
+    return {"val_accuracy": accuracy}
+
+
+def searched(
+    model: torch.nn.Module, data: DataSplits, recipe: Recipe, budget: str, live: bool, folder: Path
+) -> dict[str, Any]:
+    """One search with one morph."""
+    search = ms.Search(model, torch.zeros(1, *data.shape), budget, live=live, run_dir=folder)
+    result = Runner(search, data, recipe, 1, 0, None).go()
+    assert search.run is not None
+    cuts = [
+        {"step": line["step"], "units": line["left"], "flops": line["costs"]["flops"]}
+        for line in search.run.events()
+        if line["event"] == "shrunk"
+    ]
+    return {
+        "val_accuracy": result.best.metrics["val_accuracy"],
+        "flops": result.best.totals["flops"],
+        "cuts": cuts,
+        "notes": result.best.notes,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed-spec", default="mobilenet_v1?alpha=0.25&stem=cifar")
+    parser.add_argument("--data", default="imagefolder:/tmp/cifar")
+    parser.add_argument("--images", type=int, default=2560)
+    parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--budget", default="flops=50%")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = {name: value for name, value in vars(args).items() if name not in ("repeats", "results", "data")}
+    about = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
+    saved = read_json(args.results) if args.results.exists() else {}
+    rows = saved["rows"] if saved.get("settings") == settings else []
+    data = subset(load(args.data), args.images)
+    recipe = Recipe.from_dict(
+        {
+            "epochs": args.epochs,
+            "batch_size": args.batch,
+            "lr": args.lr,
+            "schedule": "constant",
+            "device": "cpu",
+            "precision": "fp32",
+            "channels_last": False,
+        }
+    )
+    for repeat in range(args.repeats):
+        for arm in ARMS[repeat % 3 :] + ARMS[: repeat % 3]:
+            if any(row["arm"] == arm and row["repeat"] == repeat for row in rows):
+                continue
+            torch.manual_seed(repeat)
+            model = build_seed(args.seed_spec, num_classes=data.num_classes, input_shape=data.shape).model
+            with tempfile.TemporaryDirectory() as folder:
+                wall, used = time.perf_counter(), time.process_time()
+                if arm == "plain":
+                    outcome = plain(model, data, recipe)
+                else:
+                    outcome = searched(model, data, recipe, args.budget, arm == "live", Path(folder) / "run")
+                wall, used = time.perf_counter() - wall, time.process_time() - used
+            rows.append({"arm": arm, "repeat": repeat, "seconds": wall, "cpu_seconds": used, **outcome})
+            write_json(args.results, {"about": about, "settings": settings, "rows": rows, "ratios": ratios(rows)})
+            print(f"{arm:7s} {wall:7.1f} s on the clock, {used:7.1f} s of the processor, {outcome}", flush=True)
+    for name, value in ratios(rows).items():
+        print(f"{name}: {value:.3f}")
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Each search's time over plain training's, medians over the repeats."""
+    result = {}
+    for clock in ("seconds", "cpu_seconds"):
+        times = {arm: [row[clock] for row in rows if row["arm"] == arm] for arm in ARMS}
+        for arm in ("live", "masked"):
+            if times[arm] and times["plain"]:
+                result[f"{arm}_over_plain_{clock}"] = statistics.median(times[arm]) / statistics.median(times["plain"])
+    return result
+
+
+if __name__ == "__main__":
+    main()
