@@ -1,11 +1,13 @@
-"""Sparsify MobileNetV1 x0.25 on CIFAR-10 to 70%, beside the dense network trained as long by the same recipe.
+"""Sparsify MobileNetV1 on CIFAR-10 to 70%, beside the dense network trained as long by the same recipe.
 
-    python benchmarks/sparsify_cifar10.py DATA [--work FOLDER] [--epochs 8] [--seeds 3] [--arms dense,network,prunable]
+    python benchmarks/sparsify_cifar10.py DATA [--alpha 0.25] [--epochs 8] [--seeds 3] [--arms dense,global,layer]
 
-DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Arms: ``dense``; ``network``, 70% of
-all parameters zero (--of network); ``prunable``, 70% of every convolution and linear layer, depthwise kernels apart.
+DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Arms: ``dense``; ``layer``, 70% of
+all parameters zero, every layer alike (--of network); ``global``, the same by one ranking of all weights (--scope
+global); ``prunable``, 70% of every convolution and linear layer, depthwise kernels and norms out of the count.
 Resumable: stop it at any time and give the same command again; finished trainings are not repeated. Prints a JSON line
-a training, and writes benchmarks/results/sparsify_cifar10.json, which docs/benchmarks.md quotes.
+a training, and after each writes benchmarks/results/sparsify_cifar10.json, which docs/benchmarks.md quotes;
+``--report`` writes it from what is finished, and trains nothing.
 """
 
 from __future__ import annotations
@@ -21,44 +23,65 @@ from typing import Any
 import torch
 
 from morphsearch.data import DataSplits, load
-from morphsearch.files import read_tensors, write_json
+from morphsearch.files import read_json, read_tensors, write_json
 from morphsearch.models import build_seed
 from morphsearch.report.progress import progress
 from morphsearch.sparsity import SparsifyConfig, sizes
 from morphsearch.sparsity.run import resume, start
 from morphsearch.training import Recipe, retrain
 
-MODEL, TARGET = "mobilenet_v1?alpha=0.25", "70%"
+TARGET, CLASSES, SHAPE = "70%", 10, (3, 32, 32)
 TRAINING: dict[str, Any] = {"precision": "fp32", "channels_last": True, "batch_size": 128}
 RESULTS = Path(__file__).parent / "results" / "sparsify_cifar10.json"
-ARMS = ("dense", "network", "prunable")
+SPARSE: dict[str, dict[str, str]] = {
+    "layer": {"of": "network"},
+    "global": {"of": "network", "scope": "global"},
+    "prunable": {},
+}
+ARMS = ("dense", *SPARSE)
 
 
-def network(data: DataSplits) -> torch.nn.Module:
-    return build_seed(MODEL, num_classes=data.num_classes, input_shape=data.shape).model
+def network(model: str) -> torch.nn.Module:
+    return build_seed(model, num_classes=CLASSES, input_shape=SHAPE).model
 
 
-def dense(data: DataSplits, folder: Path, epochs: float, seed: int, listener: Any) -> dict[str, Any]:
-    recipe = Recipe(epochs=epochs, **TRAINING)
-    found = retrain(lambda: network(data), data, recipe, seed=seed, folder=folder, label="dense", on_event=listener)
-    model = network(data)
-    model.load_state_dict(read_tensors(folder / "weights.safetensors"))
-    return {"test_accuracy": found.accuracy, "seconds": found.seconds, "sizes": asdict(sizes(model)), "sparsity": 0.0}
+def train(
+    arm: str, seed: int, folder: Path, model: str, source: str, data: DataSplits, epochs: float, hear: Any
+) -> None:
+    """One training, or what is left of it."""
+    if arm == "dense":
+        recipe = Recipe(epochs=epochs, **TRAINING)
+        retrain(lambda: network(model), data, recipe, seed=seed, folder=folder, label="dense", on_event=hear)
+    elif (folder / "run.json").exists():
+        resume(folder, listener=hear)
+    else:
+        options: dict[str, Any] = SPARSE[arm]
+        config = SparsifyConfig(
+            model, TARGET, data=source, epochs=epochs, seed=seed, data_seed=0, recipe=TRAINING, **options
+        )
+        start(config, folder, listener=hear, data=data)
 
 
-def sparse(
-    source: str, data: DataSplits, of: str, folder: Path, epochs: float, seed: int, listener: Any
-) -> dict[str, Any]:
-    config = SparsifyConfig(MODEL, TARGET, data=source, of=of, epochs=epochs, seed=seed, data_seed=0, recipe=TRAINING)
-    begun = (folder / "run.json").exists()
-    result = resume(folder, listener=listener) if begun else start(config, folder, listener=listener, data=data)
+def collect(arm: str, seed: int, folder: Path, model: str) -> dict[str, Any] | None:
+    """What a finished training came to; None for one that is not finished."""
+    if not (folder / "result.json").exists():
+        return None
+    found = read_json(folder / "result.json")
+    one = {"arm": arm, "model": model, "seed": seed}
+    if arm == "dense":
+        net = network(model)
+        net.load_state_dict(read_tensors(folder / "weights.safetensors"))
+        more = {"test_accuracy": found["accuracy"], "sparsity": 0.0, "sizes": asdict(sizes(net))}
+        return {**one, "epochs": found["epochs"], "seconds": found["seconds"], **more}
+    metrics, report = found["metrics"], found["sparsity"]
     return {
-        "test_accuracy": result.metrics["test_accuracy"],
-        "seconds": result.metrics["seconds"],
-        "sizes": asdict(result.report.after),
-        "sparsity": result.report.network,
-        "reached_of_prunable": result.report.reached,
-        "asked_of_prunable": result.report.asked,
+        **one,
+        "epochs": metrics["epochs"],
+        "seconds": metrics["seconds"],
+        "test_accuracy": metrics["test_accuracy"],
+        "sparsity": report["network"],
+        "reached_of_prunable": report["reached"],
+        "sizes": report["after"],
     }
 
 
@@ -89,24 +112,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-sparsify"))
+    parser.add_argument("--alpha", type=float, default=0.25)
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--arms", default="dense,global,layer")
+    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
-    data = load(args.data, seed=0)
-    trainings: list[dict[str, Any]] = []
+    model = f"mobilenet_v1?alpha={args.alpha:g}"
+    data = None if args.report else load(args.data, seed=0)
     with progress(every=30.0) as listener:
         for seed in range(args.seeds):
             for arm in args.arms.split(","):
                 folder = args.work / f"{arm}-seed{seed}"
-                if arm == "dense":
-                    one = dense(data, folder, args.epochs, seed, listener)
-                else:
-                    one = sparse(args.data, data, arm, folder, args.epochs, seed, listener)
-                trainings.append({"arm": arm, "seed": seed, "epochs": args.epochs, **one})
-                print(json.dumps(trainings[-1]), flush=True)
-    about = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
-    write_json(RESULTS, {"about": about, "model": MODEL, "trainings": trainings, "summary": summary(trainings)})
+                if data is not None:
+                    train(arm, seed, folder, model, args.data, data, args.epochs, listener)
+                print(json.dumps(collect(arm, seed, folder, model)), flush=True)
+                found = [collect(a, s, args.work / f"{a}-seed{s}", model) for a in ARMS for s in range(args.seeds)]
+                trainings = [one for one in found if one is not None]
+                about = {"torch": torch.__version__, "python": platform.python_version()}
+                write_json(RESULTS, {"about": about, "trainings": trainings, "summary": summary(trainings)})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,6 @@ from click.testing import CliRunner, Result
 from morphsearch import plugins
 from morphsearch.cli import main
 from morphsearch.files import read_tensors
-from morphsearch.hookspecs import hookimpl
-from morphsearch.types import StrategyRecord
 
 QUICK = ("--epochs", "0.5", "--set", "precision=fp32", "--set", "channels_last=false")
 
@@ -147,30 +146,11 @@ def test_the_search_sends_single_weights_to_sparsify() -> None:
     assert "magnitude-sparsity" in run("plugins", "strategies").stdout
 
 
-PLUGIN = '''
-from morphsearch.sparsity import MaskStrategy
-
-
-class Centred(MaskStrategy):
-    """Weights near the mean of their tensor leave first."""
-
-    name = "centred"
-
-    def saliency(self, name, weight):
-        return (weight - weight.mean()).abs()
-'''
-
-
-def test_a_criterion_of_a_plugin_is_taken(tmp_path: Path) -> None:
-    space: dict[str, type] = {}
-    exec(PLUGIN, space)
-
-    class Plugin:
-        @hookimpl
-        def morphsearch_strategies(self) -> list[StrategyRecord]:
-            return [StrategyRecord("centred", "Near the mean first", space["Centred"])]
-
-    plugin = Plugin()
+def test_the_criterion_of_the_how_to_is_taken(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/how-to/sparsify.md").read_text(encoding="utf-8")
+    block = next(part for part in text.split("```python\n")[1:] if "MaskStrategy" in part).partition("```")[0]
+    plugin = types.ModuleType("centred_plugin")
+    exec(block, plugin.__dict__)
     plugins.register(plugin)
     try:
         arguments = ("--target", "50%", "--strategy", "centred", "--run-dir", tmp_path / "a", "--quiet", *QUICK)

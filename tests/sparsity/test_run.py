@@ -125,6 +125,20 @@ def test_interrupted_runs_end_as_they_would_have(kind: str, at: int, whole: Path
     assert_same(path, whole)
 
 
+def test_every_checkpoint_is_as_sparse_as_the_network(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        start(CONFIG, tmp_path / "run", listener=Interrupting(2, "epoch"))
+    saved = runner.load_checkpoint(tmp_path / "run/checkpoint")
+    assert saved is not None
+    masks = {name: mask for name, mask in saved[0].items() if name.startswith("sparsity.mask/")}
+    assert len(masks) == 8
+    for name, mask in masks.items():
+        weight = name.removeprefix("sparsity.mask/")
+        assert mask.float().mean() > 0.5
+        assert not saved[0][f"trainer.model/{weight}"][mask].any()
+        assert not saved[0][f"trainer.optimizer/{weight}/momentum_buffer"][mask].any()
+
+
 def test_interrupted_again_and_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from morphsearch.training import progress
 
