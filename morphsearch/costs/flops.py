@@ -48,6 +48,9 @@ def weights_of(op: Operation) -> Polynomial:
     if op.rows is not None and op.columns is not None:
         return Polynomial.product(op.rows, op.columns, kernel)
     if op.kind in ("conv", "conv_transpose"):
+        if op.attrs.get("per_element"):  # one kernel for all channels, or one that slides over them
+            spread = op.attrs["batch"] * prod(op.attrs["output_spatial"])
+            return Polynomial.of(op.outputs[0].numel) * (kernel / spread)
         # The weight is computed from data, so the graph holds all its sizes fixed.
         channel = -len(op.attrs["output_spatial"]) - 1
         pairs = op.inputs[0].shape[channel] * op.outputs[0].shape[channel] // op.attrs["groups"]
@@ -80,6 +83,8 @@ def _norm(factor: int, affine: int) -> Callable[[Operation], Polynomial]:
     def formula(op: Operation) -> Polynomial:
         computes = op.kind == "batch_norm" and "running_mean" not in op.parameters
         plain, scaled = (4, 5) if computes else (factor, affine)
+        if op.rows is not None:  # of a weight (standardisation)
+            return weights_of(op) * float(5 if op.attrs["affine"] else 4)
         return Polynomial.of(op.inputs[0].numel) * float(scaled if op.attrs.get("affine", True) else plain)
 
     return formula

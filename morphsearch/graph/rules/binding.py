@@ -71,12 +71,14 @@ def follows(tape: Tape, labels: Labels, main: Labels) -> bool:
 
 def mixes_parameter(tape: Tape, labels: Labels, dims: list[int], what: str) -> None:
     """A statistic of a parameter over `dims` of its rearrangement: units along them influence each other."""
-    for dim in dims:
-        found = axis_of(tape, labels, dim)
-        if found is not None and labels.shape[dim] > 1:
-            tape.parameter_mixes.append((found[0], found[1], what))
-    if labels.parameter and any(labels.shape[d] > 1 and axis_of(tape, labels, d) is None for d in dims):
-        tape.parameter_mixes += [(labels.parameter, d, what) for d in range(len(tape.shapes[labels.parameter]))]
+    if not labels.parameter:
+        return
+    where = tuple(slice(None) if d in dims else 0 for d in range(len(labels.shape)))
+    flat = np.unique(np.asarray(labels.full()[where])) - 1
+    coordinates = np.unravel_index(flat[flat >= 0], tape.shapes[labels.parameter])
+    for dim, coordinate in enumerate(coordinates):
+        if coordinate.size and (coordinate != coordinate[0]).any():
+            tape.parameter_mixes.append((labels.parameter, dim, what))
 
 
 def unknown_part(tape: Tape, known: list[Labels], shape: tuple[int, ...], what: str) -> Labels:

@@ -37,6 +37,8 @@ def convolution(
     """Label the output of a convolution and bind its weight `o x c/g x k...` (transposed: `c x o/g x k...`)."""
     channel_dim = x.dim() - (weight.dim() - 1)
     what = "a transposed convolution" if transposed else "a convolution"
+    if _along_channels(tape, x, weight, bias, out, channel_dim, attrs, transposed=transposed):
+        return
     arriving = channel_labels(tape, x, channel_dim, what)
     row_dim, column_dim = (1, 0) if transposed else (0, 1)
     shape = tuple(out.shape)
@@ -48,7 +50,7 @@ def convolution(
     blurs = groups == arriving.size and shape[channel_dim] == groups and _shared_kernel(tape, weight)
     if tape.decide(kind, "one kernel for all channels" if blurs and groups > 1 else None) is not None:
         labels = along(torch.from_numpy(np.ascontiguousarray(arriving)), channel_dim, shape)
-        tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs)
+        tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs | {"per_element": True})
         tape.put(out, labels)
         return
     found_rows = resolve_slot(tape, weight, row_dim, "other" if by_column else "rows")
@@ -82,6 +84,48 @@ def convolution(
         columns=columns,
     )
     tape.put(out, labels)
+
+
+def _along_channels(
+    tape: Tape,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    channel_dim: int,
+    attrs: dict[str, Any],
+    *,
+    transposed: bool,
+) -> bool:
+    """A kernel that slides over the units themselves (efficient channel attention, arXiv 1910.03151): each result
+    belongs to the unit at the middle of its window, and units mix."""
+    labels = tape.activation(x)
+    moving = labels.varying()
+    natural = None
+    if x.shape[channel_dim] == out.shape[channel_dim] == 1 and len(moving) == 1 and moving[0] > channel_dim:
+        natural = str(moving[0])
+    chosen = tape.decide("a convolution over channels", natural, strict=True)
+    if chosen is None or transposed:
+        return False
+    dim = int(chosen)
+    place = dim - channel_dim - 1
+    stride, kernel = attrs["stride"][place], attrs["kernel"][place]
+    missing = out.shape[dim] - x.shape[dim]  # how far padding makes up for the window
+    if stride != 1 or attrs.get("dilation", (1,) * 9)[place] != 1 or (kernel - 1 + missing) % 2:
+        return False
+    first = (kernel - 1) // 2 - (kernel - 1 + missing) // 2
+    index = np.arange(first, first + out.shape[dim]).clip(0, x.shape[dim] - 1)
+    tape.mix(labels.ids, tape.where("a convolution over channels"))
+    units = np.asarray(labels.vector(dim))[index]
+    found = along(torch.from_numpy(np.ascontiguousarray(units)), dim, tuple(out.shape))
+    for tensor in (weight, bias):
+        name = tape.name_of(tensor) if tensor is not None else None
+        if name is not None:
+            tape.pin(tape.slot(name, 0, "other"), tape.where("a kernel that slides over channels"))
+    attrs |= {"per_element": True, "whole": False}
+    tape.emit("conv", [labels], [found], parameters=named(tape, weight=weight, bias=bias), attrs=attrs)
+    tape.put(out, found)
+    return True
 
 
 def _decision(tape: Tape, weight: Tensor, channels: int, groups: int) -> str | None:
@@ -159,6 +203,7 @@ def conv_rule(dims: int, transposed: bool) -> Callable[..., Tensor]:
             "kernel": tuple(weight.shape[2:]),
             "groups": given.get("groups", 1),
             "stride": _tuple(given.get("stride", 1), dims),
+            "dilation": _tuple(given.get("dilation", 1), dims),
             "input_spatial": tuple(x.shape[-dims:]),
             "output_spatial": tuple(out.shape[-dims:]),
             "batch": batch,

@@ -9,12 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from morphsearch.graph.labels import Labels, along
+from morphsearch.graph.labels import Labels, along, reshape
 from morphsearch.graph.rules.binding import (
     bind,
     bind_elements,
     channel_labels,
+    follows,
+    mixes_parameter,
     named,
+    unknown_part,
 )
 from morphsearch.graph.tape import Tape
 
@@ -24,6 +27,9 @@ def batch_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     given = dict(zip(names, args, strict=False)) | kwargs
     x = given["input"]
+    weight_labels = tape.labels(x)
+    if weight_labels is not None and weight_labels.parameter is not None:
+        return _standardise(tape, func, args, kwargs, weight_labels, [given.get("weight"), given.get("bias")])
     if x.is_meta:
         out = torch.empty(x.shape, dtype=x.dtype, device="meta")
     elif given.get("training"):
@@ -35,6 +41,31 @@ def batch_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
         out = func(*args, **kwargs)
     tensors = {key: given.get(key) for key in ("weight", "bias", "running_mean", "running_var")}
     per_channel_norm(tape, "batch_norm", x, out, tensors)
+    return out
+
+
+def _standardise(
+    tape: Tape, func: Any, args: Any, kwargs: Any, labels: Labels, scales: list[Tensor | None]
+) -> Tensor:
+    """A norm of a weight (standardisation, arXiv 1903.10520): still that weight; its columns mix, scales follow its
+    rows."""
+    out: Tensor = func(*args, **kwargs)
+    mixes_parameter(tape, labels, [d for d in range(len(labels.shape)) if d != 1], tape.where("a norm of the weight"))
+    followed = True
+    for scale in scales:
+        own = tape.labels(scale) if scale is not None else None
+        if own is not None and scale is not None:
+            shape = (1, scale.shape[0], *(1,) * (len(labels.shape) - 2))
+            followed = followed and follows(tape, reshape(own, shape), labels)
+    if labels.parameter and len(tape.shapes[labels.parameter]) >= 2:
+        shape = tape.shapes[labels.parameter]
+        rows, columns = tape.slot(labels.parameter, 0, "rows"), tape.slot(labels.parameter, 1, "columns")
+        attrs = {"affine": scales[0] is not None, "kernel": shape[2:]}
+        tape.emit("batch_norm", [], [], attrs=attrs, rows=rows, columns=columns)
+    if followed:
+        tape.put(out, Labels(labels.ids, labels.shape, -1, labels.parameter))
+    else:
+        tape.put(out, unknown_part(tape, [labels], tuple(out.shape), "batch_norm"))
     return out
 
 
