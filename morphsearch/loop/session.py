@@ -71,7 +71,8 @@ class Search(Shrinking):
         run: the run directory, or None. model: the network to train: the same object, with smaller and smaller
             parameters, until :meth:`morph` makes a new one.
         graph: its graph. strategy: the strategy. strength: lambda as it is now.
-        architectures: those found so far.
+        architectures: those found so far. over: whether a schedule of budgets is at its end.
+        leaving: units that are dying, silent or gone in this morph, see :class:`morphsearch.loop.live.Leaving`.
         notes: what the user should know, a sentence each.
 
     Raises:
