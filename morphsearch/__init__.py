@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from morphsearch.costs import Cost, cost
     from morphsearch.errors import MorphError
+    from morphsearch.exporting import export
     from morphsearch.graph import ConvGraph, Group, record
     from morphsearch.hookspecs import hookimpl
     from morphsearch.loop import Architecture, Search, SearchConfig, SearchResult, Verification, search, verify
@@ -30,6 +31,7 @@ _WHERE = {
     "SparsityReport": "morphsearch.sparsity",
     "Verification": "morphsearch.loop",
     "cost": "morphsearch.costs",
+    "export": "morphsearch.exporting",
     "hookimpl": "morphsearch.hookspecs",
     "record": "morphsearch.graph",
     "search": "morphsearch.loop",
@@ -52,6 +54,7 @@ __all__ = [
     "SparsityReport",
     "Verification",
     "cost",
+    "export",
     "hookimpl",
     "record",
     "search",

@@ -108,8 +108,14 @@ class Exporter(Protocol):
 
     suffix: str
 
-    def export(self, architecture: Any, destination: Any, *, weights: Any = None, allow_code: bool = False) -> None:
-        """Write `architecture` to the path `destination`, atomically."""
+    def export(
+        self, architecture: Any, destination: Any, *, weights: Any = None, allow_code: bool = False
+    ) -> Sequence[str] | None:
+        """Write `architecture` to the path `destination`, atomically; `weights` are tensors by name, None for fresh ones.
+
+        Returns:
+            What the user should know, one line each, or None.
+        """
         ...
 
 

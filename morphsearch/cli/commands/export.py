@@ -1,0 +1,95 @@
+"""``morphsearch export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from morphsearch.cli import options
+from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.params import Number, RegisteredName, SeedOrPath
+from morphsearch.errors import UsageError
+
+
+@morph_command(
+    "export",
+    examples=[
+        ("morphsearch export runs/a --output net.py", "the last architecture as source that needs only torch"),
+        (
+            "morphsearch export runs/a --format onnx --weights runs/a/retrained/002-seed0/weights.safetensors",
+            "retrained, for ONNX Runtime",
+        ),
+        ("morphsearch export runs/a/iterations/001/architecture.json --format pt2", "for torch.export.load"),
+        ("morphsearch export resnet20 --format widths --output widths.json", "of a seed as it is"),
+    ],
+)
+@click.argument(
+    "architecture",
+    metavar="RUN|FILE|SEED",
+    type=SeedOrPath("models"),
+    cls=options.About,
+    about="A run directory (its last architecture), an architecture.json, or a seed.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=RegisteredName("exporters"),
+    default="python",
+    show_default=True,
+    help="python, onnx, pt2, widths, or what a plugin brings.",
+)
+@click.option("--iteration", type=Number(int, least=1), help="Which architecture of a run; default: the last.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="A safetensors file; default: fresh weights."
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The file; default: named after the seed and the architecture, such as resnet20_001.py.",
+)
+@options.input_shape
+@options.allow_code
+@options.config
+@options.as_json
+def command(
+    architecture: str | Path,
+    format_: str,
+    iteration: int | None,
+    weights: Path | None,
+    output: Path | None,
+    input_: tuple[int, ...] | None,
+    allow_code: bool,
+    as_json: bool,
+) -> None:
+    """Write a network as a file that needs nothing of morphsearch.
+
+    The file is run and compared with the network before it is written. With weights, python puts them beside the source
+    as safetensors; onnx and pt2 hold them.
+    """
+    if iteration is not None and not isinstance(architecture, Path):
+        raise UsageError("--iteration with a seed", "iterations are those of a run", "leave it out")
+    from morphsearch.cli import building
+    from morphsearch.exporting import api
+    from morphsearch.exporting.source import Source
+
+    if isinstance(architecture, Path):
+        done = api.export(
+            api.find(architecture, iteration),
+            format=format_,
+            path=output,
+            weights=weights,
+            input_shape=input_,
+            allow_code=allow_code,
+        )
+    else:
+        built = building.seed(architecture, input_, allow_code=True)
+        source = Source.given(built.model, built.example, "seed")
+        source.seed_spec = built.spec
+        done = api.export(source, format=format_, path=output, weights=weights, allow_code=allow_code)
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(json.dumps(done.to_dict(), indent=2) if as_json else str(done.path))

@@ -1,0 +1,148 @@
+"""``ms.export``: an architecture or a network as a file that needs nothing of ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from morphsearch import plugins
+from morphsearch.errors import InputError, MorphError, PluginError, UsageError
+from morphsearch.exporting.source import Source, Weights
+from morphsearch.files import read_tensors
+from morphsearch.loop.architecture import FILE, Architecture
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the file, its format, and what the user should know about it."""
+
+    path: Path
+    format: str
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"path": str(self.path), "format": self.format, "notes": self.notes}
+
+
+def export(
+    what: Architecture | nn.Module | str | Path,
+    *,
+    format: str = "python",
+    path: str | Path | None = None,
+    weights: Weights | str | Path | None = None,
+    example_inputs: Any = None,
+    input_shape: Sequence[int] | None = None,
+    allow_code: bool = False,
+) -> Exported:
+    """Write an architecture, or a network with its weights, in a format of its own.
+
+    Args:
+        what: an architecture, the path of an ``architecture.json`` or of a run (its last architecture is taken), or a
+            network.
+        format: "python", "onnx", "pt2", "widths", or the name that a plugin registered.
+        path: the file; default: named after the seed and the architecture, in this folder.
+        weights: a safetensors file, or tensors by name; default: fresh ones for an architecture, its own for a network.
+        example_inputs: for a network, or for an architecture without a spec whose network is `what`.
+        input_shape: of the input that the file is made for and checked on; default: that of the recording.
+        allow_code: leave to build a seed that names a factory of somebody's own.
+
+    Raises:
+        UnknownName: no such format, with the nearest. UsageError: arguments that do not fit.
+        InputError: files or weights that cannot be used, or an export that does not compute the same.
+    """
+    plugins.record("exporters", format)
+    source, own = _source(what, example_inputs)
+    if input_shape is not None:
+        source = source.with_shape(tuple(int(size) for size in input_shape))
+    tensors = read_tensors(Path(weights)) if isinstance(weights, str | Path) else weights
+    exporter = plugins.create("exporters", format)
+    suffix = str(getattr(exporter, "suffix", "")) or f".{format}"
+    target = Path(path) if path is not None else Path(f"{stem(source)}{suffix}")
+    if target.is_dir():
+        target = target / f"{stem(source)}{suffix}"
+    if target.name == FILE:
+        raise UsageError(f"{target} is the name of an architecture", "exports are other files", f"write net{suffix}")
+    try:
+        notes = exporter.export(
+            source, target, weights=own if tensors is None else dict(tensors), allow_code=allow_code
+        )
+    except (MorphError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        origin = plugins.record("exporters", format).origin
+        if origin == plugins.BUILTIN:
+            raise
+        raise PluginError(
+            f"the exporter {format!r} of {origin} failed: {type(error).__name__}: {error}",
+            "an exporter writes an architecture to a path",
+            "report it to the plugin's author",
+        ) from error
+    return Exported(target, format, [str(note) for note in notes or ()])
+
+
+def _source(what: Any, example_inputs: Any) -> tuple[Source, Mapping[str, Any] | None]:
+    """What exporters get, and the weights that come with it."""
+    if isinstance(what, Source):
+        return what, None
+    if isinstance(what, Architecture):
+        return Source.of(what), None
+    if isinstance(what, str | Path):
+        return Source.of(find(Path(what))), None
+    if not isinstance(what, nn.Module):
+        raise UsageError(
+            f"a {type(what).__name__} cannot be exported",
+            "it is an architecture, the path of one or of a run, or a network",
+            'write ms.export("runs/a") or ms.export(network, example_inputs=...)',
+        )
+    if example_inputs is None:
+        raise UsageError(
+            "a network is exported without example inputs",
+            "its source is written by running it once",
+            "add example_inputs=torch.zeros(1, 3, 224, 224), or what it takes",
+        )
+    name = type(what).__name__.lower()
+    return Source.given(what, example_inputs, name), what.state_dict()
+
+
+def stem(architecture: Architecture) -> str:
+    """A file name without suffix, such as ``resnet20_001``, that Python can import."""
+    place = (architecture.seed_spec or "").partition("?")[0]
+    factory = place.rpartition(":")[2]
+    words = [word for word in (Path(factory).stem, architecture.name) if word]
+    name = re.sub(r"\W+", "_", "_".join(dict.fromkeys(words)), flags=re.ASCII).strip("_")
+    return name if name[:1].isalpha() else f"net_{name}"
+
+
+def find(path: Path, iteration: int | None = None) -> Architecture:
+    """The architecture in a file; of a run the last, or that of `iteration`.
+
+    Raises:
+        InputError: there is none. UsageError: no such iteration.
+    """
+    if not path.is_dir():
+        if iteration is not None:
+            raise UsageError(f"{path} and an iteration", "a file holds one architecture", "leave the iteration out")
+        return Architecture.load(path)
+    found = [*sorted(path.glob(f"iterations/*/{FILE}")), *path.glob(FILE)]
+    if not found:
+        raise InputError(
+            f"{path} holds no architecture",
+            f"a run keeps its architectures in iterations/NNN/{FILE}",
+            f"let the search come to its first: morphsearch resume {path}",
+        )
+    if iteration is None:
+        return Architecture.load(found[-1])
+    numbered = {int(one.parent.name): one for one in found if one.parent.name.isdigit()}
+    if iteration not in numbered:
+        raise UsageError(
+            f"iteration {iteration} does not exist in {path}",
+            f"this run has {', '.join(map(str, numbered)) or 'none'}",
+            f"choose one of these, or leave it out for {max(numbered, default=1)}",
+        )
+    return Architecture.load(numbered[iteration])

@@ -1,0 +1,87 @@
+"""Whether two networks compute the same: outputs, gradients and buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from morphsearch.exporting.steps import leaves
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """All tensors of an output, in order."""
+    if isinstance(tree, Mapping):
+        tree = dict(tree)
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def error(expected: Any, found: Any) -> float:
+    """The largest difference over the largest value, over all tensors; infinity where their number or shape differs."""
+    one, other = tensors(expected), tensors(found)
+    if len(one) != len(other):
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(one, other, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.numel() and not torch.equal(a, b):
+            a, b = a.detach().double(), b.detach().double()
+            if not torch.equal(a.isfinite(), b.isfinite()):
+                return float("inf")
+            good = a.isfinite()
+            scale = float(a[good].abs().max()) if bool(good.any()) else 0.0
+            if bool(good.any()):
+                worst = max(worst, float((a[good] - b[good]).abs().max()) / (scale or 1.0))
+    return worst
+
+
+def random_inputs(
+    inputs: Sequence[Mapping[str, Any]], *, batch: int | None = None, grow: tuple[int, int] = (0, 0), seed: int = 0
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Random tensors for described inputs: positional and keyword arguments.
+
+    Args:
+        batch: takes the place of the first dimension where all inputs share it.
+        grow: added to height and width, the last two of four dimensions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    args, kwargs = [], {}
+    for entry in inputs:
+        shape = list(entry["shape"])
+        if batch is not None and shape:
+            shape[0] = batch
+        if len(shape) == 4:
+            shape[2], shape[3] = shape[2] + grow[0], shape[3] + grow[1]
+        dtype = getattr(torch, entry.get("dtype") or "float32")
+        value = torch.randn(shape, generator=generator, dtype=torch.float64)
+        value = value.to(dtype) if dtype.is_floating_point else value.abs().to(dtype)
+        if entry.get("name"):
+            kwargs[entry["name"]] = value
+        else:
+            args.append(value)
+    return tuple(args), kwargs
+
+
+def cast(tree: Any, dtype: torch.dtype) -> Any:
+    """Floating-point tensors in `dtype`."""
+    return tree_map(lambda v: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v, tree)
+
+
+def step(model: nn.Module, args: Any, kwargs: Any, seed: int = 0) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    """Outputs of a training step, its gradients, and the buffers after it. Random numbers are the same each time."""
+    model.train()
+    model.zero_grad()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        outputs = model(*args, **kwargs)
+        made = [tensor for tensor in tensors(outputs) if tensor.requires_grad]
+        if made:
+            generator = torch.Generator().manual_seed(seed)
+            parts = [(t * torch.randn(t.shape, generator=generator, dtype=t.dtype)).sum() for t in made]
+            torch.stack(parts).sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return outputs, gradients, dict(model.named_buffers())
