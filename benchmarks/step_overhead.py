@@ -1,18 +1,25 @@
-"""What penalty() and step() add to a training step, against plain training in the same run.
+"""What each strategy adds to a training step, against plain training in the same run.
 
-    python benchmarks/step_overhead.py [--batch 64] [--size 64] [--steps 30]
+    python benchmarks/step_overhead.py [--batch 64] [--size 64] [--pairs 20] [--threads 1]
+                                       [--only resnet18/taylor] [--again]
 
-Plain and searching steps alternate, so that both see the same machine. Writes benchmarks/results/step_overhead.json.
-Run it with nothing else running.
+Plain and searching steps of one network alternate, so that both see the same machine; for a plain step gates and hooks
+are off. Reported: the median of each, and the median over pairs of searching / plain, with its quartiles. Units do not
+leave (that would only make searching steps cheaper), the strategy presses from the first step on, and every tenth step
+looks at all scores. Rows go to benchmarks/results/step_overhead.json one by one; those that are there with the same
+settings are kept. Run it with nothing else running: the file says how busy the machine was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import platform
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,62 +28,101 @@ import morphsearch as ms
 from morphsearch.files import write_json
 from morphsearch.models import build_seed
 
-SEEDS = {"resnet18": "resnet18?num_classes=10", "mobilenet_v2": "torchvision:mobilenet_v2?num_classes=10"}
+SEEDS = {
+    "resnet18": "resnet18?num_classes=10",
+    "resnet50": "resnet50?num_classes=10",
+    "mobilenet_v2": "torchvision:mobilenet_v2?num_classes=10",
+    "vgg11": "torchvision:vgg11?num_classes=10",  # without norms: group-lasso touches every weight
+}
+STRATEGIES = ("gamma-l1", "group-lasso", "logistic-sigmoid", "magnitude", "taylor")
 RESULTS = Path(__file__).parent / "results" / "step_overhead.json"
+UNTIMED = 2  # pairs before the clock counts
 
 
-def measure(spec: str, batch: int, size: int, steps: int) -> dict[str, float]:
-    """Median milliseconds of a plain step, of a searching step and of the two hooks alone, and the hooks' share."""
+def measure(spec: str, strategy: str, batch: int, size: int, pairs: int) -> dict[str, Any]:
+    """Medians in milliseconds, and the ratio of a searching step to the plain one beside it."""
+    torch.manual_seed(0)
     model = build_seed(spec, input_shape=(3, size, size)).model
-    search = ms.Search(model, torch.zeros(1, 3, size, size), "flops=50%", steps=10 * steps, warmup=0.0)
+    example = torch.zeros(1, 3, size, size)
+    search = ms.Search(model, example, "flops=50%", strategy=strategy, steps=100 * pairs, warmup=0.0)
     model = search.model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    search.follow(optimizer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     x, y = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
-    plain, searching, hooks = [], [], []
-    for step in range(2 * steps + 4):
-        with_search = step % 2 == 1
+
+    def step(searching: bool) -> float:
         began = time.perf_counter()
-        spent = 0.0
         loss = nn.functional.cross_entropy(model(x), y)
-        if with_search:
-            mark = time.perf_counter()
+        if searching:
             loss = loss + search.penalty()
-            spent += time.perf_counter() - mark
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if with_search:
-            mark = time.perf_counter()
-            search.step()
-            spent += time.perf_counter() - mark
-        if step >= 4:
-            (searching if with_search else plain).append(time.perf_counter() - began)
-            if with_search:
-                hooks.append(spent)
-    milliseconds = {
+        if searching:
+            search.step(1e-3)
+        return time.perf_counter() - began
+
+    plain: list[float] = []
+    searched: list[float] = []
+    for pair in range(pairs + UNTIMED):
+        # Now one first, now the other.
+        for searching in (False, True) if pair % 2 else (True, False):
+            if searching:
+                spent = step(True)
+            else:
+                with search.strategy.plain():
+                    spent = step(False)
+            if pair >= UNTIMED:
+                (searched if searching else plain).append(spent)
+    ratios = sorted(two / one for one, two in zip(plain, searched, strict=True))
+    quartiles = statistics.quantiles(ratios, n=4)
+    return {
         "plain_ms": 1e3 * statistics.median(plain),
-        "searching_ms": 1e3 * statistics.median(searching),
-        # The mean: every tenth step looks at all scores, which a median would hide.
-        "hooks_ms": 1e3 * statistics.fmean(hooks),
+        "searching_ms": 1e3 * statistics.median(searched),
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": [quartiles[0], quartiles[2]],
+        # Every tenth step looks at all scores, which a median would hide.
+        "ratio_of_means": statistics.fmean(searched) / statistics.fmean(plain),
     }
-    return {**milliseconds, "hooks_share": milliseconds["hooks_ms"] / milliseconds["plain_ms"]}
+
+
+def kept(settings: dict[str, Any], again: bool) -> dict[str, dict[str, Any]]:
+    """Rows that are there already, of the same settings."""
+    if again or not RESULTS.exists():
+        return {}
+    found = json.loads(RESULTS.read_text())
+    return dict(found.get("rows", {})) if found.get("settings") == settings else {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--only", action="append", metavar="NETWORK/STRATEGY", help="measure this row alone; repeatable"
+    )
+    parser.add_argument("--again", action="store_true", help="measure rows anew that are in the file")
     args = parser.parse_args()
-    rows = {name: measure(spec, args.batch, args.size, args.steps) for name, spec in SEEDS.items()}
-    about = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
-    write_json(RESULTS, {"about": about, "settings": vars(args), "networks": rows})
-    for name, row in rows.items():
-        print(
-            f"{name:14s} plain {row['plain_ms']:8.1f} ms   searching {row['searching_ms']:8.1f} ms   "
-            f"hooks {row['hooks_ms']:.2f} ms = {100 * row['hooks_share']:.2f}% of a plain step"
-        )
+    torch.set_num_threads(args.threads)
+    settings = {"batch": args.batch, "size": args.size, "pairs": args.pairs, "threads": args.threads}
+    rows = kept(settings, args.again)
+    about = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
+    for network, spec in SEEDS.items():
+        for strategy in STRATEGIES:
+            name = f"{network}/{strategy}"
+            if name in rows or (args.only and name not in args.only) or (name == "vgg11/gamma-l1"):
+                continue
+            busy = os.getloadavg()[0]
+            rows[name] = {**measure(spec, strategy, args.batch, args.size, args.pairs), "load_average": busy}
+            write_json(RESULTS, {"about": about, "settings": settings, "rows": rows})
+            row = rows[name]
+            print(
+                f"{name:30s} plain {row['plain_ms']:8.1f} ms   searching {row['searching_ms']:8.1f} ms   "
+                f"ratio {row['ratio']:.4f} ({row['ratio_quartiles'][0]:.4f} to {row['ratio_quartiles'][1]:.4f})   "
+                f"load {busy:.1f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
