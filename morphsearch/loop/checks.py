@@ -23,7 +23,7 @@ _RULES: dict[str, Rule] = {
     "shrink_to": (lambda v: 0 < v <= 1, False, "a share of the budget in (0, 1]", "use 0.75"),
     "limit": (lambda v: v >= 1, False, "a number, at least 1", "use 4"),
     "round_to": (lambda v: v >= 1, True, "a whole number, 1 or more", "use 1, 8 or 16"),
-    "warmup": (lambda v: 0 <= v < 1, False, "a share of the steps in [0, 1)", "use 0.25"),
+    "warmup": (lambda v: 0 <= v < 1, False, "a share of the steps in [0, 1)", "use 0.2"),
     "seed": (lambda v: v >= 0, True, "a whole number, 0 or more", "use 0"),
 }
 OPTIONAL = ("steps", "strength", "threshold", "shrink_to", "warmup")

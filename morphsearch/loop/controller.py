@@ -42,8 +42,8 @@ class Controller:
     """
 
     steps: int | None
-    warmup: float = 0.25
-    settle: float = 0.4
+    warmup: float = 0.2
+    settle: float = 0.55
     fixed: float | None = None
     horizon: int = 1000
     strength: float = 0.0

@@ -36,7 +36,7 @@ from morphsearch.loop.selection import Facts, Widths, death_order, fewest_deaths
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
 
-PATIENCE = 5  # looks in a row at which a unit must be dead
+PATIENCE = 3  # looks in a row at which a unit must be dead
 LEAST_SHARE = 0.1  # of the FLOPs that a rebuild must save
 LEAST_STEPS = 10  # whole steps that it must save in what is left of the schedule
 

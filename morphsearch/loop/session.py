@@ -35,7 +35,7 @@ from morphsearch.strategies.registry import get as get_strategy
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumulates
-WARMUP, LATER_WARMUP = 0.25, 0.1  # share of the schedule without pressure, in the first morph and in later ones
+WARMUP, LATER_WARMUP = 0.2, 0.1  # share of the schedule without pressure, in the first morph and in later ones
 
 PRICINGS = ("share", "unit")
 
@@ -58,7 +58,7 @@ class Search(Shrinking):
         expand: fill the budget by widening what is left.
         limit: no group becomes wider than this many times what was kept of it.
         round_to: widths are multiples of it.
-        warmup: share of `steps` in which nothing is pressed; default 0.25 in the first morph and 0.1 in later ones.
+        warmup: share of `steps` in which nothing is pressed; default 0.2 in the first morph and 0.1 in later ones.
         pricing: "share" (what one per cent of a group costs) or "unit" (what one unit costs, as in MorphNet).
         live: let dead units leave while training goes on, see :mod:`morphsearch.loop.live`; it takes :meth:`follow`.
         seed: of whatever is drawn at random.
