@@ -49,6 +49,7 @@ def trained(
     norms: bool = True,
     steps: int = 120,
     follow: bool = True,
+    every: int = 20,
     **options: Any,
 ) -> tuple[ms.Search, list[tuple[float, float]]]:
     """A search after training, not yet morphed; fullness of the budget and accuracy along the way."""
@@ -67,7 +68,7 @@ def trained(
         optimizer.step()
         optimizer.zero_grad()
         search.step()
-        if step % 20 == 19:
+        if (step + 1) % every == 0:
             course.append((search.status()["load"], accuracy(search.model)))
     return search, course
 
@@ -100,7 +101,7 @@ def test_it_reaches_the_budget_and_keeps_the_accuracy(strategy: str, norms: bool
 
 @pytest.mark.parametrize("strategy", RANKING)
 def test_nothing_is_pressed_and_units_leave_step_by_step(strategy: str) -> None:
-    search, course = trained(strategy, steps=200)
+    search, course = trained(strategy, steps=200, every=4)
     loads = [load for load, _ in course]
     assert search.strength == 0
     assert all(after <= before + 1e-9 for before, after in pairwise(loads))
