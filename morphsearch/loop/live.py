@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
 
 PATIENCE = 3  # looks in a row at which a unit must be dead
+RANKED_BY = 0.6  # share of the schedule by which those that leave by rank have left
 LEAST_SHARE = 0.1  # of the FLOPs that a rebuild must save
 LEAST_STEPS = 10  # whole steps that it must save in what is left of the schedule
 

@@ -75,7 +75,8 @@ class Shrinking:
         if self._start_load is None:
             self._start_load = max(target, self.budgets.load(self.graph.widths))
         controller = self.controller
-        end = controller.end if controller.steps is not None else controller.begin + controller.horizon
+        steps = controller.steps
+        end = live.RANKED_BY * steps if steps is not None else controller.begin + controller.horizon
         return live.cubic(self.morph_step, controller.begin, end, self._start_load, target)
 
     def _cut_due(self) -> bool:
