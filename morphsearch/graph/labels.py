@@ -31,12 +31,14 @@ class Labels:
         parameter: name of the parameter or buffer that this tensor is a rearrangement of ("": of several, or in a way
         that
             is not known), or None for activations.
+        second: for an outer product of channels, whose every element belongs to two units: the labels of the other one.
     """
 
     ids: Tensor
     shape: tuple[int, ...]
     producer: int = -1
     parameter: str | None = None
+    second: Tensor | None = None
 
     def full(self) -> Tensor:
         """The labels expanded (stride 0) to the full shape."""

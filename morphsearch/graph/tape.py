@@ -46,6 +46,14 @@ class RawOperation:
     columns: np.ndarray | None = None
 
 
+@dataclass
+class Layout:
+    """Units that a reshape laid out along several dimensions; `kept` is the one along which they leave, once known."""
+
+    ids: Tensor
+    kept: int | None = None
+
+
 class Untraceable(Exception):
     """Recording on shapes alone is impossible here (the network looks at values): record on real numbers."""
 
@@ -88,6 +96,8 @@ class Tape:
         self.visited: set[str] = set()
         self.storages: dict[int, tuple[Tensor, Tensor]] = {}
         self.muted = 0
+        self.splits: list[Layout] = []
+        self.side: int | None = None
         self.on_meta = False
         self.in_training = False
         self.rules: Rules | None = None
@@ -122,7 +132,22 @@ class Tape:
             if written is not None:
                 ids = written[1].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
                 return compact(ids.clone(), tuple(tensor.shape))
-        return getattr(tensor, "_morphsearch_labels", None)
+        found: Labels | None = getattr(tensor, "_morphsearch_labels", None)
+        return found if found is None or found.second is None else self._one_side(found)
+
+    def pair(self, tensor: Tensor) -> Labels | None:
+        """The labels of an outer product of channels, both sides; None for other tensors."""
+        found: Labels | None = getattr(tensor, "_morphsearch_labels", None)
+        return found if found is not None and found.second is not None else None
+
+    def _one_side(self, labels: Labels) -> Labels:
+        """The side of an outer product that is looked at; a rule that looks at none fixes the channels of both."""
+        assert labels.second is not None
+        if self.side is not None:
+            return Labels(labels.second if self.side else labels.ids, labels.shape, labels.producer)
+        for ids in (labels.ids, labels.second):
+            self.pin(ids, f"{self.where(self.doing or 'an operation')}: it reads an outer product of channels")
+        return constant(RIGID, labels.shape)
 
     def activation(self, tensor: Tensor) -> Labels:
         """The labels of an activation; a constant or parameter counts as rigid data."""
@@ -365,6 +390,8 @@ class _Aten(TorchDispatchMode):
         if not self.tape.muted:
             self.tape.doing = str(func._schema.name).split("::")[-1].strip("_")
             self.tape.read_positions((args, kwargs))
+            if not self.tape.on_meta:
+                _mark_data(args, kwargs, out)
             rule = self.rules.aten.get(func._schema.name, self.rules.fallback)
             try:
                 rule(self.tape, func, args, kwargs, out)
@@ -373,6 +400,18 @@ class _Aten(TorchDispatchMode):
             except Exception as error:
                 self.rules.refuse(self.tape, func, args, kwargs, out, f"{type(error).__name__}: {error}")
         return out
+
+
+def _mark_data(args: Any, kwargs: Any, out: Any) -> None:
+    """Say of integers and masks that were computed from the network's data that they were: as an index they differ
+    from one network to the next."""
+    results = [t for t in tensors_in(out) if not t.is_floating_point()]
+    if results and any(
+        t.is_floating_point() and hasattr(t, "_morphsearch_labels") or hasattr(t, "_morphsearch_data")
+        for t in tensors_in((args, kwargs))
+    ):
+        for tensor in results:
+            tensor._morphsearch_data = True  # type: ignore[attr-defined]
 
 
 @contextmanager
