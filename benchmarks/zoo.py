@@ -1,6 +1,6 @@
 """Every convolutional network of torchvision and timm, recorded, shrunk, resized and checked: one JSON line each.
 
-    python benchmarks/zoo.py list                          what would run
+    python benchmarks/zoo.py list                          what would run, smallest first
     python benchmarks/zoo.py run [PATTERN ...]             resumable: networks with a line are skipped
     python benchmarks/zoo.py run --again failed            networks that failed once more
     python benchmarks/zoo.py summary                       the table of docs/zoo.md, from the lines
@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
-SIZES = (96, 128, 224, 256, 320)  # inputs tried for exactness, the smallest that the network takes; 224 for the time
+NETWORKS = Path(__file__).parent / "results" / "zoo_networks.json"
+SIZES = (64, 96, 128, 224, 256, 320)  # inputs tried for exactness, the smallest that the network takes; 224 for the time
 LARGE = 120e6  # parameters from which a network runs alone, and exactness is measured in single precision
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -48,38 +49,80 @@ def specs() -> list[str]:
     return names + [f"timm:{n}" for n in timm.list_models()]
 
 
+def candidates() -> list[str]:
+    """The convolutional ones, smallest first; counted once and kept in a file."""
+    if not NETWORKS.exists():
+        sizes = {}
+        for spec in specs():
+            model = build(spec, "meta")
+            if is_convolutional(layers(model)):
+                sizes[spec] = sum(p.numel() for p in model.parameters())
+        NETWORKS.write_text(json.dumps(dict(sorted(sizes.items(), key=lambda item: item[1])), indent=0))
+    return list(json.loads(NETWORKS.read_text()))
+
+
 def build(spec: str, device: str = "cpu") -> nn.Module:
     from morphsearch.models.sources import timm_source, torchvision_source
 
     scheme, _, name = spec.partition(":")
+    options: dict[str, Any] = {}
+    if any(part in name for part in ("rcnn", "retinanet", "fcos")):
+        options = {"min_size": 160, "max_size": 256}  # they scale every image to 800 otherwise
+
+    def made() -> nn.Module:
+        return torchvision_source(name, **options) if scheme == "torchvision" else timm_source(name)
+
     if device == "meta":
         try:
             with torch.device("meta"):
-                return torchvision_source(name) if scheme == "torchvision" else timm_source(name)
+                return made()
         except NotImplementedError:
             pass  # its initialisation looks at values
-    return torchvision_source(name) if scheme == "torchvision" else timm_source(name)
+    return made()
 
 
-def declare_nms() -> None:
-    """Non-maximum suppression in Python, where torchvision's compiled operators do not fit the installed torch."""
+def declare_operators() -> None:
+    """Detection's operators in Python, where torchvision's compiled ones do not fit the installed torch."""
     import torchvision
 
     if torchvision.extension._has_ops():
         return
 
     def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-        order = scores.argsort(descending=True, stable=True).tolist()
         overlaps = torchvision.ops.box_iou(boxes, boxes) > threshold
         kept: list[int] = []
-        for index in order:
+        for index in scores.argsort(descending=True, stable=True).tolist():
             if not kept or not bool(overlaps[index, kept].any()):
                 kept.append(index)
         return torch.tensor(kept, dtype=torch.int64)
 
+    pooling = sys.modules["torchvision.ops.roi_align"]
+    plain: Any = pooling._roi_align.__wrapped__ if hasattr(pooling._roi_align, "__wrapped__") else pooling._roi_align
+
+    class Pool(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, boxes: Tensor, *rest: Any) -> Tensor:
+            ctx.save_for_backward(x, boxes)
+            ctx.rest = rest
+            with torch._C._AutoDispatchBelowAutograd():
+                return torch.ops.torchvision.roi_align(x, boxes, *rest)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            x, boxes = ctx.saved_tensors
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                given = torch.autograd.grad(plain(x, boxes, *ctx.rest), x, grad)
+            return *given, None, *(None for _ in ctx.rest)
+
+    schema = "(Tensor input, Tensor rois, float scale, SymInt height, SymInt width, int ratio, bool aligned) -> Tensor"
+    torch.library.define("torchvision::roi_align", schema)
+    torch.library.impl("torchvision::roi_align", "CPU")(plain)
+    torch.library.impl("torchvision::roi_align", "Autograd")(Pool.apply)
     torch.library.impl("torchvision::nms", "CPU")(nms)
     torchvision.ops.boxes._assert_has_ops = lambda: None
-    # Its own fall-back for pooling regions, in plain operations, is what runs without the compiled ones.
+    pooling._assert_has_ops = lambda: None
+    pooling._has_ops = lambda: True
 
 
 def default_size(model: nn.Module) -> int | None:
@@ -229,12 +272,8 @@ def measure(spec: str, line: dict[str, Any]) -> None:
             call = as_arguments(example)
             with torch.no_grad():
                 model(*call[0], **call[1])
-                model.train()
-                model(*as_arguments(inputs(spec, size, dtype))[0]) if not detector else None
-            model.eval()
             break
         except Exception:
-            model.eval()
             example = None
     if example is None:
         example = inputs(spec, line["size"], dtype)
@@ -362,7 +401,7 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
     import morphsearch.graph  # noqa: F401
     import morphsearch.loop.verification  # noqa: F401
 
-    declare_nms()
+    declare_operators()
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
     queue, running = list(names), {}
@@ -427,7 +466,7 @@ def main() -> None:
 
         print(summary(list(known.values())))
         return
-    names = [n for n in specs() if not args.patterns or any(fnmatch.fnmatch(n, p) for p in args.patterns)]
+    names = [n for n in candidates() if not args.patterns or any(fnmatch.fnmatch(n, p) for p in args.patterns)]
     if args.again != "all":
         done = {n for n, line in known.items() if args.again != "failed" or line["status"] != "failed"}
         names = [n for n in names if n not in done]

@@ -17,7 +17,7 @@ from morphsearch.graph.rules.binding import (
 from morphsearch.graph.rules.common import Rule, finish, input_labels, short_name
 from morphsearch.graph.rules.convolutions import convolution
 from morphsearch.graph.rules.elementwise import pointwise
-from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, view
+from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, view
 from morphsearch.graph.rules.norms import per_channel_norm
 from morphsearch.graph.rules.products import product
 from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial
@@ -26,17 +26,37 @@ from morphsearch.graph.tape import Tape, tensors_in
 
 def aten_convolution(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """A convolution that no torch function announced (scripted code)."""
-    x, weight, bias, stride, _, _, transposed, _, groups = args[:9]
+    x, weight, bias, stride, _, dilation, transposed, _, groups = args[:9]
     dims = weight.dim() - 2
     attrs = {
         "kernel": tuple(weight.shape[2:]),
         "groups": groups,
         "stride": tuple(stride),
+        "dilation": tuple(dilation),
         "input_spatial": tuple(x.shape[-dims:]),
         "output_spatial": tuple(out.shape[-dims:]),
         "batch": x.shape[0],
     }
     convolution(tape, x, weight, bias, out, groups=groups, transposed=transposed, attrs=attrs)
+
+
+def deformable_convolution(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """A convolution whose taps move with data (arXiv 1703.06211); offsets and masks have channels of their own."""
+    x, weight, offset, mask, bias, stride_h, stride_w, _, _, _, _, groups, offset_groups = args[:13]
+    attrs = {
+        "kernel": tuple(weight.shape[2:]),
+        "groups": groups,
+        "stride": (stride_h, stride_w),
+        "dilation": (1, 1),
+        "input_spatial": tuple(x.shape[-2:]),
+        "output_spatial": tuple(out.shape[-2:]),
+        "batch": x.shape[0],
+    }
+    for moved_by in (offset, mask):
+        tape.pin(tape.activation(moved_by).ids, tape.where("a deformable convolution reads it by position"))
+    if offset_groups > 1:
+        tape.pin(tape.activation(x).ids, tape.where("a deformable convolution with several groups of offsets"))
+    convolution(tape, x, weight, bias, out, groups=groups, transposed=False, attrs=attrs)
 
 
 def aten_batch_norm(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -71,8 +91,9 @@ def fallback(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         for tensor in outputs:
             tape.put(tensor, unknown_part(tape, known, tuple(tensor.shape), name))
         return
+    sized_by_data = torch.Tag.dynamic_output_shape in func.tags
     for labels in active:
-        tape.pin(labels.ids, not_understood(tape, name))
+        tape.pin(labels.ids, tape.where(DYNAMIC.format(name)) if sized_by_data else not_understood(tape, name))
     finish(tape, func, active, out, [constant(RIGID, tuple(o.shape)) for o in outputs])
 
 
@@ -82,6 +103,9 @@ def refuse(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any, why: str) ->
         tape.pin(labels.ids, f"{not_understood(tape, str(func._schema.name))} (in this form: {why.splitlines()[0]})")
     for tensor in tensors_in(out):
         tape.put(tensor, constant(RIGID, tuple(tensor.shape)))
+
+
+DYNAMIC = "the size of what {} gives depends on the data"
 
 
 def not_understood(tape: Tape, name: str) -> str:
@@ -130,6 +154,7 @@ ATEN: dict[str, Rule] = {
     ),
     **_table(count, "arange linspace logspace eye randperm tril_indices triu_indices"),
     **_table(copy, "copy_"),
+    **_table(put, "index_put index_put_ _index_put_impl_"),
     **_table(
         pointwise,
         "native_dropout bernoulli_ bernoulli uniform_ normal_ where masked_fill masked_fill_ lerp prelu"
@@ -158,6 +183,9 @@ ATEN: dict[str, Rule] = {
         "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm",
     ),
     **_table(value, "_local_scalar_dense item equal is_nonzero"),
+    "torchvision::roi_align": spatial,
+    "torchvision::roi_pool": spatial,
+    "torchvision::deform_conv2d": deformable_convolution,
 }
 
 

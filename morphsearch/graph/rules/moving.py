@@ -13,6 +13,7 @@ from morphsearch.graph.rules.binding import (
     unknown_part,
 )
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
+from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.tape import Tape, Untraceable, storage_key, tensors_in
 
 
@@ -61,6 +62,11 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if not known:
         return
     parameter = known[0].parameter if len(sources) == 1 else None
+    if parameter is None and _chosen_by_data(func, args, kwargs, known[0]):
+        for labels in known:
+            tape.pin(labels.ids, f"{tape.where(short_name(func))}: which of them it takes depends on the data")
+        finish(tape, func, known, out, [constant(RIGID, tuple(o.shape)) for o in tensors_in(out)])
+        return
 
     def swap(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -80,6 +86,53 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             tape.put(tensor, labels)
         return
     finish(tape, func, known, out, results, attrs=plain_arguments(args, kwargs))
+
+
+def _chosen_by_data(func: Any, args: Any, kwargs: Any, labels: Labels) -> bool:
+    """An index that was computed from the network's data runs along a dimension that carries units."""
+    name = short_name(func)
+    if name == "index_select":
+        return hasattr(args[2], "_morphsearch_data") and labels.ids.shape[args[1]] > 1
+    if name != "index":
+        return any(hasattr(t, "_morphsearch_data") for t in tensors_in((args[1:], kwargs)))
+    return any(
+        hasattr(index, "_morphsearch_data") and any(labels.ids.shape[d] > 1 for d in dims)
+        for index, dims in _indexed(args[1])
+    )
+
+
+def _indexed(indices: Any) -> list[tuple[Tensor, list[int]]]:
+    """The tensors of an advanced index, each with the dimensions that it runs along (a mask: several)."""
+    found, dim = [], 0
+    for index in indices:
+        span = index.dim() if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
+        if index is not None:
+            found.append((index, list(range(dim, dim + span))))
+        dim += span
+    return found
+
+
+def put(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """``target[rows] = values``, where the rows carry no units: what is written joins what was there."""
+    target, indices, values = args[:3]
+    before, written = tape.activation(target), tape.labels(values)
+    if tape.labels(target) is None:
+        before = constant(LOOSE, tuple(target.shape))
+    if written is None or written.parameter is not None:
+        written = constant(LOOSE, tuple(values.shape))
+    indexed = sorted({d for _, dims in _indexed(indices) for d in dims})
+    rest = target.dim() - len(indexed)
+    leading = len(written.shape) - rest
+    tail = written.ids.shape[leading:] if leading >= 0 else written.ids.shape
+    if indexed != list(range(len(indexed))) or any(before.ids.shape[d] > 1 for d in indexed) or leading < 0:
+        raise ValueError("written by an index along units")
+    if any(size > 1 for size in written.ids.shape[:leading]):
+        raise ValueError("values of several kinds are written by an index")
+    ids = written.ids.reshape((1,) * len(indexed) + tuple(tail))
+    labels = compact(meet(tape, "index_put", before.ids, ids), tuple(target.shape))
+    tape.emit("index_put", [before, written], [labels])
+    for tensor in {id(t): t for t in (target, *tensors_in(out))}.values():
+        tape.put(tensor, labels)
 
 
 def known_value(index: Tensor) -> Tensor:

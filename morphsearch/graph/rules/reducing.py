@@ -139,7 +139,8 @@ def along_dim(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     chosen = tape.decide(name, ("fuse" if len(moving) > 1 else "mix") if dim in moving else None)
     ids = labels.ids
     if chosen == "fuse":
-        tape.fuse(ids, dim)
+        fused = tape.fuse(ids, dim)
+        ids = fused if out_sizes_differ(labels, out) else ids
     elif chosen == "mix" and out_sizes_differ(labels, out):
         tape.pin(ids, tape.where(f"{name} over channels"))
         ids = torch.full((1,) * len(labels.shape), RIGID, dtype=torch.int64)
