@@ -88,9 +88,9 @@ def _heading(architecture: Any, captured: Captured, root: str, weights: str) -> 
 
 def _sizes(captured: Captured) -> str:
     if captured.spatial:
-        return "Batch, height and width may be others."
+        return "Batch, height and width (or length) may be others."
     if captured.batch:
-        return "The batch may be another; height and width are fixed."
+        return "The batch may be another, all other sizes are fixed."
     return "All sizes are fixed."
 
 

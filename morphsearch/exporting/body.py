@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,70 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from morphsearch.exporting.literals import RESERVED, flag, hole, identifier, source
+from morphsearch.exporting.literals import RESERVED, identifier, source
 from morphsearch.exporting.numbers import plain, values_in
 from morphsearch.exporting.paths import Paths
+from morphsearch.exporting.phrases import Attribute, Phrases, is_ref
 from morphsearch.exporting.scopes import Scopes
 from morphsearch.exporting.steps import (
     Call,
     Const,
-    Lit,
-    Mode,
     Op,
-    Par,
     Ref,
     Size,
-    Unsupported,
     Value,
     Vary,
     leaves,
     walk,
 )
 
-OPERATORS = {
-    "add": "{} + {}",
-    "sub": "{} - {}",
-    "mul": "{} * {}",
-    "div": "{} / {}",
-    "__rsub__": "{1} - {0}",
-    "__rtruediv__": "{1} / {0}",
-    "__pow__": "{} ** {}",
-    "__rpow__": "{1} ** {0}",
-    "__floordiv__": "{} // {}",
-    "__mod__": "{} % {}",
-    "__and__": "{} & {}",
-    "__or__": "{} | {}",
-    "__xor__": "{} ^ {}",
-    "__invert__": "~{}",
-    "matmul": "{} @ {}",
-    "neg": "-{}",
-    "gt": "{} > {}",
-    "lt": "{} < {}",
-    "ge": "{} >= {}",
-    "le": "{} <= {}",
-    "eq": "{} == {}",
-    "ne": "{} != {}",
-}
 IN_PLACE = {"add_": "+=", "sub_": "-=", "mul_": "*=", "div_": "/="}
-PACKAGES = {
-    "torch.nn.functional.": "F.",
-    "torch.functional.": "torch.",
-    "torch.nn.init.": "nn.init.",
-    "torch.nn.": "nn.",
-    "torch.": "torch.",
-}
 
 
 class SizeTaken(Exception):
     """A number follows from the size of the input in a way that could not be found."""
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A leaf of arguments: the dtype or device of a value."""
-
-    value: Value
-    name: str
 
 
 @dataclass
@@ -102,12 +59,12 @@ def arguments_of(call: Call) -> list[str]:
     return [name for name, tree in call.bound.items() if any(isinstance(leaf, Ref) for leaf in leaves(tree))]
 
 
-def write(call: Call, scopes: Scopes, paths: Paths, dtype: torch.dtype, taken: dict[int, str]) -> Body:
+def write(call: Call, scopes: Scopes, paths: Paths, dtype: torch.dtype, taken: dict[Any, str]) -> Body:
     """The forward code of the module that `call` calls.
 
     Args:
         dtype: what the trace ran in: where it is an argument, it came from a tensor.
-        taken: names of constant tensors of this module, by identity; new ones are added.
+        taken: names of constant tensors of this module, by their content; new ones are added.
 
     Raises:
         Unsupported: something has no source. SizeTaken: a number follows from the size of the input.
@@ -115,26 +72,23 @@ def write(call: Call, scopes: Scopes, paths: Paths, dtype: torch.dtype, taken: d
     return _Writer(call, scopes, paths, dtype, taken).body()
 
 
-class _Writer:
-    def __init__(self, call: Call, scopes: Scopes, paths: Paths, dtype: torch.dtype, taken: dict[int, str]) -> None:
-        self.call, self.scopes, self.paths, self.dtype = call, scopes, paths, dtype
+class _Writer(Phrases):
+    def __init__(self, call: Call, scopes: Scopes, paths: Paths, dtype: torch.dtype, taken: dict[Any, str]) -> None:
+        super().__init__(call, paths, taken)
+        self.scopes, self.dtype = scopes, dtype
         self.same: dict[Value, Any] = {}
-        self.names: dict[Value, str] = {}
-        self.literals: list[tuple[str, Tensor]] = []
-        self.taken = taken
         self.last: dict[Value, int] = {}
         self.holders: dict[str, int] = {}
-        self.lists: dict[tuple[Value, ...], str] = {}  # arguments that are whole lists
 
     # -- collecting --------------------------------------------------------------------------------------------
 
     def body(self) -> Body:
         statements = list(self.collect(self.call))
         result = self.resolve(self.call.result)
-        self.visible = [leaf.value for tree in self.call.bound.values() for leaf in leaves(tree) if _is_ref(leaf)]
+        self.visible = [leaf.value for tree in self.call.bound.values() for leaf in leaves(tree) if is_ref(leaf)]
         for statement in statements:
             statement.args = walk(statement.args, partial(self.explain, statement=statement))
-            self.visible += [leaf.value for leaf in leaves(statement.out) if _is_ref(leaf)]
+            self.visible += [leaf.value for leaf in leaves(statement.out) if is_ref(leaf)]
         result = walk(result, partial(self.explain, statement=None))
         for position, statement in enumerate(statements):
             for value in self.used(statement.args):
@@ -216,7 +170,7 @@ class _Writer:
             name = "device" if isinstance(leaf.value, torch.device) else "dtype" if leaf.value is self.dtype else ""
             if name:
                 for value in [*self.used(statement.args), *self.visible[:1], *reversed(self.visible)]:
-                    if value.shape is not None:
+                    if value.shape is not None and (name == "device" or value.dtype is self.dtype):
                         return Attribute(value, name)
         return leaf
 
@@ -238,10 +192,10 @@ class _Writer:
             plain_name = identifier(name)
             arguments.append(plain_name)
             self.access(tree, plain_name)
-            values = [leaf.value for leaf in leaves(tree) if _is_ref(leaf)]
+            values = [leaf.value for leaf in leaves(tree) if is_ref(leaf)]
             kept = 10**9 if not isinstance(tree, Ref) else self.last.get(values[0], -1)
             self.holders[plain_name] = kept
-            if isinstance(tree, list | tuple) and tree and all(map(_is_ref, tree)):
+            if isinstance(tree, list | tuple) and tree and all(map(is_ref, tree)):
                 self.lists[tuple(leaf.value for leaf in tree)] = plain_name
         return arguments
 
@@ -261,7 +215,7 @@ class _Writer:
 
     def target(self, position: int, statement: Statement) -> str:
         """The variable (or variables) that the result goes to; empty where nobody reads it."""
-        outs = [leaf.value for leaf in leaves(statement.out) if _is_ref(leaf)]
+        outs = [leaf.value for leaf in leaves(statement.out) if is_ref(leaf)]
         if not any(value in self.last for value in outs):
             return ""
         if isinstance(statement.out, Ref):
@@ -270,7 +224,7 @@ class _Writer:
             self.holders[name] = self.last[outs[0]]
             return name
         tree = statement.out
-        if isinstance(tree, list | tuple) and len(tree) <= 8 and all(map(_is_ref, tree)):
+        if isinstance(tree, list | tuple) and len(tree) <= 8 and all(map(is_ref, tree)):
             parts = []
             for leaf in tree:
                 name = "_"
@@ -312,12 +266,12 @@ class _Writer:
             args, kwargs = statement.args
             text = self.operation(step, args, kwargs)
             last = step.name.rpartition(".")[2]
-            base = self.tree(args[0]) if args and _is_ref(args[0]) else ""
+            base = self.tree(args[0]) if args and is_ref(args[0]) else ""
             target = self.target(position, statement)
             if last in IN_PLACE and target == base != "" and len(args) == 2 and not kwargs:
                 return f"{target} {IN_PLACE[last]} {self.tree(args[1])}"
         else:
-            relative = self.paths.under(self.call.path, self.paths.aliases[id(step.module)])
+            relative = self.paths.under(self.call.path, self.paths.names_of(step.path))
             assert relative is not None
             given = [
                 self.tree(tree) if step.body is not None or name.isdigit() else f"{name}={self.tree(tree)}"
@@ -327,142 +281,9 @@ class _Writer:
             target = self.target(position, statement)
         return f"{target} = {text}" if target else text
 
-    def operation(self, step: Op, args: Any, kwargs: Any) -> str:
-        name = step.name
-        last = name.rpartition(".")[2]
-        if name.startswith("torch.Tensor."):
-            return self.method(name.removeprefix("torch.Tensor."), args, kwargs)
-        if name.startswith("aten."):
-            return self.called(f"torch.ops.{name}", last, args, kwargs)
-        text = next((short + name.removeprefix(long) for long, short in PACKAGES.items() if name.startswith(long)), "")
-        if not text or not _public(text):
-            where = f" in {self.call.path}" if self.call.path else ""
-            raise Unsupported(f"the operation {name.lstrip('?')}{where} belongs to no public part of torch")
-        return self.called(text, last, args, kwargs)
-
-    def method(self, name: str, args: Any, kwargs: Any) -> str:
-        base = self.tree(args[0])
-        base = base if re.fullmatch(r"[\w.\[\]\"]+", base) else f"({base})"
-        if name.endswith(".__get__"):
-            return f"{base}.{name.removesuffix('.__get__')}"
-        if name == "__getitem__":
-            return f"{base}[{self.index(args[1])}]"
-        if name == "__setitem__":
-            return f"{base}[{self.index(args[1])}] = {self.tree(args[2])}"
-        if name.endswith(".__set__"):
-            return f"{base}.{name.removesuffix('.__set__')} = {self.tree(args[1])}"
-        form = OPERATORS.get(name)
-        if form is not None and not kwargs and len(args) == form.count("{"):
-            return form.format(*(self.operand(arg) for arg in args))
-        if name.startswith("__") and not hasattr(torch.Tensor, name):
-            raise Unsupported(f"the operation {name} of tensors")
-        return self.called(f"{base}.{name}", name, args[1:], kwargs)
-
-    def operand(self, tree: Any) -> str:
-        text = self.tree(tree)
-        single = isinstance(tree, Ref | Par | Lit | Const) and not text.startswith("-")
-        return text if single or re.fullmatch(r"[\w.\[\]]+", text) else f"({text})"
-
-    def called(self, text: str, hint: str, args: Any, kwargs: Any) -> str:
-        hint = hint.strip("_")
-        parts = [self.tree(arg, f"{hint}_{i}" if i else hint) for i, arg in enumerate(args)]
-        parts += [f"{name}={self.tree(arg, f'{hint}_{name}')}" for name, arg in kwargs.items()]
-        return f"{text}({', '.join(parts)})"
-
-    def index(self, tree: Any) -> str:
-        if isinstance(tree, tuple):
-            return ", ".join(self.index(part) for part in tree) + ("," if len(tree) == 1 else "")
-        if isinstance(tree, slice):
-            start, stop, step = (
-                "" if isinstance(part, Const) and part.value is None else self.tree(part, "slice")
-                for part in (tree.start, tree.stop, tree.step)
-            )
-            return f"{start}:{stop}" + (f":{step}" if step else "")
-        return self.tree(tree, "index")
-
-    def tree(self, tree: Any, hint: str = "value") -> str:
-        """Source of an argument."""
-        if isinstance(tree, list | tuple) and tree and all(map(_is_ref, tree)):
-            whole = self.lists.get(tuple(leaf.value for leaf in tree))
-            if whole is not None:
-                return whole
-        if isinstance(tree, list):
-            return f"[{', '.join(self.tree(part, hint) for part in tree)}]"
-        if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-            parts = ", ".join(f"{name}={self.tree(part)}" for name, part in zip(tree._fields, tree, strict=True))
-            return f"{identifier(type(tree).__name__)}({parts})"
-        if isinstance(tree, tuple):
-            return f"({', '.join(self.tree(part, hint) for part in tree)}{',' if len(tree) == 1 else ''})"
-        if isinstance(tree, slice):
-            return f"slice({', '.join(self.tree(part) for part in (tree.start, tree.stop, tree.step))})"
-        if isinstance(tree, dict):
-            return f"{{{', '.join(f'{source(key)}: {self.tree(part)}' for key, part in tree.items())}}}"
-        render: Callable[[Any], str] = {
-            Ref: lambda leaf: self.names[leaf.value],
-            Par: lambda leaf: self.parameter(leaf.names),
-            Lit: lambda leaf: self.literal(leaf.tensor),
-            Mode: lambda leaf: "self.training",
-            Attribute: lambda leaf: f"{self.names[leaf.value]}.{leaf.name}",
-            Size: lambda leaf: self.sized(leaf.expression, top=True),
-        }.get(type(tree), lambda leaf: self.constant(leaf.value, hint))
-        return render(tree)
-
-    def constant(self, value: Any, hint: str) -> str:
-        value = plain(value)
-        if isinstance(value, bool):
-            return flag(value)
-        if isinstance(value, int | float) and value == value:
-            return hole(value, hint)
-        return source(value)
-
-    def parameter(self, names: tuple[str, ...]) -> str:
-        relative = self.paths.under(self.call.path, names)
-        assert relative is not None
-        return self.paths.reach(self.call.path, relative)
-
-    def literal(self, tensor: Tensor) -> str:
-        name = self.taken.get(id(tensor))
-        if name is None:
-            module = self.call.module
-            used = {*self.taken.values(), *dir(module)}
-            name = next(n for n in itertools.chain(["constant"], _numbered("constant")) if n not in used)
-            self.taken[id(tensor)] = name
-        if all(one is not tensor for _, one in self.literals):
-            self.literals.append((name, tensor))
-        return f"self.{name}"
-
-    def sized(self, expression: Any, *, top: bool = False) -> str:
-        if not isinstance(expression, tuple):
-            return source(plain(expression))
-        kind = expression[0]
-        if kind == "dim":
-            return f"{self.names[expression[1]]}.shape[{expression[2]}]"
-        if kind == "numel":
-            return f"{self.names[expression[1]]}.numel()"
-        if kind == "in":
-            return self.names[expression[1]]
-        if kind == "call":
-            inner = self.sized(expression[2], top=expression[1] != "-")
-            return f"-{inner}" if expression[1] == "-" else f"{expression[1]}({inner})"
-        text = f"{self.sized(expression[1])} {kind} {self.sized(expression[2])}"
-        return text if top else f"({text})"
-
-
-def _is_ref(leaf: Any) -> bool:
-    return isinstance(leaf, Ref)
-
 
 def _numbered(name: str) -> Iterator[str]:
     return (f"{name}{number}" for number in itertools.count(2 if name != "part" else 1))
-
-
-def _public(text: str) -> bool:
-    place: Any = {"torch": torch, "F": torch.nn.functional, "nn": torch.nn}[text.partition(".")[0]]
-    for name in text.split(".")[1:]:
-        if name.startswith("_C") or not hasattr(place, name):
-            return False
-        place = getattr(place, name)
-    return True
 
 
 def _explained(number: Vary, visible: list[Value]) -> Any:

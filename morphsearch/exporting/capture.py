@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,21 +109,26 @@ def _capture(
     more, height, width = grown
     first = cast(random_inputs(inputs, batch=2 if more else None, seed=1), dtype)
     second = cast(random_inputs(inputs, batch=2 + more if more else None, grow=(height, width), seed=2), dtype)
-    twin = copy.deepcopy(model).to(dtype)
+    fixed = 2 if more and not height else 0 if not more else None
     traces: list[Trace] = []
     roots: list[Call] = []
     for mode in (False, True) if training else (False,):
-        twin.train(mode)
-        with torch.random.fork_rng(devices=[]):
+        # A module of torch.fx that fails prints its code, beside the error that is dealt with here.
+        with torch.random.fork_rng(devices=[]), redirect_stderr(io.StringIO()):
             torch.manual_seed(0)
-            one = trace(twin, *first)
-            merge(one.root, trace(twin, *second).root)
+            # Each on a copy of its own: some networks keep what their first run computed.
+            one, other = (trace(_twin(model, dtype, mode), *given) for given in (first, second))
+            merge(one.root, other.root)
         traces.append(one)
         roots.append(one.root)
     # Sources are written from the fresh network's values and the traced one's modules.
-    made = NetworkSource(twin, fresh, roots[0], roots[1] if training else None, dtype, reset)
+    made = NetworkSource(model, fresh, roots[0], roots[1] if training else None, dtype, reset, fixed)
     notes = list(dict.fromkeys(note for one in traces for note in one.notes))
     return Captured(made, dtype, bool(more), bool(height), training, notes)
+
+
+def _twin(model: nn.Module, dtype: torch.dtype, training: bool) -> nn.Module:
+    return copy.deepcopy(model).to(dtype).train(training)
 
 
 __all__ = ["Captured", "capture"]

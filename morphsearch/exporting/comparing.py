@@ -46,7 +46,7 @@ def random_inputs(
 
     Args:
         batch: takes the place of the first dimension where all inputs share it.
-        grow: added to height and width, the last two of four dimensions.
+        grow: added to height and width, the last two of four dimensions; to the length of three; to all sizes of five.
     """
     generator = torch.Generator().manual_seed(seed)
     args, kwargs = [], {}
@@ -54,8 +54,8 @@ def random_inputs(
         shape = list(entry["shape"])
         if batch is not None and shape:
             shape[0] = batch
-        if len(shape) == 4:
-            shape[2], shape[3] = shape[2] + grow[0], shape[3] + grow[1]
+        more = {3: grow[:1], 4: grow, 5: (grow[0] // 2, *grow)}.get(len(shape), ())
+        shape[2:] = [size + extra for size, extra in zip(shape[2:], more, strict=True)] if more else shape[2:]
         dtype = getattr(torch, entry.get("dtype") or "float32")
         value = torch.randn(shape, generator=generator, dtype=torch.float64)
         value = value.to(dtype) if dtype.is_floating_point else value.abs().to(dtype)

@@ -47,7 +47,11 @@ def filled(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string literal in double quotes, everything that is not plain ASCII escaped."""
+    """A string literal with few escapes, but everything that is not plain ASCII escaped."""
+    if text.count('"') > text.count("'"):
+        inner = ascii('"' + text)
+        inner = inner[2:-1] if inner[0] == "'" else inner[3:-1]
+        return "'" + inner.replace("\\'", "'").replace("'", "\\'") + "'"
     inner = ascii("'" + text)  # the apostrophe makes ascii() choose double quotes, or escape
     inner = inner[2:-1] if inner[0] == '"' else inner[3:-1].replace("\\'", "'").replace('"', '\\"')
     return f'"{inner}"'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from morphsearch.exporting import body as bodies
 from morphsearch.exporting.classes import FORWARD, NAME, Library
-from morphsearch.exporting.literals import END, FLAG, FLAGS, HOLE, VALUE, hole, identifier, quoted, source, tensor
+from morphsearch.exporting.literals import END, HOLE, VALUE, hole, identifier, quoted, source, tensor
+from morphsearch.exporting.modes import modes
 from morphsearch.exporting.paths import Paths, is_list, is_sequential, numbered, plain_name
 from morphsearch.exporting.scopes import Scopes
 from morphsearch.exporting.steps import Call, Par, Ref
@@ -45,6 +45,7 @@ class NetworkSource:
         evaluation, training: merged traces; `training` is None where only the evaluation path is wanted.
         dtype: what the traces ran in.
         reset: lines of a method ``reset_parameters`` for the network's class; may be none.
+        fixed: from which dimension on the sizes of inputs are what they were in the trace; None: all may be others.
 
     Raises:
         Unsupported: something has no source. SizeTaken: a number follows from the size of the input.
@@ -58,8 +59,9 @@ class NetworkSource:
         training: Call | None,
         dtype: torch.dtype,
         reset: list[str],
+        fixed: int | None = None,
     ) -> None:
-        self.model, self.dtype, self.reset = model, dtype, reset
+        self.model, self.dtype, self.reset, self.fixed = model, dtype, reset, fixed
         self.fresh = dict(fresh.named_modules(remove_duplicate=False))
         self.paths = Paths(model)
         roots = [evaluation, *([training] if training is not None else [])]
@@ -89,7 +91,7 @@ class NetworkSource:
         return found
 
     def _called(self, path: str) -> bool:
-        first = self.paths.aliases[id(self.paths.modules[path])][0]
+        first = self.paths.names_of(path)[0]
         return any(first in calls for calls in self.calls)
 
     def _is_class(self, path: str) -> bool:
@@ -210,6 +212,8 @@ class NetworkSource:
 
     def _name(self, path: str) -> str:
         kind = type(self.paths.modules[path]).__name__
+        if torch_class(self.paths.modules[path]) is type(self.paths.modules[path]) or hasattr(nn, kind):
+            kind = "Network" if path == "" else kind
         if "GraphModule" in kind or (kind in ("Patched", "Net") and path):
             words = [word for word in path.split(".") if not word.isdigit()]
             kind = "".join(part.capitalize() for part in (words[-1] if words else "network").split("_"))
@@ -262,8 +266,8 @@ class NetworkSource:
     # -- forward -----------------------------------------------------------------------------------------------
 
     def _forward(self, path: str) -> tuple[list[str], list[tuple[str, Tensor]]]:
-        first = self.paths.aliases[id(self.paths.modules[path])][0]
-        taken: dict[int, str] = {}
+        first = self.paths.names_of(path)[0]
+        taken: dict[Any, str] = {}
         literals: dict[str, Tensor] = {}
         written: list[bodies.Body | None] = []
         for calls in self.calls:
@@ -278,10 +282,32 @@ class NetworkSource:
         lines = both[0].lines if len(both) == 1 else modes(both[0].lines, both[1].lines)
         for call in self.calls[0].get(first, []) or self.calls[-1].get(first, []):
             self._tuples(call)
+        if path == "":
+            lines = [*self._guards(), *lines]
+            if is_sequential(self.model) and not self._guards() and self._in_order():
+                return [], []
         typed = ", ".join(["self", *(f"{name}: {self._kind(first, name)}" for name in both[0].arguments)])
         return [f"{FORWARD}{typed}) -> {self._returns(first)}:", *(f"        {line}" for line in lines)], list(
             literals.items()
         )
+
+    def _in_order(self) -> bool:
+        """Whether the network, an ``nn.Sequential``, needs no forward code: no child's is written into it."""
+        return all(step.path not in self.scopes.inlined for step in self._one("").body or () if isinstance(step, Call))
+
+    def _guards(self) -> list[str]:
+        """Lines that refuse inputs of other sizes, where these are written into the code."""
+        lines = []
+        for name, tree in self._one("").bound.items() if self.fixed is not None else ():
+            shape = tree.value.shape if isinstance(tree, Ref) else None
+            if shape is not None and len(shape) > (self.fixed or 0):
+                size = source(tuple(shape[self.fixed :]))
+                part = f"{identifier(name)}.shape" + (f"[{self.fixed}:]" if self.fixed else "")
+                lines.append(f"if {part} != {size}:")
+                lines.append(
+                    f'    raise ValueError(f"{{tuple({part})}} for {identifier(name)}; its size is fixed: {size}")'
+                )
+        return lines
 
     def _one(self, path: str) -> Call:
         return next(calls[path][0] for calls in self.calls if path in calls)
@@ -311,64 +337,3 @@ def _find_tuples(tree: Any, found: dict[str, list[str]]) -> None:
     if isinstance(tree, list | tuple | dict):
         for part in tree.values() if isinstance(tree, dict) else tree:
             _find_tuples(part, found)
-
-
-def modes(evaluation: list[str], training: list[str]) -> list[str]:
-    """Lines that do the one in evaluation and the other in training."""
-    if evaluation == training:
-        return evaluation
-    if len(evaluation) == len(training):
-        together = [_by_mode(one, other) for one, other in zip(evaluation, training, strict=True)]
-        if all(line is not None for line in together):
-            return [line for line in together if line is not None]
-    one, other = _blocks(evaluation), _blocks(training)
-    matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
-    lines: list[str] = []
-    for kind, i, j, k, m in matcher.get_opcodes():
-        only, also = _flat(one[i:j]), _flat(other[k:m])
-        if kind == "equal":
-            lines += only
-        elif also and only and also[-1].startswith("return "):
-            lines += ["if self.training:", *_indented(also), *only]
-        elif also:
-            lines += ["if self.training:", *_indented(also), *(["else:", *_indented(only)] if only else [])]
-        else:
-            lines += ["if not self.training:", *_indented(only)]
-    return lines
-
-
-def _blocks(lines: list[str]) -> list[str]:
-    """Statements, each with the lines that are indented below it."""
-    blocks: list[str] = []
-    for line in lines:
-        if line.startswith(" "):
-            blocks[-1] += f"\n{line}"
-        else:
-            blocks.append(line)
-    return blocks
-
-
-def _flat(blocks: list[str]) -> list[str]:
-    return [line for block in blocks for line in block.split("\n")]
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
-
-
-def _by_mode(evaluation: str, training: str) -> str | None:
-    """One line for both, where they differ in booleans that are the mode."""
-    if evaluation == training:
-        return evaluation
-    if FLAGS.sub(FLAG, evaluation) != FLAGS.sub(FLAG, training):
-        return None
-    parts, start = [], 0
-    for one, other in zip(FLAGS.finditer(evaluation), FLAGS.finditer(training), strict=True):
-        parts.append(evaluation[start : one.start()])
-        start = one.end()
-        same = one[1] == other[1]
-        parts.append(one[0] if same else "self.training" if other[1] == "True" else "not self.training")
-    return "".join([*parts, evaluation[start:]])
-
-
-__all__ = ["Conflict", "NetworkSource", "modes"]

@@ -21,6 +21,10 @@ class Paths:
         # Modules with forward code of their own become classes; their children are attributes, whatever they were.
         self.classes: set[str] = set()
 
+    def names_of(self, path: str) -> list[str]:
+        """Every path of the module at `path`."""
+        return self.aliases[id(self.modules[path])]
+
     def under(self, scope: str, names: list[str] | tuple[str, ...]) -> str | None:
         """That of `names` which lies below the module at `scope`, relative to it."""
         for name in names:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import copy
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -143,7 +145,7 @@ def check(text: str, model: nn.Module, inputs: Any, captured: Captured, sizes: S
         for grow in sizes if batch is None else sizes[:1]:
             args, kwargs = cast(random_inputs(inputs, batch=batch, grow=grow, seed=3), dtype)
             try:
-                with torch.no_grad():
+                with torch.no_grad(), redirect_stderr(io.StringIO()):
                     expected = reference(*copy.deepcopy(args), **copy.deepcopy(kwargs))
             except Exception:
                 if not tried:

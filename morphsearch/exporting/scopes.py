@@ -58,7 +58,7 @@ class Scopes:
                     here = self._inline(here)
 
     def _module(self, call: Call, step: Call) -> None:
-        names = self.paths.aliases[id(step.module)]
+        names = self.paths.names_of(step.path)
         here: Call | None = call
         while here is not None and self.paths.under(self.scope(here).path, names) is None:
             here = self._inline(here)

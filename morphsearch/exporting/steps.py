@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 class Value:
     """A tensor (or a number passed on as an argument) in the scope of one call.
 
-    `shape` is None for a number; `other` is the shape in the second trace, on inputs of another size.
+    `shape` and `dtype` are None for a number; `other` is the shape in the second trace, on inputs of another size.
     """
 
     index: int
     call: Call | None
     shape: tuple[int, ...] | None
     other: tuple[int, ...] | None = None
-    hint: str = ""
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)

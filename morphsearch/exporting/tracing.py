@@ -21,8 +21,9 @@ from morphsearch.exporting.steps import Call, Const, Lit, Op, Par, Ref, Size, St
 from morphsearch.exporting.whole import kept_whole
 
 READERS = {"torch.Tensor.shape.__get__", "torch.Tensor.size", "torch.Tensor.numel", "torch.Tensor.nelement"}
-DECISIONS = {"torch.Tensor.__bool__", "torch.Tensor.__index__", "torch.Tensor.tolist", "torch.Tensor.numpy"}
-SCALARS = {"torch.Tensor.item", "torch.Tensor.__float__", "torch.Tensor.__int__"}
+# These must give plain numbers; what the code does with them is not seen.
+DECISIONS = {f"torch.Tensor.{name}" for name in ("__bool__", "__index__", "__float__", "__int__", "tolist", "numpy")}
+SCALARS = {"torch.Tensor.item"}
 SILENT = {"torch.Tensor.backward", "torch.Tensor.requires_grad.__set__"}
 
 
@@ -89,11 +90,14 @@ class _Tracer(TorchFunctionMode):
             return Size(value.expression, value)
         return Const(value)
 
-    def new(self, thing: Any, call: Call | None, values: dict[int, Value] | None, hint: str = "") -> Value:
+    def new(self, thing: Any, call: Call | None, values: dict[int, Value] | None) -> Value:
         """A value of the scope of `call` that stands for a tensor or number."""
         self.count += 1
-        shape = tuple(int(size) for size in torch._C.TensorBase.size(thing)) if isinstance(thing, Tensor) else None
-        value = Value(self.count, call, shape, hint=hint)
+        value = Value(self.count, call, None)
+        if isinstance(thing, Tensor):
+            self.muted += 1
+            value.shape, value.dtype = tuple(thing.shape), thing.dtype
+            self.muted -= 1
         if isinstance(thing, Tensor):
             self.alive.append(thing)
             self.home[id(thing)] = value

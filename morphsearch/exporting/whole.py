@@ -87,7 +87,7 @@ def _simple(value: Any) -> Any:
     """One number for ``(3, 3)``, a tuple for a list."""
     if isinstance(value, list | tuple):
         parts = tuple(_simple(part) for part in value)
-        if len(parts) > 1 and all(isinstance(part, int | float) and part == parts[0] for part in parts):
+        if parts and all(isinstance(part, int | float) and part == parts[0] for part in parts):
             return parts[0]
         return parts
     return value
