@@ -41,13 +41,13 @@ class Program:
         named = {entry["name"]: {0: torch.export.Dim.DYNAMIC} for entry in self.inputs if entry.get("name")}
         return named or tuple({0: torch.export.Dim.DYNAMIC} for _ in self.inputs)
 
-    def stand_in(self) -> nn.Module:
+    def stand_in(self) -> tuple[nn.Module, list[str]]:
         """The same network made of its own source, for code that an exporter cannot follow."""
-        text, _ = source_of(copy.deepcopy(self.model), self.architecture, drawn=False)
+        text, notes = source_of(copy.deepcopy(self.model), self.architecture, drawn=False)
         name = next(line for line in reversed(text.splitlines()) if line.startswith("class ")).split("(")[0][6:]
         made = construct(text, name)
         made.load_state_dict(self.model.state_dict())
-        return made.eval()
+        return made.eval(), notes
 
     def attempt(self, export: Callable[[nn.Module, Any, Any, Any], Made]) -> tuple[Made, bool, list[str]]:
         """Export with an open batch, else a fixed one; else the network's own source, in the same order.
@@ -59,9 +59,10 @@ class Program:
             InputError: with the reason of the first try.
         """
         first: Exception | None = None
-        for build in (lambda: self.model, self.stand_in):
+        builds: tuple[Callable[[], tuple[nn.Module, list[str]]], ...] = (lambda: (self.model, []), self.stand_in)
+        for build in builds:
             try:
-                model = build()
+                model, notes = build()
             except InputError:
                 break
             for open_batch in (True, False):
@@ -73,7 +74,7 @@ class Program:
                     first = first or failure
                     continue
                 size = self.inputs[0]["shape"][0]
-                return made, open_batch, [] if open_batch else [f"the batch is fixed at {size}"]
+                return made, open_batch, notes + ([] if open_batch else [f"the batch is fixed at {size}"])
         lines = str(first).strip().splitlines()
         raise InputError(
             f"this network cannot be exported: {type(first).__name__}: {lines[0] if lines else ''}",
