@@ -202,7 +202,8 @@ def morphsearch_data() -> Iterable[DataRecord]:
 def morphsearch_exporters() -> Iterable[ExporterRecord]:
     r"""File formats that an architecture can be written in.
 
-    Called when a format is named. A factory takes nothing and returns an :class:`~morphsearch.types.Exporter`.
+    Called when a format is named, as in ``--format csv``. A factory takes nothing and returns an
+    :class:`~morphsearch.types.Exporter`. The architecture that it gets can ``build()`` its network.
 
     Example::
 
