@@ -40,7 +40,7 @@ from morphsearch.errors import UsageError
     show_default=True,
     help="python, onnx, pt2, widths, or what a plugin brings.",
 )
-@click.option("--iteration", type=Number(int, least=1), help="Which architecture of a run; default: the last.")
+@click.option("--iteration", type=Number(int, least=1), help="Which architecture; default: the last.")
 @click.option(
     "--weights", type=click.Path(path_type=Path), metavar="FILE", help="A safetensors file; default: fresh weights."
 )
