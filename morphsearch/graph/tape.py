@@ -48,8 +48,9 @@ class RawOperation:
 
 @dataclass
 class Layout:
-    """Units that a reshape laid out along several dimensions; `kept` is the one along which they leave, once known."""
+    """Units that a reshape laid out along more dimensions; `kept` is the one along which they leave, once known."""
 
+    name: str
     ids: Tensor
     kept: int | None = None
 
@@ -98,6 +99,7 @@ class Tape:
         self.muted = 0
         self.splits: list[Layout] = []
         self.side: int | None = None
+        self.pairs = False
         self.on_meta = False
         self.in_training = False
         self.rules: Rules | None = None
@@ -219,6 +221,10 @@ class Tape:
         if choice is not None and not self.replaying:
             self.decisions[key] = choice
         return None if strict and self.replaying else choice
+
+    def lay_out(self, ids: Tensor) -> None:
+        """Remember a reshape to more dimensions."""
+        self.splits.append(Layout(self._occurrence("layout"), ids))
 
     def _occurrence(self, what: str) -> str:
         key = f"{self.module}:{what}"
@@ -407,7 +413,7 @@ def _mark_data(args: Any, kwargs: Any, out: Any) -> None:
     from one network to the next."""
     results = [t for t in tensors_in(out) if not t.is_floating_point()]
     if results and any(
-        t.is_floating_point() and hasattr(t, "_morphsearch_labels") or hasattr(t, "_morphsearch_data")
+        (t.is_floating_point() and hasattr(t, "_morphsearch_labels")) or hasattr(t, "_morphsearch_data")
         for t in tensors_in((args, kwargs))
     ):
         for tensor in results:

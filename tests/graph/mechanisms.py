@@ -905,7 +905,7 @@ def attention() -> nn.Module:
     return net(forward, a=cbr(3, 8), qkv=conv(8, 18, 1), proj=conv(6, 8, 1), head=head(8))
 
 
-@case(removable=0.0, exact=False, reason="view")
+@case(removable=0.7, exact=False, reason="its scale follows from the number of channels")
 def fused_attention() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)

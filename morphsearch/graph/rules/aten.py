@@ -11,17 +11,20 @@ import torch
 import torch.nn.functional as F
 
 from morphsearch.graph.labels import RIGID, constant
+from morphsearch.graph.rules import elementwise
 from morphsearch.graph.rules.binding import (
     unknown_part,
 )
 from morphsearch.graph.rules.common import Rule, finish, input_labels, short_name
 from morphsearch.graph.rules.convolutions import convolution
-from morphsearch.graph.rules.elementwise import pointwise
 from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, view
 from morphsearch.graph.rules.norms import per_channel_norm
+from morphsearch.graph.rules.pairs import on_both_sides
 from morphsearch.graph.rules.products import product
 from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial
 from morphsearch.graph.tape import Tape, tensors_in
+
+pointwise = on_both_sides(elementwise.pointwise)
 
 
 def aten_convolution(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -137,10 +140,13 @@ def _table(rule: Rule, names: str) -> dict[str, Rule]:
 
 
 ATEN: dict[str, Rule] = {
-    **_table(identity, "clone contiguous detach alias _to_copy to lift_fresh _conj positive dropout"),
-    **_table(view, "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten squeeze_ unsqueeze_"),
+    **_table(on_both_sides(identity), "clone contiguous detach alias _to_copy to lift_fresh _conj positive dropout"),
     **_table(
-        move,
+        on_both_sides(view),
+        "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten squeeze_ unsqueeze_",
+    ),
+    **_table(
+        on_both_sides(move),
         "permute transpose t transpose_ split split_with_sizes chunk slice select narrow unbind stack expand flip roll"
         " index_select index repeat repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle rot90 as_strided"
         " movedim swapaxes unfold diagonal split_copy unbind_copy select_copy slice_copy native_channel_shuffle",
@@ -171,11 +177,11 @@ ATEN: dict[str, Rule] = {
         " replication_pad3d grid_sampler_2d grid_sampler_3d max_unpool2d fractional_max_pool2d",
     ),
     **_table(
-        reduce,
+        on_both_sides(reduce),
         "mean sum amax amin max min var var_mean std std_mean prod logsumexp norm linalg_vector_norm"
         " all any argmax argmin",
     ),
-    **_table(along_dim, "_softmax _log_softmax softmax log_softmax cumsum cumprod sort topk"),
+    **_table(on_both_sides(along_dim), "_softmax _log_softmax softmax log_softmax cumsum cumprod sort topk"),
     **_table(product, "mm bmm addmm baddbmm"),
     **_table(aten_convolution, "convolution"),
     **_table(

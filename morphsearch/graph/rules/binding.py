@@ -5,9 +5,11 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from morphsearch.graph.labels import RIGID, Labels, unknown
+from morphsearch.graph.labels import RIGID, Labels, along, unknown
+from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.tape import Slot, Tape
 
 Ids = np.ndarray
@@ -114,7 +116,9 @@ def bind(tape: Tape, tensor: Tensor | None, dim: int, units: Ids, role: str) -> 
     if tensor is None:
         return
     found = resolve_slot(tape, tensor, dim, role)
-    if found is not None and found[0].size == np.size(units):
+    if found is None and tensor.dim() == 1 and not (joined := tape.activation(tensor)).blank:
+        tape.union(units, joined.vector(0))  # several parameters, joined
+    elif found is not None and found[0].size == np.size(units):
         tape.union(units, found[0], found[1])
         tape.pin(found[0][np.asarray(units) == RIGID], "it reads data whose number of channels is fixed")
     else:
@@ -168,7 +172,55 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
             tape.union(np.where(seen, high, RIGID), found, (name, dim))
             tape.pin(found[~seen | (high == RIGID)], f"{tape.where('part of ' + name)} meets data whose size is fixed")
             return
-    tape.pin(units.ids, tape.where(f"the parameter {name}, which follows the channels along no dimension of its own"))
+    kept = _longest_spanned(tape, name, units, sizes)
+    if kept is None:
+        tape.pin(
+            units.ids, tape.where(f"the parameter {name}, which follows the channels along no dimension of its own")
+        )
+        return
+    dim, follows_it = kept
+    together = Labels(lockstep(tape, units.ids, dim), units.shape)
+    if follows_it:
+        bind_elements(tape, tensor, together, role)
+
+
+def _longest_spanned(tape: Tape, name: str, units: Labels, sizes: tuple[int, ...]) -> tuple[int, bool] | None:
+    """Units along several dimensions meet a parameter along some: the one that keeps most choices, and whether the
+    parameter follows it."""
+    natural = max(units.varying(), key=lambda d: (units.ids.shape[d], sizes[d] > 1), default=None)
+    chosen = tape.decide(f"{name} in lockstep", None if natural is None else str(natural))
+    return None if chosen is None or len(units.varying()) < 2 else (int(chosen), sizes[int(chosen)] > 1)
+
+
+def joined_parameters(
+    tape: Tape, parts: list[Tensor], known: list[Labels | None], labels: list[Labels], dim: int
+) -> list[Labels]:
+    """The labels of tensors that are concatenated along `dim`, where some are parameters.
+
+    Beside activations a parameter (a class token, a padding that is learned) follows their units, and brings units of
+    its own where it adds channels; parameters alone (the biases of queries, keys and values) are joined slice by slice.
+    """
+    own = [one for one in known if one is not None and one.parameter]
+    if not own or (len(own) == len(parts) and len(labels[0].shape) > 1):
+        return labels
+    moving = {d for one in labels for d in one.varying()} or {dim}
+    result = list(labels)
+    for place, (tensor, one) in enumerate(zip(parts, known, strict=True)):
+        if one is None or not one.parameter or len(moving) > 1:
+            continue
+        (over,) = moving
+        found = resolve_slot(tape, tensor, over, "gate" if over == dim and len(own) < len(parts) else "other")
+        if found is None:
+            continue
+        result[place] = along(torch.from_numpy(np.ascontiguousarray(found[0])), over, one.shape)
+        if over == dim:
+            continue
+        units = next((np.asarray(other.vector(over)) for other in labels if over in other.varying()), None)
+        if units is not None:
+            tape.union(units, *found)
+            tape.pin(found[0][units == RIGID], "it reads data whose number of channels is fixed")
+            result[place] = along(torch.from_numpy(np.ascontiguousarray(units)), over, one.shape)
+    return result
 
 
 def named(tape: Tape, **tensors: Tensor | None) -> dict[str, str]:

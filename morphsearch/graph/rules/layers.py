@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from morphsearch.graph.rules.attention import scaled_dot_product_attention
 from morphsearch.graph.rules.convolutions import conv_rule
 from morphsearch.graph.rules.linear import linear
 from morphsearch.graph.rules.norms import batch_norm, group_norm, instance_norm, layer_norm
@@ -24,4 +25,5 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.instance_norm: instance_norm,
     F.layer_norm: layer_norm,
     F.group_norm: group_norm,
+    F.scaled_dot_product_attention: scaled_dot_product_attention,
 }

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphsearch.graph.labels import RIGID, along, compact, constant
+from morphsearch.graph.labels import RIGID, Labels, along, compact, constant
 from morphsearch.graph.rules.binding import (
     bind,
     named,
     resolve_slot,
 )
+from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.tape import Tape
 
 
@@ -46,15 +47,14 @@ def linear_labels(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None, ou
         tape.put(out, out_labels)
         return
     (rows, _), (columns, column_slot) = found_rows, found_columns
-    if positions is not None:
+    if positions == "both":
+        # Heads, or other things beside the channels: all that share a channel are one unit.
+        labels = Labels(lockstep(tape, labels.ids, last), labels.shape, labels.producer)
+    if positions == "positions":
         # A layer over positions (tokens): the units stay where they are, its own rows and columns are positions.
         tape.pin(columns, f"{tape.where('a linear layer')} runs along positions, not channels")
         tape.pin(rows, f"{tape.where('a linear layer')} runs along positions, not channels")
-        if positions == "both":
-            tape.pin(labels.ids, f"{tape.where('a linear layer')} reads units along two dimensions")
-            out_labels = constant(RIGID, shape)
-        else:
-            out_labels = compact(labels.ids, shape)
+        out_labels = compact(labels.ids, shape)
     else:
         arriving = np.asarray(labels.vector(last))
         tape.union(arriving, columns, column_slot)

@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, reshape
-from morphsearch.graph.rules.binding import (
-    unknown_part,
-)
+from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
+from morphsearch.graph.rules.layouts import laid_out
 from morphsearch.graph.tape import Tape, Untraceable, storage_key, tensors_in
 
 
@@ -39,6 +38,7 @@ def view(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if labels.parameter is not None:
         tape.put(out, moved)
         return
+    laid_out(tape, labels, moved)
     finish(tape, func, [labels], out, [moved], attrs={"sizes": tuple(out.shape)})
 
 
@@ -46,9 +46,20 @@ def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Concatenation along `dim`, on the compact labels."""
     tensors, dim = args[0], (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
     parts = [t for t in tensors if t.dim() == out.dim()]  # PyTorch lets an empty tensor of rank 1 through
-    labels = [tape.activation(t) if tape.labels(t) is not None else constant(LOOSE, tuple(t.shape)) for t in parts]
+    known = [tape.labels(t) for t in parts]
+    labels = [
+        constant(LOOSE, tuple(t.shape)) if own is None else own if own.parameter is None else constant(RIGID, own.shape)
+        for t, own in zip(parts, known, strict=True)
+    ]
     inputs = labels
+    labels = joined_parameters(tape, parts, known, labels, dim)
     moving = {d for one in labels for d in one.varying()} - {dim}
+    if moving and all(one.ids.shape[dim] == 1 for one in labels):
+        # Parts one after another (tokens): they lose the same channels, or they would no longer fit.
+        merged = labels[0].ids
+        for one in labels[1:]:
+            merged = meet(tape, "cat", merged, one.ids)
+        labels = [Labels(merged, one.shape, one.producer) for one in labels]
     target = [out.shape[d] if d in moving else 1 for d in range(out.dim())]
     pieces = [one.ids.expand([*target[:dim], one.shape[dim], *target[dim + 1 :]]) for one in labels]
     joined = compact(torch.cat(pieces, dim), tuple(out.shape))

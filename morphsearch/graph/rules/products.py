@@ -1,60 +1,159 @@
-"""Products of two activations."""
+"""Products of two activations.
+
+Letters: `r` units along the rows of a factor, `c` along its columns; an outer product has both, of two kinds of units.
+"""
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
-from morphsearch.graph.labels import RIGID, compact, constant
+from morphsearch.graph.labels import RIGID, Labels, compact, constant
+from morphsearch.graph.rules.binding import bind_elements
 from morphsearch.graph.rules.common import short_name
 from morphsearch.graph.rules.elementwise import meet
+from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.rules.linear import linear_labels
+from morphsearch.graph.rules.pairs import joined
 from morphsearch.graph.tape import Tape
 
 
 def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """``mm``/``bmm`` and ``addmm``/``baddbmm``: a linear layer where one side is a parameter, else a contraction."""
     given = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | kwargs
-    bias = given.get("self") if "mat2" in given and "mat1" in given else None
-    a = given.get("mat1", given.get("self")) if bias is not None else args[0]
-    b = given.get("mat2", args[1])
-    right = tape.labels(b)
-    if right is not None and right.parameter is not None and b.dim() == 2:
-        linear_labels(tape, a, b, bias, out, row_dim=1)
-        return
-    left = tape.activation(a)
-    right = tape.activation(b)
-    shape = tuple(out.shape)
-    ids_a, ids_b = left.ids, right.ids
+    bias = given.get("self") if ("mat2" in given and "mat1" in given) or "batch1" in given else None
+    a = given.get("mat1", given.get("batch1", given.get("self")))
+    b = given.get("mat2", given.get("batch2"))
+    if b.dim() == 2 and tape.pair(b) is None:
+        right = tape.labels(b)
+        if right is not None and right.parameter is not None:
+            linear_labels(tape, a, b, bias, out, row_dim=1)
+            return
     name = short_name(func)
-    inner = ids_a.shape[-1] > 1 or ids_b.shape[-2] > 1
-    outer_a, outer_b = ids_a.shape[-2] > 1, ids_b.shape[-1] > 1
-    natural = ("tangle" if outer_a or outer_b else "contract") if inner else "outer" if outer_a and outer_b else None
-    units_a, units_b = bool((ids_a > 0).any()), bool((ids_b > 0).any())
-    if natural is None and (units_a or units_b):
-        natural = "rows" if outer_a else "columns" if outer_b else None
-    chosen = tape.decide(name, natural)
-    result = constant(RIGID, shape)
-    if chosen == "contract":
-        # Both sides must lose the same channels, and the sum then misses exactly their products.
-        across = ids_a.movedim(-1, -2)
-        meeting = np.broadcast_shapes(across.shape, ids_b.shape)
-        tape.union(across.expand(meeting), ids_b.expand(meeting))
-        tape.mix(ids_a, tape.where(f"{name}: a product of two activations over channels"))
-    elif chosen in ("tangle", "outer"):
-        what = f"{tape.where(name)}: {'an outer' if chosen == 'outer' else 'a'} product of two activations"
-        tape.pin(ids_a, what)
-        tape.pin(ids_b, what)
-    elif chosen in ("rows", "columns"):
-        side, other = (ids_a, ids_b) if chosen == "rows" else (ids_b, ids_a)
-        if bool((other > 0).any()):
-            tape.pin(other, f"{tape.where(name)}: it weighs the channels of another activation")
-        result = compact(side.narrow(-1 if chosen == "rows" else -2, 0, 1), shape)
-    elif units_a or units_b:
-        merged = meet(tape, f"{name} of maps", ids_a.narrow(-1, 0, 1), ids_b.narrow(-2, 0, 1))
-        result = compact(merged, shape) if merged.dim() == len(shape) else result
+    left, right = factor(tape, a), factor(tape, b)
+    result = multiply(tape, name, left, right, tuple(out.shape))
     kind = {"mm": "matmul", "addmm": "matmul"}.get(name, "bmm")
-    sizes = {"batch": 1, "n": a.shape[-2], "c": a.shape[-1], "o": b.shape[-1], "matrices": int(np.prod(a.shape[:-2]))}
-    tape.emit(kind, [left, right], [result], attrs=sizes)
+    tape.emit(kind, [left, right], [result], attrs=sizes(left, right))
     tape.put(out, result)
+    if bias is not None:
+        _add(tape, name, bias, out, result)
+
+
+def factor(tape: Tape, tensor: Tensor) -> Labels:
+    """The labels of a factor, both sides of an outer product."""
+    return tape.pair(tensor) or tape.activation(tensor)
+
+
+def sizes(left: Labels, right: Labels) -> dict[str, int]:
+    """What a product of `... n x c` and `... c x o` costs."""
+    n, c, o = left.shape[-2], left.shape[-1], right.shape[-1]
+    return {"batch": 1, "n": n, "c": c, "o": o, "matrices": prod(left.shape[:-2])}
+
+
+def multiply(tape: Tape, name: str, left: Labels, right: Labels, shape: tuple[int, ...]) -> Labels:
+    """The labels of ``left @ right``.
+
+    Units along the dimension that is summed are one with those that they meet there (both sides must lose the same, and
+    the sum then misses exactly their products); those along the others stay: of both factors, as an outer product.
+    Heads, along the leading dimensions, are in lockstep with whatever lies along rows or columns.
+    """
+    natural = ",".join((_places(left), _places(right)))
+    chosen = tape.decide(name, natural if natural != "," else None)
+    if chosen is None:
+        if left.blank and right.blank:
+            return constant(RIGID, shape)
+        merged = meet(tape, f"{name} of maps", _head(left, -1), _head(right, -2))
+        return compact(merged, shape) if merged.dim() == len(shape) else constant(RIGID, shape)
+    places = chosen.split(",")
+    what = f"{tape.where(name)}: a product of two activations"
+    if any(place not in ("", "r", "c", "rc", "cr") for place in places):
+        for labels in (left, right):
+            _pin(tape, labels, f"{what} along rows and columns at once")
+        return constant(RIGID, shape)
+    (row, left_inner), (right_inner, column) = (
+        _sides(tape, labels, place) for labels, place in zip((left, right), places, strict=True)
+    )
+    for labels, place in zip((left, right), places, strict=True):
+        if not place and not labels.blank:
+            _pin(tape, labels, f"{tape.where(name)}: it weighs the channels of another activation")
+    if left_inner is not None and right_inner is not None:
+        tape.union(left_inner, right_inner)
+        for side in (left_inner, right_inner):
+            tape.mix(side, f"{what} over channels")
+    elif left_inner is not None or right_inner is not None:
+        inner = left_inner if left_inner is not None else right_inner
+        assert inner is not None
+        tape.pin(inner, f"{tape.where(name)}: it is summed with weights whose number is fixed")
+    rows = _along(row, -2, shape) if row is not None else None
+    columns = _along(column, -1, shape) if column is not None else None
+    if rows is None or columns is None:
+        return rows or columns or constant(RIGID, shape)
+    return joined(tape, rows, columns)
+
+
+def transposed(labels: Labels) -> Labels:
+    """The labels of ``x.transpose(-1, -2)``."""
+    shape = (*labels.shape[:-2], labels.shape[-1], labels.shape[-2])
+    second = labels.second.movedim(-1, -2) if labels.second is not None else None
+    return Labels(labels.ids.movedim(-1, -2), shape, labels.producer, None, second)
+
+
+def _places(labels: Labels) -> str:
+    """Where the units of a factor lie: along its rows, its columns or (an outer product) both; "?": one kind along
+    both."""
+    found = [
+        "".join(letter for dim, letter in ((-2, "r"), (-1, "c")) if ids.shape[dim] > 1)
+        for ids in ((labels.ids,) if labels.second is None else (labels.ids, labels.second))
+    ]
+    if labels.second is None:
+        return "?" if len(found[0]) > 1 else found[0]
+    return "".join(found) if sorted(found) == ["c", "r"] else "?"
+
+
+def _sides(tape: Tape, labels: Labels, place: str) -> tuple[Tensor | None, Tensor | None]:
+    """The units along rows and along columns, as vectors, the leading dimensions in lockstep."""
+    found: dict[str, Tensor] = {}
+    sides = (labels.ids,) if labels.second is None else (labels.ids, labels.second)
+    for letter, ids in zip(place, sides, strict=False):
+        dim = -2 if letter == "r" else -1
+        vector = lockstep(tape, ids, dim)
+        found[letter] = vector.movedim(dim, 0).reshape(-1).expand(labels.shape[dim])
+    return found.get("r"), found.get("c")
+
+
+def _along(vector: Tensor, dim: int, shape: tuple[int, ...]) -> Labels:
+    view = [1] * len(shape)
+    view[dim] = vector.numel()
+    return Labels(vector.reshape(view), shape)
+
+
+def _head(labels: Labels, dim: int) -> Tensor:
+    return labels.ids.narrow(dim, 0, 1)
+
+
+def _pin(tape: Tape, labels: Labels, reason: str) -> None:
+    tape.pin(labels.ids, reason)
+    if labels.second is not None:
+        tape.pin(labels.second, reason)
+
+
+def _add(tape: Tape, name: str, bias: Tensor, out: Tensor, result: Labels) -> None:
+    """What is added to a product of two activations meets its result."""
+    own = tape.labels(bias)
+    if own is None:
+        return
+    if own.parameter is not None:
+        bind_elements(tape, bias, result, "bias")
+        return
+    if result.second is not None or (not own.blank and own.shape != result.shape):
+        for labels in (own, result):
+            _pin(tape, labels, tape.where(f"{name}: it is added to a product of channels"))
+        tape.put(out, constant(RIGID, result.shape))
+        return
+    lifted = own.ids.reshape((1,) * (len(result.shape) - own.ids.dim()) + tuple(own.ids.shape))
+    tape.put(out, compact(meet(tape, name, result.ids, lifted), result.shape, result.producer))
+
+
+__all__ = ["factor", "multiply", "product", "sizes", "transposed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from morphsearch.graph.rules.binding import (
     mixes_parameter,
 )
 from morphsearch.graph.rules.common import finish, plain_arguments, short_name
+from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.tape import Tape, tensors_in
 
 
@@ -75,7 +77,7 @@ def reduce(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     ids = labels.ids
     moving = set(labels.varying())
     over = [d for d in dims if d in moving]
-    natural = ("fuse:" if moving - set(over) else "mix:") + ",".join(map(str, over)) if over else None
+    natural = f"{_how(labels, over)}:" + ",".join(map(str, over)) if over else None
     chosen = tape.decide(name, natural)
     how, _, where = (chosen or "").partition(":")
     over = sorted({*over, *(int(d) for d in where.split(",") if d)})
@@ -83,6 +85,8 @@ def reduce(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         for d in over:
             ids = tape.fuse(ids, d)
     elif over:
+        if how == "lockstep":
+            lockstep(tape, ids, over[0])
         if name.startswith("arg"):
             tape.pin(ids, f"{tape.where(name)}: the numbers of its channels are read")
         tape.mix(ids, tape.where(f"{name} over channels"))
@@ -98,6 +102,19 @@ def reduce(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         Labels(ids, tuple(o.shape)) if o.dim() == ids.dim() else constant(RIGID, tuple(o.shape)) for o in outputs
     ]
     finish(tape, func, [labels], out, produced, attrs={"dims": dims})
+
+
+def _how(labels: Labels, over: list[int]) -> str:
+    """What becomes of units along dimensions that an operation runs over, where there are others as well.
+
+    Either those along them become one (the radix of split attention), or those beside them are in lockstep (heads of
+    attention) and mix along them: whichever leaves more to choose from.
+    """
+    shape = labels.ids.shape
+    along, beside = prod(shape[d] for d in over), prod(shape[d] for d in labels.varying() if d not in over)
+    if beside == 1:
+        return "mix"
+    return "lockstep" if len(over) == 1 and along > beside else "fuse"
 
 
 def _reduce_parameter(
@@ -136,8 +153,11 @@ def along_dim(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     dim = next((a for a in args[1:] if isinstance(a, int)), kwargs.get("dim", -1)) % len(labels.shape)
     name = short_name(func).lstrip("_")
     moving = labels.varying()
-    chosen = tape.decide(name, ("fuse" if len(moving) > 1 else "mix") if dim in moving else None)
+    chosen = tape.decide(name, _how(labels, [dim]) if dim in moving else None)
     ids = labels.ids
+    if chosen == "lockstep":
+        ids = lockstep(tape, ids, dim)
+        chosen = "mix"
     if chosen == "fuse":
         fused = tape.fuse(ids, dim)
         ids = fused if out_sizes_differ(labels, out) else ids

@@ -1,0 +1,83 @@
+"""Units laid out along several dimensions (heads and their channels), and which of those may lose some.
+
+A tensor is a rectangle: where `h x d` units lie along two dimensions, either the same `d` leaves every `h` or nothing
+does.
+A reshape alone asks for nothing yet, since another may undo it (a channel shuffle); the operations that compute in the
+layout do, and then every part of what was reshaped must follow (queries, keys and values of one layer).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphsearch.graph.labels import Labels
+from morphsearch.graph.tape import Tape
+
+RECENT = 24  # reshapes that are still looked for: what computes in a layout comes soon after it
+
+
+def laid_out(tape: Tape, before: Labels, after: Labels) -> None:
+    """Remember a reshape to more dimensions."""
+    if len(after.shape) > len(before.shape) and not after.blank:
+        tape.lay_out(after.ids)
+
+
+def lockstep(tape: Tape, ids: Tensor, dim: int) -> Tensor:
+    """Units at the same index of `dim` are one from here on; returns the labels, of size 1 in all other dimensions."""
+    dim %= ids.dim()
+    if tape.splits:
+        _follow(tape, ids, dim)
+    for other in range(ids.dim()):
+        if other != dim:
+            ids = tape.fuse(_once(ids, other), other)
+    return ids
+
+
+def _once(ids: Tensor, dim: int) -> Tensor:
+    """What repeats along `dim` (the same heads in every image, window or block), once."""
+    size = ids.shape[dim]
+    if size < 4:
+        return ids
+    line = ids.movedim(dim, 0).reshape(size, -1)
+    again = (line[1:, 0] == line[0, 0]).nonzero()
+    period = int(again[0]) + 1 if again.numel() else size
+    while period < size:
+        if size % period == 0 and torch.equal(line[period:], line[:-period]):
+            return ids.narrow(dim, 0, period)
+        later = again[again >= period]
+        period = int(later[0]) + 1 if later.numel() else size
+    return ids
+
+
+def _follow(tape: Tape, ids: Tensor, dim: int) -> None:
+    """The reshape that these units came out of keeps the dimension that they lie along here, whatever its others."""
+    found = _origin(tape, ids, dim)
+    chosen = tape.decide("layout kept", None if found is None else f"{found[0]} {found[1]}")
+    name, _, kept = (chosen or "").rpartition(" ")
+    layout = next((layout for layout in reversed(tape.splits) if layout.name == name), None)
+    if layout is None or layout.kept is not None:
+        return
+    layout.kept = int(kept)
+    together = layout.ids
+    for other in range(together.dim()):
+        if other != layout.kept:
+            together = tape.fuse(_once(together, other), other)
+
+
+def _origin(tape: Tape, ids: Tensor, dim: int) -> tuple[str, int] | None:
+    """The last reshape that laid these units out, and its dimension that is `dim` of `ids`."""
+    line = np.asarray(ids.movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0])
+    some = np.unique(line[line > 0])[:2]
+    if some.size < 2:
+        return None
+    for layout in reversed(tape.splits[-RECENT:]):
+        first, other = ((layout.ids == int(one)).nonzero() for one in some)
+        if first.shape[0] and other.shape[0]:
+            moved = (first[0] != other[0]).nonzero().reshape(-1).tolist()
+            return (layout.name, moved[0]) if len(moved) == 1 else None
+    return None
+
+
+__all__ = ["laid_out", "lockstep"]
