@@ -15,6 +15,7 @@ from morphsearch.errors import InputError, MorphError, PluginError, UsageError
 from morphsearch.exporting.source import Source, Weights
 from morphsearch.files import read_tensors
 from morphsearch.loop.architecture import FILE, Architecture
+from morphsearch.sparsity.source import weights_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def export(
             network.
         format: "python", "onnx", "pt2", "widths", or the name that a plugin registered.
         path: the file; default: named after the seed and the architecture, in this folder.
-        weights: a safetensors file, or tensors by name; default: fresh ones for an architecture, its own for a network.
+        weights: "fresh", "inherited" or "retrained" (of an architecture in a run), a safetensors file, or tensors by
+            name; default: fresh ones for an architecture, its own for a network.
         example_inputs: for a network, or for an architecture without a spec whose network is `what`.
         input_shape: of the input that the file is made for and checked on; default: that of the recording.
         allow_code: leave to build a seed that names a factory of somebody's own.
@@ -60,7 +62,12 @@ def export(
     source, own = _source(what, example_inputs)
     if input_shape is not None:
         source = source.with_shape(tuple(int(size) for size in input_shape))
-    tensors = read_tensors(Path(weights)) if isinstance(weights, str | Path) else weights
+    if isinstance(weights, str | Path):
+        place = weights_of(str(weights), source if source.path is not None else None)
+        tensors: Weights | None = None if place is None else read_tensors(place)
+        own = None
+    else:
+        tensors = weights
     exporter = plugins.create("exporters", format)
     suffix = str(getattr(exporter, "suffix", "")) or f".{format}"
     target = Path(path) if path is not None else Path(f"{stem(source)}{suffix}")

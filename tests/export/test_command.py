@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from morphsearch.cli import main
-from morphsearch.files import write_tensors
+from morphsearch.files import read_tensors, write_tensors
 from morphsearch.graph import record
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.models import build_seed
@@ -80,7 +80,9 @@ def test_another_input_size(run_dir: Path, tmp_path: Path) -> None:
         (["--format", "pyton"], 2, "unknown exporter 'pyton'", "did you mean python"),
         (["--iteration", "7"], 2, "iteration 7 does not exist", "choose one of these"),
         (["--iteration", "0"], 2, "--iteration '0'", "--iteration 1"),
-        (["--weights", "gone.safetensors"], 5, "gone.safetensors", ""),
+        (["--weights", "gone.safetensors"], 5, "gone.safetensors", "check the path"),
+        (["--weights", "retraind"], 5, "weights 'retraind'", "did you mean retrained"),
+        (["--weights", "retrained"], 5, "was not retrained", "morphsearch retrain"),
         (["--input", "1,3,8,8"], 2, "--input 1,3,8,8 does not fit", "height and width"),
         (["--input", "eight"], 2, "--input 'eight' is no shape", "1,3,224,224"),
     ],
@@ -115,6 +117,14 @@ def test_foreign_code_in_a_file_needs_leave(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "--allow-code" in refused.stderr
     assert run(place, "--allow-code", "--output", tmp_path / "out.py").exit_code == 0
+
+
+def test_retrained_weights_are_found_in_the_run(run_dir: Path, tmp_path: Path) -> None:
+    trained = Architecture.load(run_dir / "iterations" / "002").build().state_dict()
+    write_tensors(run_dir / "retrained" / "002-seed0" / "weights.safetensors", trained)
+    assert run(run_dir, "--weights", "retrained", "--output", tmp_path / "net.py").exit_code == 0
+    written = read_tensors(tmp_path / "net.safetensors")
+    assert all(torch.equal(written[name], value) for name, value in trained.items())
 
 
 def test_weights_go_beside_the_source(run_dir: Path, tmp_path: Path) -> None:

@@ -17,10 +17,7 @@ from morphsearch.errors import UsageError
     "export",
     examples=[
         ("morphsearch export runs/a --output net.py", "the last architecture as source that needs only torch"),
-        (
-            "morphsearch export runs/a --format onnx --weights runs/a/retrained/002-seed0/weights.safetensors",
-            "retrained, for ONNX Runtime",
-        ),
+        ("morphsearch export runs/a --format onnx --weights retrained", "with its weights, for ONNX Runtime"),
         ("morphsearch export runs/a/iterations/001/architecture.json --format pt2", "for torch.export.load"),
         ("morphsearch export resnet20 --format widths --output widths.json", "of a seed as it is"),
     ],
@@ -42,7 +39,11 @@ from morphsearch.errors import UsageError
 )
 @click.option("--iteration", type=Number(int, least=1), help="Which architecture; default: the last.")
 @click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="A safetensors file; default: fresh weights."
+    "--weights",
+    default="fresh",
+    show_default=True,
+    metavar="WORD|FILE",
+    help="Weights: fresh, of a run inherited or retrained, or a safetensors file.",
 )
 @click.option(
     "--output",
@@ -59,7 +60,7 @@ def command(
     architecture: str | Path,
     format_: str,
     iteration: int | None,
-    weights: Path | None,
+    weights: str,
     output: Path | None,
     input_: tuple[int, ...] | None,
     allow_code: bool,

@@ -88,7 +88,7 @@ FRACTION = "10%, or a step such as 200"
     default="fresh",
     show_default=True,
     metavar="WORD|FILE",
-    help="Where it starts: fresh, of a run inherited or retrained, or a safetensors file.",
+    help="Weights: fresh, of a run inherited or retrained, or a safetensors file.",
 )
 @click.option(
     "--strategy",
