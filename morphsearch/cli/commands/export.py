@@ -68,8 +68,7 @@ def command(
 ) -> None:
     """Write a network as a file that needs nothing of morphsearch.
 
-    The file is run and compared with the network before it is written. With weights, python puts them beside the source
-    as safetensors; onnx and pt2 hold them.
+    It is run and compared before it is written. Weights go beside source as safetensors, into other formats.
     """
     if iteration is not None and not isinstance(architecture, Path):
         raise UsageError("--iteration with a seed", "iterations are those of a run", "leave it out")
