@@ -49,13 +49,18 @@ def _suspects(graph: ConvGraph, multiplicity: np.ndarray, mismatch: Mismatch, kn
 
     Those around the operation and the nearest one before it, with all modules of their types, where they have sized
     operations; else the module of the operation itself, whose sizes may be written around parameters, which are no
-    operations; else every module with sized operations.
+    operations; else every module with sized operations; in the end all that have code of their own (a slice up to a
+    width that is written down is no operation until the width grows).
     """
     sized = sized_modules(graph, multiplicity)
-    everything = [path for path in sized if path not in known]
+    modules = dict(graph.model.named_modules())
+    everything = [path for path in sized if path not in known] or [
+        path
+        for path, module in modules.items()
+        if path not in known and path in graph.tape.visited and not type(module).__module__.startswith("torch.nn.")
+    ]
     if mismatch.operation < 0:
         return everything
-    modules = dict(graph.model.named_modules())
     where = graph.tape.operations[mismatch.operation].module
     parts = where.split(".") if where else []
     around = [".".join(parts[:n]) for n in range(len(parts) + 1)]

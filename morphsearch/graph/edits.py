@@ -36,10 +36,25 @@ class Resized:
 
 
 @dataclass
+class Regrouped:
+    """Give the convolution `node` so many groups."""
+
+    node: str
+    groups: int
+
+
+@dataclass
+class Removed:
+    """Take out `node`, an assertion about sizes that were replaced."""
+
+    node: str
+
+
+@dataclass
 class PatchLog:
     """The edits of one module's trace."""
 
-    edits: list[Selection | Resized] = field(default_factory=list)
+    edits: list[Selection | Resized | Regrouped | Removed] = field(default_factory=list)
 
 
 def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> fx.GraphModule:
@@ -47,6 +62,12 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> fx.
     nodes = {node.name: node for node in traced.graph.nodes}
     for edit in log.edits:
         node = nodes[edit.node]
+        if isinstance(edit, Removed):
+            traced.graph.erase_node(node)
+            continue
+        if isinstance(edit, Regrouped):
+            regroup(node, edit.groups)
+            continue
         with traced.graph.inserting_before(node):
             new = _selected(traced, nodes, edit) if isinstance(edit, Selection) else _resized(traced, node, edit)
         node.replace_all_uses_with(new)
@@ -113,6 +134,23 @@ def _selected(traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection
         index = index + 1
     traced.register_buffer(name, torch.from_numpy(index), persistent=False)
     return graph.call_function(torch.index_select, (source, dim, graph.get_attr(name)))
+
+
+def groups_place(node: fx.Node) -> int | None:
+    """Where a call of a functional convolution has its groups among its positional arguments; None for other nodes."""
+    name = getattr(node.target, "__name__", "")
+    if node.op != "call_function" or not name.startswith("conv") or not name.endswith("d"):
+        return None
+    return 6  # of conv1d to conv3d, and of their transposes
+
+
+def regroup(node: fx.Node, groups: int) -> None:
+    """Set the groups of a call of a functional convolution."""
+    place = groups_place(node)
+    if place is not None and len(node.args) > place:
+        node.args = (*node.args[:place], groups, *node.args[place + 1 :])
+    else:
+        node.kwargs = {**node.kwargs, "groups": groups}
 
 
 def _resized(traced: fx.GraphModule, node: fx.Node, edit: Resized) -> fx.Node:

@@ -87,11 +87,15 @@ def _running(module: nn.Module, interpreter: fx.Interpreter) -> Iterator[None]:
         rest = [kwargs[str(name)] for name in names[len(args) :] if str(name) in kwargs]
         return interpreter.run(*args, *rest)
 
+    own = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from morphsearch.graph.edits import Patched, PatchLog, Resized, Selection
+from morphsearch.graph.edits import Patched, PatchLog, Regrouped, Removed, Resized, Selection, groups_place
 from morphsearch.graph.labels import LOOSE, Labels, along
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan, repeat_runs
@@ -97,6 +97,11 @@ class Repair(_InPlaceOf):
             except Exception as error:
                 failure = error
         if not moves(n):
+            if failure is not None and (place := groups_place(n)) is not None:
+                return self._regroup(n, place)
+            if isinstance(failure, AssertionError) and not n.users:
+                self.log.edits.append(Removed(n.name))
+                return None
             if failure is not None:
                 raise failure
             return result
@@ -108,12 +113,40 @@ class Repair(_InPlaceOf):
             repaired = self._resize(n, result)
         return repaired if repaired is not None else result
 
+    def _regroup(self, n: fx.Node, place: int) -> Any:
+        """A convolution whose number of groups is written down: whole groups left, so it is another number now."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        given = dict(zip(("input", "weight"), args, strict=False)) | kwargs
+        weight, channels = given["weight"], given["input"].shape[1 - given["weight"].dim()]
+        if "transpose" in n.target.__name__:  # type: ignore[union-attr]
+            before = args[place] if len(args) > place else kwargs.get("groups", 1)
+            source = n.args[0] if n.args else n.kwargs["input"]
+            labels = self.seed.facts[source.name].labels if isinstance(source, fx.Node) else None
+            per_group = labels.shape[1 - weight.dim()] // before if labels is not None else channels
+        else:
+            per_group = weight.shape[1]
+        groups = channels // per_group
+        if len(args) > place:
+            args = (*args[:place], groups, *args[place + 1 :])
+        else:
+            kwargs = {**kwargs, "groups": groups}
+        result = n.target(*args, **kwargs)  # type: ignore[operator]
+        self.log.edits.append(Regrouped(n.name, groups))
+        return result
+
     def _wanted(self, n: fx.Node) -> tuple[int, np.ndarray] | None:
         """For a node whose units lie along one dimension: that dimension and the identifiers that it should bring."""
         facts = self.seed.facts.get(n.name)
         if facts is None or facts.labels is None or facts.labels.parameter is not None:
             return None
         moving = facts.labels.varying()
+        if not moving and int(facts.labels.ids.reshape(-1)[0]) > 0:
+            # A single unit is left: it lies along the dimension along which its neighbours lie in the source.
+            sources = [self.seed.facts[a.name].labels for a in n.all_input_nodes if self._carries(a)]
+            along_sources = {tuple(one.varying()) for one in sources if one is not None}
+            ranks = {len(one.shape) for one in sources if one is not None}
+            if len(along_sources) == 1 and ranks == {len(facts.labels.shape)}:
+                moving = [d for d in next(iter(along_sources)) if facts.labels.shape[d] == 1]
         if len(moving) != 1:
             return None
         ids = np.asarray(facts.labels.vector(moving[0]))

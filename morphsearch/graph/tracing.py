@@ -55,7 +55,10 @@ def trace(module: nn.Module) -> fx.Graph | None:
     try:
         for training in (False, True) if _reads_mode(type(module)) else (False,):
             module.training = training
-            graphs.append(_Tracer().trace(module))
+            tracer = _Tracer()
+            own = vars(module).get("forward")  # chosen among several in the constructor
+            tracer.traced_func_name = getattr(own, "__name__", "forward")
+            graphs.append(tracer.trace(module))
     except Exception:
         return None
     finally:
@@ -67,7 +70,7 @@ def trace(module: nn.Module) -> fx.Graph | None:
 def _reads_mode(kind: type[nn.Module]) -> bool:
     """Whether the module's code may depend on ``training``; True where the code cannot be seen."""
     try:
-        return any("training" in inspect.getsource(vars(base)["forward"]) for base in kind.__mro__ if "forward" in vars(base))
+        return any("training" in inspect.getsource(base) for base in kind.__mro__ if base.__module__ != nn.Module.__module__)
     except (OSError, TypeError):
         return True
 
