@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from morphsearch.graph.edits import Patched, PatchLog, Regrouped, Removed, Resized, Selection, groups_place
-from morphsearch.graph.labels import LOOSE, Labels, along
+from morphsearch.graph.labels import LOOSE, Labels, along, compact
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan, repeat_runs
 from morphsearch.graph.rules.binding import axis_of
@@ -55,7 +55,8 @@ class Watch(_InPlaceOf):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        labels = self.tapes[-1].labels(result) if isinstance(result, Tensor) else None
+        tape = self.tapes[-1]
+        labels = tape.pair(result) or tape.labels(result) if isinstance(result, Tensor) else None
         several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
         # Of tensors only an index keeps its numbers: what was patched before may need it again.
         value = index_value(result) if isinstance(result, Tensor) else result
@@ -86,6 +87,9 @@ class Repair(_InPlaceOf):
         self.resolution, self.plan, self.multiplicity = resolution, plan, multiplicity
         self.most = max(1, int(multiplicity.max(initial=1)))
         self.log = PatchLog()
+        self.one_of_class = np.zeros(int(resolution.class_of.max(initial=0)) + 1, np.int64)
+        self.one_of_class[resolution.class_of] = np.arange(resolution.class_of.size)
+        self.labels: dict[str, Labels | None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         lost = any(isinstance(self.env.get(parent), _Lost) for parent in n.all_input_nodes)
@@ -136,21 +140,35 @@ class Repair(_InPlaceOf):
 
     def _wanted(self, n: fx.Node) -> tuple[int, np.ndarray] | None:
         """For a node whose units lie along one dimension: that dimension and the identifiers that it should bring."""
-        facts = self.seed.facts.get(n.name)
-        if facts is None or facts.labels is None or facts.labels.parameter is not None:
+        labels = self._seed_labels(n)
+        if labels is None:
             return None
-        moving = facts.labels.varying()
-        if not moving and int(facts.labels.ids.reshape(-1)[0]) > 0:
+        moving = labels.varying()
+        if not moving and int(labels.ids.reshape(-1)[0]) > 0:
             # A single unit is left: it lies along the dimension along which its neighbours lie in the source.
-            sources = [self.seed.facts[a.name].labels for a in n.all_input_nodes if self._carries(a)]
+            sources = [self._seed_labels(a) for a in n.all_input_nodes if self._carries(a)]
             along_sources = {tuple(one.varying()) for one in sources if one is not None}
             ranks = {len(one.shape) for one in sources if one is not None}
-            if len(along_sources) == 1 and ranks == {len(facts.labels.shape)}:
-                moving = [d for d in next(iter(along_sources)) if facts.labels.shape[d] == 1]
+            if len(along_sources) == 1 and ranks == {len(labels.shape)}:
+                moving = [d for d in next(iter(along_sources)) if labels.shape[d] == 1]
         if len(moving) != 1:
             return None
-        ids = np.asarray(facts.labels.vector(moving[0]))
-        return moving[0], ids
+        return moving[0], np.asarray(labels.vector(moving[0]))
+
+    def _seed_labels(self, n: fx.Node) -> Labels | None:
+        """What a node of the seed brings, with one identifier for each unit (heads in lockstep share theirs); None for
+        parameters and outer products."""
+        if n.name not in self.labels:
+            facts = self.seed.facts.get(n.name)
+            found = facts.labels if facts is not None else None
+            if found is not None and (found.parameter is not None or found.second is not None):
+                found = None
+            if found is not None and len(found.varying()) > 1:
+                ids = np.asarray(found.ids)
+                units = self.one_of_class[self.resolution.class_of[np.maximum(ids, 0)]]
+                found = compact(torch.from_numpy(np.where(ids > 0, units, ids)), found.shape)
+            self.labels[n.name] = found
+        return self.labels[n.name]
 
     def _new_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Seed identifiers to (position in the seed, copy, identifier in the new network), in the new order."""
@@ -177,11 +195,11 @@ class Repair(_InPlaceOf):
                 return None
             source = parents[0]
             value = self.env.get(source)
-            facts = self.seed.facts[source.name]
-            if isinstance(value, Tensor) and facts.labels is not None and facts.labels.varying() == [dim]:
+            labels = self._seed_labels(source)
+            if isinstance(value, Tensor) and labels is not None and labels.varying() == [dim]:
                 positions = self._positions(source, chain, dim)
                 if positions is not None:
-                    return self._choose(n, source, value, dim, np.asarray(facts.labels.vector(dim)), positions, ids)
+                    return self._choose(n, source, value, dim, np.asarray(labels.vector(dim)), positions, ids)
             if not moves(source):
                 return None
             chain.append(source)
@@ -302,10 +320,12 @@ class Repair(_InPlaceOf):
                 if found is None or slot is None:
                     continue
                 ids = slot[found[2]].reshape(1, -1)
-            elif labels.ids.shape[dim] > 1:
-                ids = np.asarray(labels.ids.movedim(dim, -1).reshape(-1, labels.ids.shape[dim]))
             else:
-                continue
+                sides = (labels.ids,) if labels.second is None else (labels.ids, labels.second)
+                side = next((side for side in sides if side.shape[dim] > 1), None)
+                if side is None:
+                    continue
+                ids = np.asarray(side.movedim(dim, -1).reshape(-1, side.shape[dim]))
             units = np.where(ids > 0, self.resolution.unit_of[np.maximum(ids, 0)], -1)
             times = np.where(units < 0, 1, self.multiplicity[units])
             if (times == times[:1]).all():

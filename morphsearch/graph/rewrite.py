@@ -93,8 +93,8 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> 
         slots_of.setdefault(name, []).append(dim)
     memo: dict[int, Any] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name not in slots_of and not meta:
-            continue
+        if name not in slots_of and not (meta and tensor.is_floating_point()):
+            continue  # an index keeps its numbers, also in a trial
         new = tensor.detach().to("meta") if meta else tensor.detach()
         new = gathered(new, [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())])
         if isinstance(tensor, nn.Parameter):

@@ -18,7 +18,9 @@ def scaled_dot_product_attention(tape: Tape, func: Any, args: Any, kwargs: Any) 
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = dict(zip(names, args, strict=False)) | kwargs
     query, key, value, mask = (given.get(name) for name in ("query", "key", "value", "attn_mask"))
-    assert query is not None and key is not None and value is not None
+    assert query is not None
+    assert key is not None
+    assert value is not None
     if query.is_meta:
         leading = torch.broadcast_shapes(query.shape[:-2], *([value.shape[:-2]] if not given.get("enable_gqa") else []))
         out = torch.empty((*leading, query.shape[-2], value.shape[-1]), dtype=query.dtype, device="meta")
