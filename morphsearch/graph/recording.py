@@ -94,7 +94,7 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
     tape.on_meta = meta
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     with (
-        _as_it_was(model),
+        as_it_was(model),
         torch.no_grad(),
         _stand_ins(model, tape, meta),
         torch.random.fork_rng(devices=[], enabled=not meta),
@@ -115,7 +115,7 @@ _CONTAINERS = frozenset((list, dict, set))
 
 
 @contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
+def as_it_was(model: nn.Module) -> Iterator[None]:
     """Put back whatever the modules' forward code wrote into attributes (caches, counters, the training mode)."""
     saved = []
     for module in model.modules():
