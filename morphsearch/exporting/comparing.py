@@ -84,4 +84,5 @@ def step(model: nn.Module, args: Any, kwargs: Any, seed: int = 0) -> tuple[Any, 
             parts = [(t * torch.randn(t.shape, generator=generator, dtype=t.dtype)).sum() for t in made]
             torch.stack(parts).sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return outputs, gradients, dict(model.named_buffers())
+    saved = model.state_dict()  # other buffers are constants
+    return outputs, gradients, {name: value for name, value in model.named_buffers() if name in saved}

@@ -167,6 +167,7 @@ def _check_training(
         ours, own_gradients, own_buffers = step(made, args, kwargs)
     except Exception as failure:
         raise _mismatch(f"a training step fails: {type(failure).__name__}: {failure}") from failure
+    own_buffers = {name: own_buffers[name] for name in buffers if name in own_buffers}  # in one order
     for what, one, other in (("outputs", outputs, ours), ("buffers", buffers, own_buffers)):
         if (worst := error(one, other)) > tolerance:
             raise _mismatch(f"{what} of a training step differ by {worst:.2g}")
