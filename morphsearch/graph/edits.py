@@ -130,8 +130,11 @@ def _selected(traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection
     index = edit.index
     name = next(name for i in count() if not hasattr(traced, name := f"_channels_{i}"))
     if kept.size < index.size:
-        source = graph.call_function(F.pad, (source, [0, 0] * edit.after + [1, 0]), {"value": edit.fill})
-        index = index + 1
+        # One channel for each that is filled, so that they stay different units.
+        filled = index.size - kept.size
+        source = graph.call_function(F.pad, (source, [0, 0] * edit.after + [filled, 0]), {"value": edit.fill})
+        index = index + filled
+        index[edit.index < 0] = np.arange(filled)
     traced.register_buffer(name, torch.from_numpy(index), persistent=False)
     return graph.call_function(torch.index_select, (source, dim, graph.get_attr(name)))
 

@@ -9,21 +9,26 @@ moves channels and does not bring what it should is replaced by a selection of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 from torch import fx, nn
 
 from morphsearch.errors import GraphError
-from morphsearch.graph.edits import apply_edits
+from morphsearch.graph.edits import Patched, apply_edits
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.repair import Repair, Watch
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import trace
+
+
+# Arguments that a module is called with, and that its code may ask for: those that are None, true, false or text.
+Fixed = frozenset[tuple[str, None | bool | str]]
 
 
 def patch_modules(
@@ -49,59 +54,117 @@ def patch_modules(
         tapes.append(Tape(twin, plan.ids, plan.first_free, tape.decisions))
         return tapes[-1]
 
-    graphs = {path: graph for path in paths if (graph := trace(seed_modules[path])) is not None}
-    with _all_running(
-        {seed_modules[path]: Watch(seed_modules[path], graph, tapes) for path, graph in graphs.items()}
-    ) as running:
+    known: dict[str, Fixed] = {}
+
+    def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
+        def make(given: Fixed) -> fx.Interpreter | None:
+            graph = _traced(seed_modules[path], given, tapes)
+            if graph is not None:
+                known[path] = given
+                watches[path] = Watch(seed_modules[path], graph, tapes)
+            return watches.get(path)
+
+        return make
+
+    def repair_of(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
+        def make(given: Fixed) -> fx.Interpreter | None:
+            graph = _traced(twin_modules[path], given, tapes)
+            if graph is not None and known.get(path) == given:
+                repairs[path] = Repair(
+                    twin_modules[path], graph, tapes, watches[path], tape, resolution, plan, multiplicity
+                )
+            return repairs.get(path)
+
+        return make
+
+    repairs: dict[str, Repair] = {}
+    with _all_running({seed_modules[path]: watch(path) for path in paths}) as several:
         run_tape(seed, example_inputs, blank=blank_seed, modes=(tape.on_meta,))
-        watches = {path: running[seed_modules[path]] for path in graphs}
-    repairs: dict[nn.Module, Repair] = {}
-    for path in graphs:
-        graph = trace(twin_modules[path])
-        if graph is None or not watches[path].facts:
-            continue
-        repairs[twin_modules[path]] = Repair(
-            twin_modules[path], graph, tapes, watches[path], tape, resolution, plan, multiplicity
-        )
-    with _all_running(repairs), suppress(GraphError):  # the check that follows says what is still wrong
+    paths = [path for path in paths if path in watches and seed_modules[path] not in several]
+    with (
+        _all_running({twin_modules[path]: repair_of(path) for path in paths}) as several,
+        suppress(GraphError),  # the check that follows says what is still wrong
+    ):
         run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,))
-    for path in graphs:
-        repair = repairs.get(twin_modules[path])
+    paths = [path for path in paths if twin_modules[path] not in several]
+    for path in paths:
+        repair = repairs.get(path)
         if repair is None or not repair.log.edits:
             continue
-        patched = apply_edits(twin_modules[path], repair.module, repair.log)
+        # Anew, since during the recording the modules held stand-ins for their parameters.
+        patched = apply_edits(twin_modules[path], Patched(twin_modules[path], repair.module.graph), repair.log)
         if path == "":
             return patched
-        parent, _, name = path.rpartition(".")
-        setattr(twin.get_submodule(parent), name, patched)
+        for holder in list(twin.modules()):  # a shared module has several
+            for name, child in holder._modules.items():
+                if child is twin_modules[path]:
+                    holder._modules[name] = patched
     return twin
 
 
-@contextmanager
-def _running(module: nn.Module, interpreter: fx.Interpreter) -> Iterator[None]:
-    """Calls of `module` go through the interpreter."""
-    assert isinstance(interpreter.module, fx.GraphModule)
-    names = [n.target for n in interpreter.module.graph.nodes if n.op == "placeholder"]
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        rest = [kwargs[str(name)] for name in names[len(args) :] if str(name) in kwargs]
-        return interpreter.run(*args, *rest)
-
-    own = vars(module).get("forward")
-    module.forward = forward
+def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape]) -> fx.Graph | None:
+    """The trace of a module that is called with the arguments `fixed`; nothing of it is recorded."""
+    tapes[-1].muted += 1
+    own = vars(module).pop("forward")  # ours, which asks for this
     try:
-        yield
+        if own.original is not None:
+            vars(module)["forward"] = own.original
+        return trace(module, dict(fixed))
     finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
+        vars(module)["forward"] = own
+        tapes[-1].muted -= 1
+
+
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class _Through:
+    """Stands for the forward method of a module: calls go through an interpreter of its trace."""
+
+    def __init__(self, module: nn.Module, make: Callable[[Fixed], fx.Interpreter | None]) -> None:
+        self.original = vars(module).get("forward")
+        self.call = module.forward
+        self.parameters = inspect.signature(module.forward).parameters
+        self.make = make
+        self.fixed: Fixed | None = None
+        self.interpreter: fx.Interpreter | None = None
+        self.several = False  # it is called with different sets of arguments: one trace cannot stand for it
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if any(parameter.kind in _VARIABLE for parameter in self.parameters.values()):
+            return self.call(*args, **kwargs)
+        defaults = {name: p.default for name, p in self.parameters.items() if p.default is not p.empty}
+        given = defaults | dict(zip(self.parameters, args, strict=False)) | kwargs
+        fixed = frozenset((name, value) for name, value in given.items() if value is None or type(value) in (bool, str))
+        if self.fixed is None:
+            self.fixed = fixed
+            self.interpreter = self.make(fixed)
+        self.several |= fixed != self.fixed
+        if self.interpreter is None or self.several or len(args) > len(self.parameters):
+            return self.call(*args, **kwargs)
+        assert isinstance(self.interpreter.module, fx.GraphModule)
+        values = []
+        for node in self.interpreter.module.graph.nodes:
+            if node.op == "placeholder":
+                values.append(given.get(str(node.target)))
+        return self.interpreter.run(*values)
 
 
 @contextmanager
-def _all_running(interpreters: dict[nn.Module, Any]) -> Iterator[dict[nn.Module, Any]]:
-
-    with ExitStack() as stack:
-        for module, interpreter in interpreters.items():
-            stack.enter_context(_running(module, interpreter))
-        yield interpreters
+def _all_running(
+    makers: dict[nn.Module, Callable[[Fixed], fx.Interpreter | None]],
+) -> Iterator[set[nn.Module]]:
+    """Calls of the modules go through what is made at the first call; yields those called in several ways."""
+    several: set[nn.Module] = set()
+    stand_ins = {module: _Through(module, make) for module, make in makers.items()}
+    for module, stand_in in stand_ins.items():
+        module.forward = stand_in
+    try:
+        yield several
+    finally:
+        for module, stand_in in stand_ins.items():
+            del module.forward
+            if stand_in.original is not None:
+                module.forward = stand_in.original
+            if stand_in.several:
+                several.add(module)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+
+from morphsearch.graph.recording import as_it_was
 
 
 class _Proxy(fx.Proxy):
@@ -48,8 +51,11 @@ def parts_of(node: fx.Node) -> int | None:
     return None
 
 
-def trace(module: nn.Module) -> fx.Graph | None:
-    """The trace of a module with its children left whole; None where it cannot be traced or depends on the mode."""
+def trace(module: nn.Module, fixed: dict[str, Any] | None = None) -> fx.Graph | None:
+    """The trace of a module with its children left whole; None where it cannot be traced or depends on the mode.
+
+    `fixed` are arguments that its code may ask for, and the values that it is called with.
+    """
     graphs = []
     mode = module.training
     try:
@@ -58,12 +64,25 @@ def trace(module: nn.Module) -> fx.Graph | None:
             tracer = _Tracer()
             own = vars(module).get("forward")  # chosen among several in the constructor
             tracer.traced_func_name = getattr(own, "__name__", "forward")
-            graphs.append(tracer.trace(module))
+            with as_it_was(module):  # what the code caches while it is traced is no tensor
+                graphs.append(tracer.trace(module, fixed or None))
     except Exception:
         return None
     finally:
         module.training = mode
-    return graphs[0] if len(graphs) == 1 or str(graphs[0]) == str(graphs[1]) else None
+    return graphs[0] if len(graphs) == 1 or _code(graphs[0]) == _code(graphs[1]) else None
+
+
+def _code(graph: fx.Graph) -> list[str]:
+    """What a trace does, whatever its nodes are called; attributes that it only looks at are left out."""
+    idle: set[fx.Node] = set()
+    for node in reversed(list(graph.nodes)):
+        looks = node.op == "get_attr" or node.target in (getattr, operator.getitem)
+        if looks and all(user in idle for user in node.users):
+            idle.add(node)
+    nodes = [node for node in graph.nodes if node not in idle]
+    places = {node: f"%{place}" for place, node in enumerate(nodes)}
+    return [f"{n.op} {n.target} {fx.node.map_arg((n.args, n.kwargs), places.__getitem__)}" for n in nodes]
 
 
 @cache

@@ -737,7 +737,7 @@ def blur_pool() -> nn.Module:
     return net(forward, a=cbr(3, 8), kernel=torch.rand(1, 1, 3, 3), b=cbr(8, 6), head=head(6))
 
 
-@case(removable=0.4, exact=False, reason="conv")
+@case(removable=0.7)
 def blur_pool_written() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = F.conv2d(s.a(x), s.kernel, stride=2, padding=1, groups=8)
