@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphsearch.graph.labels import Labels
+from morphsearch.graph.labels import Labels, aligned_dims
 from morphsearch.graph.tape import Tape
 
 RECENT = 24  # reshapes that are still looked for: what computes in a layout comes soon after it
@@ -22,6 +22,27 @@ def laid_out(tape: Tape, before: Labels, after: Labels) -> None:
     """Remember a reshape to more dimensions."""
     if len(after.shape) > len(before.shape) and not after.blank:
         tape.lay_out(after.ids)
+
+
+def skewed(before: Labels, after: Labels) -> bool:
+    """A reshape after which the elements of a unit no longer are the same columns in each of some rows.
+
+    Positions relative to each other become absolute ones in this way (arXiv 1809.04281, section 3.4).
+    """
+    shape = after.ids.shape
+    moving = after.varying()
+    if len(moving) < 2 or not any(len(b) > 1 for _, b in aligned_dims(before.shape, after.shape)):
+        return False
+    ids = after.ids
+    for place in (0, ids.numel() // 2, ids.numel() - 1):
+        unit = int(ids.reshape(-1)[place])
+        here = (ids == unit).nonzero()
+        box = 1
+        for dim in range(len(shape)):
+            box *= int(here[:, dim].unique().numel())
+        if unit > 0 and box != here.shape[0]:
+            return True
+    return False
 
 
 def lockstep(tape: Tape, ids: Tensor, dim: int) -> Tensor:
@@ -80,4 +101,4 @@ def _origin(tape: Tape, ids: Tensor, dim: int) -> tuple[str, int] | None:
     return None
 
 
-__all__ = ["laid_out", "lockstep"]
+__all__ = ["laid_out", "lockstep", "skewed"]

@@ -31,15 +31,25 @@ def linear(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     return out
 
 
-def linear_labels(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, row_dim: int = 0) -> None:
-    """Label the output of a linear layer whose weight has rows along `row_dim` (1 for ``x @ w`` and ``addmm``)."""
+def linear_labels(
+    tape: Tape,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    *,
+    row_dim: int = 0,
+    column_dim: int = 1,
+) -> None:
+    """Label the output of a linear layer whose weight has rows along `row_dim` (the last for ``x @ w`` and
+    ``addmm``)."""
     labels = tape.activation(x)
     last = x.dim() - 1
     shape = tuple(out.shape)
     others = [d for d in labels.varying() if d != last]
     positions = tape.decide("linear", ("both" if last in labels.varying() else "positions") if others else None)
     found_rows = resolve_slot(tape, weight, row_dim, "rows")
-    found_columns = resolve_slot(tape, weight, 1 - row_dim, "columns")
+    found_columns = resolve_slot(tape, weight, column_dim, "columns")
     if found_rows is None or found_columns is None:
         tape.pin(labels.ids, f"{tape.where('a product')}: its weight is computed from data or from other parameters")
         out_labels = constant(RIGID, shape)

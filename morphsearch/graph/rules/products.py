@@ -26,10 +26,10 @@ def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     bias = given.get("self") if ("mat2" in given and "mat1" in given) or "batch1" in given else None
     a = given.get("mat1", given.get("batch1", given.get("self")))
     b = given.get("mat2", given.get("batch2"))
-    if b.dim() == 2 and tape.pair(b) is None:
-        right = tape.labels(b)
-        if right is not None and right.parameter is not None:
-            linear_labels(tape, a, b, bias, out, row_dim=1)
+    if tape.pair(b) is None:
+        weight = tape.labels(b)
+        if weight is not None and weight.parameter is not None and weight.ids[..., :1, :1].numel() == 1:
+            linear_labels(tape, a, b, bias, out, row_dim=b.dim() - 1, column_dim=b.dim() - 2)
             return
     name = short_name(func)
     left, right = factor(tape, a), factor(tape, b)
