@@ -143,11 +143,10 @@ class _Through:
         if self.interpreter is None or self.several or len(args) > len(self.parameters):
             return self.call(*args, **kwargs)
         assert isinstance(self.interpreter.module, fx.GraphModule)
-        values = []
-        for node in self.interpreter.module.graph.nodes:
-            if node.op == "placeholder":
-                values.append(given.get(str(node.target)))
-        return self.interpreter.run(*values)
+        places = [node for node in self.interpreter.module.graph.nodes if node.op == "placeholder"]
+        if len(places) != len(self.parameters):  # fx calls them what it likes, but keeps their order
+            return self.call(*args, **kwargs)
+        return self.interpreter.run(*(given.get(name) for name in self.parameters))
 
 
 @contextmanager

@@ -184,10 +184,26 @@ def _stand_ins(model: nn.Module, tape: Tape, meta: bool) -> Iterator[None]:
                     tape.register(twin, name)
         for store, key, tensor in saved:
             store[key] = twins[id(tensor)]
+        if meta:
+            _move_attributes(model)
         yield
     finally:
         for store, key, tensor in saved:
             store[key] = tensor
+
+
+def _move_attributes(model: nn.Module) -> None:
+    """Tensors that modules keep as plain attributes (what their code caches) become meta tensors too."""
+
+    def moved(value: Any) -> Any:
+        return _twin(value, False, True, "") if isinstance(value, Tensor) and not value.is_meta else value
+
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor):
+                vars(module)[key] = moved(value)
+            elif type(value) in (list, tuple) and any(isinstance(one, Tensor) for one in value):
+                vars(module)[key] = type(value)(moved(one) for one in value)
 
 
 def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:

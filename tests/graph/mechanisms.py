@@ -773,7 +773,7 @@ def weight_standardisation() -> nn.Module:
     return nn.Sequential(StandardisedConv2d(3, 8, 3), nn.ReLU(), StandardisedConv2d(8, 6, 3), nn.ReLU(), head(6))
 
 
-@case(removable=0.0, exact=False, reason="weight")
+@case(removable=0.5, exact=False, reason="weight")
 def weight_standardisation_by_batch_norm() -> nn.Module:
     return nn.Sequential(conv(3, 8), nn.ReLU(), StandardisedByBatchNorm(8, 6, 3), nn.ReLU(), head(6))
 
@@ -879,7 +879,7 @@ def spatial_attention() -> nn.Module:
     return net(forward, a=cbr(3, 8), b=conv(2, 1), head=head(8))
 
 
-@case(removable=0.0, exact=False, reason="in ")
+@case(removable=0.7, exact=False, reason="a convolution over channels")
 def eca() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)
@@ -1087,3 +1087,144 @@ def divided_by_count() -> nn.Module:
         return s.head(s.b(x / x.shape[1]))
 
     return net(forward, a=cbr(3, 8), b=cbr(8, 6), head=head(6))
+
+
+# -- code that sizes itself
+# ----------------------------------------------------------------------------------------------------
+
+
+class ChosenForward(nn.Module):
+    """One of several forwards, chosen when it is made; part of the channels is convolved."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.sizes = [channels // 4, channels - channels // 4]
+        self.conv = conv(channels // 4, channels // 4)
+        self.forward = self.by_split  # type: ignore[method-assign]
+
+    def by_split(self, x: Tensor) -> Tensor:
+        one, two = torch.split(x, self.sizes, 1)
+        return torch.cat([self.conv(one), two], 1)
+
+
+@case(removable=0.7)
+def chosen_forward() -> nn.Module:
+    return nn.Sequential(cbr(3, 12), ChosenForward(12), cbr(12, 8), head(8))
+
+
+class OptionalShortcut(nn.Module):
+    """A block whose shortcut may be given from outside, and an assertion about its sizes."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.half = channels // 2
+        self.a, self.b = cbr(channels // 2, channels // 2), cbr(channels // 2, channels // 2)
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None, *, scaled: bool = True) -> Tensor:
+        torch._assert(x.shape[1] == 2 * self.half, "wrong channels")
+        if shortcut is None:
+            shortcut = x
+        one, two = x[:, : self.half], x[:, self.half :]
+        y = torch.cat([self.a(one), self.b(two)], 1) + shortcut
+        return y * 0.5 if scaled else y
+
+
+@case(removable=0.7)
+def optional_arguments() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        return s.head(s.c(s.b(x), x))
+
+    return net(forward, a=cbr(3, 12), b=OptionalShortcut(12), c=OptionalShortcut(12), head=head(12))
+
+
+@case(removable=0.7)
+def slice_beyond() -> nn.Module:
+    """A slice up to a width that is written down: no operation until the width grows."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        return s.head(torch.cat([x, s.b(x)], 1)[:, :16])
+
+    return net(forward, a=cbr(3, 8), b=cbr(8, 8, groups=8), head=head(16))
+
+
+@case(removable=0.4)
+def groups_written() -> nn.Module:
+    """Groups written into the call of a convolution."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.head(F.conv2d(s.a(x), s.w, padding=1, groups=8).relu())
+
+    return net(forward, a=cbr(3, 8), w=nn.Parameter(torch.randn(8, 1, 3, 3)), head=head(8))
+
+
+@case(removable=0.4)
+def transposed_groups_written() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.head(F.conv_transpose2d(s.a(x), s.w, stride=2, groups=8).relu())
+
+    return net(forward, a=cbr(3, 8), w=nn.Parameter(torch.randn(8, 1, 2, 2)), head=head(8))
+
+
+class EvoNorm(nn.Module):
+    """EvoNorm S0 (arXiv 2004.02967): a deviation over sets of channels, their number written into the code."""
+
+    def __init__(self, channels: int, sets: int) -> None:
+        super().__init__()
+        self.sets = sets
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.v = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        torch._assert(c % self.sets == 0, "sets of one size")
+        grouped = x.reshape(b, self.sets, c // self.sets, h, w)
+        deviation = (grouped.var((2, 3, 4), unbiased=False, keepdim=True) + 1e-5).sqrt()
+        deviation = deviation.expand(grouped.shape).reshape(b, c, h, w)
+        gate = (x * self.v.view(1, -1, 1, 1)).sigmoid()
+        return x * gate / deviation * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+@case(removable=0.4)
+def evo_norm() -> nn.Module:
+    return nn.Sequential(conv(3, 8), EvoNorm(8, 4), conv(8, 12), nn.ReLU(), head(12))
+
+
+@case(removable=0.7, exact=False, reason="var over channels")
+def evo_norm_one() -> nn.Module:
+    return nn.Sequential(conv(3, 8), EvoNorm(8, 1), conv(8, 12), nn.ReLU(), head(12))
+
+
+class Cached(nn.Module):
+    """Forward code that keeps what it made in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid: Tensor | None = None
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.shape[-1])
+        if self.grid is None or self.grid.shape != x.shape[-2:]:
+            self.grid = torch.ones(x.shape[-2:], dtype=x.dtype, device=x.device)
+        return x * self.grid
+
+
+@case(removable=0.7)
+def cached_grid() -> nn.Module:
+    return nn.Sequential(cbr(3, 8), Cached(), cbr(8, 12), head(12))
+
+
+@case(removable=0.7, exact=False, reason="mean over channels")
+def written_by_index() -> nn.Module:
+    """Images chosen by the data, worked on and written back in their places."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        bright = torch.where(x.mean((1, 2, 3)) > -1e9)[0]
+        y = torch.zeros_like(x)
+        y[bright] = s.b(x[bright])
+        return s.head(y)
+
+    return net(forward, a=cbr(3, 8), b=cbr(8, 8), head=head(8))

@@ -132,9 +132,9 @@ def _indexed(indices: Any) -> list[tuple[Tensor, list[int]]]:
 def put(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """``target[rows] = values``, where the rows carry no units: what is written joins what was there."""
     target, indices, values = args[:3]
-    before, written = tape.activation(target), tape.labels(values)
-    if tape.labels(target) is None:
-        before = constant(LOOSE, tuple(target.shape))
+    before, written = tape.labels(target), tape.labels(values)
+    if before is None or before.blank:
+        before = getattr(target, "_morphsearch_like", constant(LOOSE, tuple(target.shape)))
     if written is None or written.parameter is not None:
         written = constant(LOOSE, tuple(values.shape))
     indexed = sorted({d for _, dims in _indexed(indices) for d in dims})
@@ -205,8 +205,11 @@ def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     )
     if numbers:
         tape.emit(short_name(func), [], [], attrs={"numbers": numbers})
+    like = tape.labels(args[0]) if short_name(func).endswith("_like") else None
     for tensor in tensors_in(out):
         tape.put(tensor, constant(LOOSE, tuple(tensor.shape)))
+        if like is not None and like.parameter is None and like.shape == tuple(tensor.shape):
+            tensor._morphsearch_like = like  # its size is the other's
 
 
 def count(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
