@@ -479,6 +479,8 @@ def main() -> None:
         print(summary(list(known.values())))
         return
     names = [n for n in candidates() if not args.patterns or any(fnmatch.fnmatch(n, p) for p in args.patterns)]
+    if args.command == "run" and args.patterns:  # in the order asked for
+        names.sort(key=lambda n: next(i for i, p in enumerate(args.patterns) if fnmatch.fnmatch(n, p)))
     if args.again != "all":
         done = {n for n, line in known.items() if args.again != "failed" or line["status"] != "failed"}
         names = [n for n in names if n not in done]
