@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, along, constant
+from morphsearch.graph.rules.beside import beside_units
 from morphsearch.graph.rules.binding import (
     Ids,
     bind,
@@ -38,6 +39,8 @@ def convolution(
     channel_dim = x.dim() - (weight.dim() - 1)
     what = "a transposed convolution" if transposed else "a convolution"
     if _along_channels(tape, x, weight, bias, out, channel_dim, attrs, transposed=transposed):
+        return
+    if not transposed and beside_units(tape, x, weight, bias, out, attrs, groups=groups):
         return
     arriving = channel_labels(tape, x, channel_dim, what)
     row_dim, column_dim = (1, 0) if transposed else (0, 1)
