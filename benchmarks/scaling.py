@@ -76,8 +76,8 @@ def main() -> None:
             operations = len(graph.operations)
             rows.append({"kind": kind, "layers": depth, "operations": operations, "record_s": record, "halve_s": halve})
             print(
-                f"{kind:6s} {depth:4d} layers {operations:5d} operations   record {record:.3f} s   halve {halve:.3f} s   "
-                f"{1000 * (record + halve) / operations:.3f} ms an operation"
+                f"{kind:6s} {depth:4d} layers {operations:5d} operations   record {record:.3f} s   halve {halve:.3f} s"
+                f"   {1000 * (record + halve) / operations:.3f} ms an operation"
             )
     write_json(RESULTS, {"torch": torch.__version__, "rows": rows})
 

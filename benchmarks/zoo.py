@@ -35,7 +35,14 @@ from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
 NETWORKS = Path(__file__).parent / "results" / "zoo_networks.json"
-SIZES = (64, 96, 128, 224, 256, 320)  # inputs tried for exactness, the smallest that the network takes; 224 for the time
+SIZES = (
+    64,
+    96,
+    128,
+    224,
+    256,
+    320,
+)  # inputs tried for exactness, the smallest that the network takes; 224 for the time
 LARGE = 120e6  # parameters from which a network runs alone, and exactness is measured in single precision
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -236,7 +243,9 @@ def measure(spec: str, line: dict[str, Any]) -> None:
         for name in graph.free:
             group = graph.groups[name]
             kept = max(group.floor, group.width // 2 // group.multiple * group.multiple)
-            keep[name] = range(0, group.width) if kept >= group.width else np.linspace(0, group.width - 1, kept).astype(int)
+            keep[name] = (
+                range(0, group.width) if kept >= group.width else np.linspace(0, group.width - 1, kept).astype(int)
+            )
         began = time.process_time()
         halved = graph.shrink(keep)
         line["halve_s"] = time.process_time() - began
@@ -317,8 +326,11 @@ def measure(spec: str, line: dict[str, Any]) -> None:
                 raise AssertionError("the resized network's outputs have other shapes")
         del other
     line["phase"] = "widen"
-    widths = {n: int(graph.groups[n].width * 1.5) // graph.groups[n].multiple * graph.groups[n].multiple
-              for n in graph.free if n not in mixing}
+    widths = {
+        n: int(graph.groups[n].width * 1.5) // graph.groups[n].multiple * graph.groups[n].multiple
+        for n in graph.free
+        if n not in mixing
+    }
     if not large:
         wide = graph.resize({n: max(w, graph.groups[n].floor) for n, w in widths.items()}, weights="widen").eval()
         with torch.no_grad():
@@ -348,10 +360,14 @@ def behaviour_of_detector(model: nn.Module, args: Any) -> dict[str, str]:
     """A detector trains on images and boxes."""
     results = {}
     try:
-        target = [{"boxes": torch.tensor([[10.0, 10.0, 100.0, 100.0]], dtype=args[0][0].dtype),
-                   "labels": torch.tensor([1]),
-                   "masks": torch.ones(1, *args[0][0].shape[1:], dtype=torch.uint8),
-                   "keypoints": torch.ones(1, 17, 3)}]
+        target = [
+            {
+                "boxes": torch.tensor([[10.0, 10.0, 100.0, 100.0]], dtype=args[0][0].dtype),
+                "labels": torch.tensor([1]),
+                "masks": torch.ones(1, *args[0][0].shape[1:], dtype=torch.uint8),
+                "keypoints": torch.ones(1, 17, 3),
+            }
+        ]
         model.train()
         losses = model(list(args[0]), target)
         sum(losses.values()).backward()
@@ -374,7 +390,11 @@ def conv_channels(model: nn.Module, graph: Any) -> int:
         and (binding.units >= 0).all()
         and all(list(graph.groups.values())[g].frozen == OUTPUT for g in set(graph.unit_group[binding.units].tolist()))
     }
-    names = {op.parameters["weight"] for op in graph.operations if op.kind in ("conv", "conv_transpose") and "weight" in op.parameters}
+    names = {
+        op.parameters["weight"]
+        for op in graph.operations
+        if op.kind in ("conv", "conv_transpose") and "weight" in op.parameters
+    }
     total = 0
     for name, parameter in model.named_parameters():
         if name in names and name not in outputs and parameter.dim() > 2:
@@ -408,7 +428,7 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
     """Fork a child for each network, `processes` at a time; the libraries are imported once, here."""
     import scipy.sparse.csgraph  # noqa: F401
 
-    import morphsearch.graph  # noqa: F401
+    import morphsearch.graph
     import morphsearch.loop.verification  # noqa: F401
     from morphsearch.models.sources import _package
 
@@ -440,7 +460,11 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
                 running.pop(receiver)
-                _write(results, {"network": spec, "status": "failed", "failure": f"over the limit of {limit:g} s"}, len(queue))
+                _write(
+                    results,
+                    {"network": spec, "status": "failed", "failure": f"over the limit of {limit:g} s"},
+                    len(queue),
+                )
 
 
 def _write(results: Path, line: dict[str, Any], left: int) -> None:
@@ -452,7 +476,10 @@ def _write(results: Path, line: dict[str, Any], left: int) -> None:
         if line["status"] == "ok"
         else ""
     )
-    print(f"{left:5d} left  {line['network']:44s} {line['status']:8s} {line.get('seconds', 0):6.1f} s  {shown}"[:220], flush=True)
+    print(
+        f"{left:5d} left  {line['network']:44s} {line['status']:8s} {line.get('seconds', 0):6.1f} s  {shown}"[:220],
+        flush=True,
+    )
 
 
 def lines(results: Path) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,10 @@ def _totals(done: list[Line], failed: list[Line]) -> str:
     rows = [
         ("networks that ran to the end", f"{len(done)} of {len(done) + len(failed)}"),
         ("exact where nothing mixes", f"{sum(map(exact, done))} of {len(done)}"),
-        ("largest relative error in float64", f"{max(line['error'] for line in done if line['precision'] == 'float64'):.1e}"),
+        (
+            "largest relative error in float64",
+            f"{max(line['error'] for line in done if line['precision'] == 'float64'):.1e}",
+        ),
         ("units free, all networks: at least 99%", f"{sum(line['free_share'] >= 0.99 for line in done)}"),
         ("units free: 90% to 99%", f"{sum(0.9 <= line['free_share'] < 0.99 for line in done)}"),
         ("units free: less", f"{sum(line['free_share'] < 0.9 for line in done)}"),

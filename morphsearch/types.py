@@ -111,7 +111,7 @@ class Exporter(Protocol):
     def export(
         self, architecture: Any, destination: Any, *, weights: Any = None, allow_code: bool = False
     ) -> Sequence[str] | None:
-        """Write `architecture` to the path `destination`, atomically; `weights` are tensors by name, None for fresh ones.
+        """Write `architecture` to the path `destination`, atomically; `weights` are tensors by name, None for fresh.
 
         Returns:
             What the user should know, one line each, or None.

@@ -49,8 +49,8 @@ def weights_of(op: Operation) -> Polynomial:
         return Polynomial.product(op.rows, op.columns, kernel)
     if op.kind in ("conv", "conv_transpose"):
         if op.attrs.get("per_element"):  # one kernel for all channels, or one that slides over them
-            spread = op.attrs["batch"] * prod(op.attrs["output_spatial"])
-            return Polynomial.of(op.outputs[0].numel) * (kernel / spread)
+            spread: float = op.attrs["batch"] * prod(op.attrs["output_spatial"])
+            return Polynomial.of(op.outputs[0].numel) * float(kernel / spread)
         # The weight is computed from data, so the graph holds all its sizes fixed.
         channel = -len(op.attrs["output_spatial"]) - 1
         pairs = op.inputs[0].shape[channel] * op.outputs[0].shape[channel] // op.attrs["groups"]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 _ATOMIC = (int, float, bool, str, bytes, type(None), type, complex)
-_HOOKS = ("__deepcopy__", "__reduce__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
+_HOOKS = ("__deepcopy__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
 
 
 def clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -59,9 +59,8 @@ def _ordinary(kind: type) -> bool:
     if kind not in _KNOWN:
         _KNOWN[kind] = (
             all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _HOOKS)
-            and kind.__reduce_ex__ is object.__reduce_ex__
-            and kind.__setstate__ is nn.Module.__setstate__
-            and kind.__new__ is object.__new__
+            and getattr(kind, "__reduce_ex__", None) is getattr(object, "__reduce_ex__", None)
+            and getattr(kind, "__new__", None) is getattr(object, "__new__", None)
             and not any("__slots__" in vars(base) for base in kind.__mro__ if base is not object)
         )
     return _KNOWN[kind]

@@ -26,9 +26,8 @@ from morphsearch.graph.rewrite import Plan
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import trace
 
-
 # Arguments that a module is called with, and that its code may ask for: those that are None, true, false or text.
-Fixed = frozenset[tuple[str, None | bool | str]]
+Fixed = frozenset[tuple[str, bool | str | None]]
 
 
 def patch_modules(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -85,13 +84,18 @@ def _code(graph: fx.Graph) -> list[str]:
     return [f"{n.op} {n.target} {fx.node.map_arg((n.args, n.kwargs), places.__getitem__)}" for n in nodes]
 
 
-@cache
-def _reads_mode(kind: type[nn.Module]) -> bool:
+_READS_MODE: dict[type, bool] = {}
+
+
+def _reads_mode(kind: type) -> bool:
     """Whether the module's code may depend on ``training``; True where the code cannot be seen."""
-    try:
-        return any("training" in inspect.getsource(base) for base in kind.__mro__ if base.__module__ != nn.Module.__module__)
-    except (OSError, TypeError):
-        return True
+    if kind not in _READS_MODE:
+        try:
+            own = [base for base in kind.__mro__ if base.__module__ != nn.Module.__module__]
+            _READS_MODE[kind] = any("training" in inspect.getsource(base) for base in own)
+        except (OSError, TypeError):
+            _READS_MODE[kind] = True
+    return _READS_MODE[kind]
 
 
 # Nodes that only move elements; `getitem` also takes tuples apart.

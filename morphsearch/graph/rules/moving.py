@@ -209,7 +209,7 @@ def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     for tensor in tensors_in(out):
         tape.put(tensor, constant(LOOSE, tuple(tensor.shape)))
         if like is not None and like.parameter is None and like.shape == tuple(tensor.shape):
-            tensor._morphsearch_like = like  # its size is the other's
+            tensor._morphsearch_like = like  # type: ignore[attr-defined]  # its size is the other's
 
 
 def count(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:

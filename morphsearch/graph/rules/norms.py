@@ -44,9 +44,7 @@ def batch_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     return out
 
 
-def _standardise(
-    tape: Tape, func: Any, args: Any, kwargs: Any, labels: Labels, scales: list[Tensor | None]
-) -> Tensor:
+def _standardise(tape: Tape, func: Any, args: Any, kwargs: Any, labels: Labels, scales: list[Tensor | None]) -> Tensor:
     """A norm of a weight (standardisation, arXiv 1903.10520): still that weight; its columns mix, scales follow its
     rows."""
     out: Tensor = func(*args, **kwargs)
