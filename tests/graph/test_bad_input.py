@@ -220,3 +220,11 @@ class TestWidths:
     def test_kind_of_weights(self) -> None:
         with pytest.raises(GraphError, match="fresh"):
             self.graph().resize({"0.0": 3}, weights="old")
+
+
+def test_parameters_on_several_devices() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3).to("meta"))
+    graph = record(model, torch.zeros(1, 3, 8, 8))
+    shrunk = graph.shrink({"0": [0, 1, 2]})
+    assert [p.device.type for p in shrunk.parameters()] == ["cpu", "cpu", "meta", "meta"]
+    assert shrunk.get_parameter("2.weight").shape == (4, 3, 3, 3)

@@ -187,3 +187,20 @@ def test_what_a_trial_froze_stays_frozen_at_other_widths() -> None:
     other = record(graph.resize({"last": 5}), inputs, check=False, decisions=graph.decisions)
     assert {name for name, group in other.groups.items() if group.frozen} >= tried
     assert other.widths == {**graph.widths, "last": 5}
+
+
+@pytest.mark.parametrize("name", ["residual", "shuffle_units"])
+def test_rewritten_networks_train_in_parallel(name: str) -> None:
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    case = CASES[name]
+    graph = record(case.build(), case.inputs)
+    shrunk = graph.resize(proofs.scaled(graph, 0.5)).train()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(shrunk)
+        wrapped(torch.randn(case.inputs.shape)).square().mean().backward()
+        assert all(parameter.grad is not None for parameter in wrapped.parameters())
+    finally:
+        dist.destroy_process_group()
