@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,8 +55,8 @@ class PatchLog:
     edits: list[Selection | Resized | Regrouped | Removed] = field(default_factory=list)
 
 
-def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> fx.GraphModule:
-    """The trace with its edits, as a module with the same children, parameters and mode."""
+def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> None:
+    """Give `module` the code of its trace with the edits; it stays an instance of its class, with all that it holds."""
     nodes = {node.name: node for node in traced.graph.nodes}
     for edit in log.edits:
         node = nodes[edit.node]
@@ -69,53 +67,25 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> fx.
             regroup(node, edit.groups)
             continue
         with traced.graph.inserting_before(node):
-            new = _selected(traced, nodes, edit) if isinstance(edit, Selection) else _resized(traced, node, edit)
+            new = _selected(module, traced, nodes, edit) if isinstance(edit, Selection) else _resized(node, edit)
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
     traced.graph.eliminate_dead_code()
     traced.recompile()
-    for name, child in module.named_children():
-        if name not in traced._modules:
-            traced.add_module(name, child)
-    for name, parameter in module.named_parameters(recurse=False):
-        if name not in traced._parameters:
-            traced.register_parameter(name, parameter)
     read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
-    for name in [name for name in vars(module)["_buffers"] if name.startswith("_channels_") and name not in read]:
-        traced._buffers.pop(name, None)  # the selection of an earlier rewrite
-    _complete(traced, module, {})
-    for name, value in vars(module).items():
-        if name not in vars(traced) and name != "forward":
-            setattr(traced, name, value)
-    traced.train(module.training)
-    return traced
+    for name in [name for name in vars(module)["_buffers"] if name.startswith(SELECTED) and name not in read]:
+        delattr(module, name)  # the selection of an earlier rewrite
+    vars(module).pop("forward", None)  # one of several, chosen when the module was made
+    base = getattr(type(module), PATCHED, type(module))
+    members = {"forward": type(traced).forward, PATCHED: base, "__module__": base.__module__, "__doc__": base.__doc__}
+    module.__class__ = type(base.__name__, (base,), members)
 
 
-def _complete(traced: fx.GraphModule, module: nn.Module, memo: dict[int, Any]) -> None:
-    """Give a trace everything that its module holds, in the same order, though its code may not read it."""
-    for store in ("_modules", "_parameters", "_buffers"):
-        own, theirs = getattr(traced, store), getattr(module, store)
-        stale = {name for name in theirs if name.startswith("_channels_") and name not in own}
-        names = [name for name in [*theirs, *own] if name not in stale]
-        complete = {name: own[name] if name in own else copy.deepcopy(theirs[name], memo) for name in names}
-        own.clear()
-        own.update(complete)
-    traced._non_persistent_buffers_set = {
-        name for name in traced._buffers if name in module._non_persistent_buffers_set or name.startswith("_channels_")
-    }
+SELECTED = "_channels_"  # buffers that hold which channels a patched module selects
+PATCHED = "_morphsearch_class"  # attribute of a patched class: the class that was written
 
 
-class Patched(fx.GraphModule):
-    """A traced module; unlike PyTorch's own, its copies keep all children and which buffers are not saved."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Patched:
-        twin = super().__deepcopy__(memo)
-        assert isinstance(twin, Patched)
-        _complete(twin, self, memo)
-        return twin
-
-
-def _selected(traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection) -> fx.Node:
+def _selected(module: nn.Module, traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection) -> fx.Node:
     """The nodes of a selection: a slice where the channels are neighbours, padding where only the ends are filled."""
     source, dim, graph = nodes[edit.source], edit.dim, traced.graph
     kept = np.nonzero(edit.index >= 0)[0]
@@ -128,14 +98,15 @@ def _selected(traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection
             new = graph.call_function(F.pad, (new, [0, 0] * edit.after + ends), {"value": edit.fill})
         return new
     index = edit.index
-    name = next(name for i in count() if not hasattr(traced, name := f"_channels_{i}"))
+    name = next(name for i in count() if not hasattr(module, name := f"{SELECTED}{i}"))
     if kept.size < index.size:
         # One channel for each that is filled, so that they stay different units.
         filled = index.size - kept.size
         source = graph.call_function(F.pad, (source, [0, 0] * edit.after + [filled, 0]), {"value": edit.fill})
         index = index + filled
         index[edit.index < 0] = np.arange(filled)
-    traced.register_buffer(name, torch.from_numpy(index), persistent=False)
+    for holder in (module, traced):
+        holder.register_buffer(name, torch.from_numpy(index), persistent=False)
     return graph.call_function(torch.index_select, (source, dim, graph.get_attr(name)))
 
 
@@ -156,7 +127,7 @@ def regroup(node: fx.Node, groups: int) -> None:
         node.kwargs = {**node.kwargs, "groups": groups}
 
 
-def _resized(traced: fx.GraphModule, node: fx.Node, edit: Resized) -> fx.Node:
+def _resized(node: fx.Node, edit: Resized) -> fx.Node:
     sizes = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else list(node.args[1:])
     sizes[edit.position] = edit.size
-    return traced.graph.call_method("reshape", (node.args[0], *sizes))
+    return node.graph.call_method("reshape", (node.args[0], *sizes))

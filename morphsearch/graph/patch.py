@@ -18,7 +18,7 @@ import numpy as np
 from torch import fx, nn
 
 from morphsearch.errors import GraphError
-from morphsearch.graph.edits import Patched, apply_edits
+from morphsearch.graph.edits import apply_edits
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.repair import Repair, Watch
 from morphsearch.graph.resolve import Resolution
@@ -90,14 +90,9 @@ def patch_modules(
         repair = repairs.get(path)
         if repair is None or not repair.log.edits:
             continue
-        # Anew, since during the recording the modules held stand-ins for their parameters.
-        patched = apply_edits(twin_modules[path], Patched(twin_modules[path], repair.module.graph), repair.log)
-        if path == "":
-            return patched
-        for holder in list(twin.modules()):  # a shared module has several
-            for name, child in holder._modules.items():
-                if child is twin_modules[path]:
-                    holder._modules[name] = patched
+        # A module of its own, since during the recording the modules held stand-ins for their parameters.
+        traced = fx.GraphModule(twin_modules[path], repair.module.graph)
+        apply_edits(twin_modules[path], traced, repair.log)
     return twin
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from morphsearch.graph.edits import Patched, PatchLog, Regrouped, Removed, Resized, Selection, groups_place
+from morphsearch.graph.edits import PatchLog, Regrouped, Removed, Resized, Selection, groups_place
 from morphsearch.graph.labels import LOOSE, Labels, along, compact
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan, repeat_runs
@@ -34,7 +34,7 @@ class _InPlaceOf(fx.Interpreter):
     """Runs a module's trace on the parameters and children that the module itself holds at this moment."""
 
     def __init__(self, original: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(Patched(original, graph), garbage_collect_values=False)
+        super().__init__(fx.GraphModule(original, graph), garbage_collect_values=False)
         self.original = original
         self.module: fx.GraphModule
 
