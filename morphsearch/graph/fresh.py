@@ -12,15 +12,28 @@ def initialise(model: nn.Module) -> None:
     """Give every module fresh weights by its own ``reset_parameters``, then by the network's ``init_weights`` if it
     has one.
 
-    Parameters that no module initialises (layer scales, learned gates) keep the values that they were built with.
+    Parameters that no module initialises (layer scales, learned gates) keep the values that they were built with. Where
+    a module's own initialisation knows only the sizes that it was built with, its weights are drawn from a normal
+    distribution of their present mean and deviation.
     """
     for module in model.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
-            reset()
+            try:
+                reset()
+            except Exception:  # whatever its code raises at sizes that it does not expect
+                _redraw(module)
     network = getattr(model, "init_weights", None)
     if callable(network):
         network()
+
+
+def _redraw(module: nn.Module) -> None:
+    """New values for a module's own weights, distributed as they are."""
+    with torch.no_grad():
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() > 1 and parameter.is_floating_point():
+                parameter.normal_(float(parameter.mean()), float(parameter.std()))
 
 
 def share_columns(model: nn.Module, plan: Plan) -> None:

@@ -204,3 +204,21 @@ def test_rewritten_networks_train_in_parallel(name: str) -> None:
         assert all(parameter.grad is not None for parameter in wrapped.parameters())
     finally:
         dist.destroy_process_group()
+
+
+class _Stubborn(nn.Conv2d):
+    """Initialises itself only at the size that it was built with."""
+
+    def reset_parameters(self) -> None:
+        if self.weight.shape[0] != 8:
+            raise ValueError("eight filters, or none")
+        super().reset_parameters()
+
+
+def test_a_module_that_cannot_initialise_itself_gets_weights_like_its_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(_Stubborn(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    other = record(model, INPUTS).resize({"0": 6})
+    before, after = model.get_parameter("0.weight"), other.get_parameter("0.weight")
+    assert not torch.isin(after, before).any()
+    torch.testing.assert_close(after.std(), before.std(), rtol=0.25, atol=0)
