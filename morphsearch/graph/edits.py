@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -71,6 +72,7 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
     traced.graph.eliminate_dead_code()
+    _take_arguments(traced.graph, inspect.signature(module.forward))
     traced.recompile()
     read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
     for name in [name for name in vars(module)["_buffers"] if name.startswith(SELECTED) and name not in read]:
@@ -79,6 +81,17 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
     base = getattr(type(module), PATCHED, type(module))
     members = {"forward": type(traced).forward, PATCHED: base, "__module__": base.__module__, "__doc__": base.__doc__}
     module.__class__ = type(base.__name__, (base,), members)
+
+
+def _take_arguments(graph: fx.Graph, signature: inspect.Signature) -> None:
+    """Give the trace the arguments of the code that it stands for: fx renames those whose values it was told."""
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    optional = False
+    for node, parameter in zip(places, signature.parameters.values(), strict=True):
+        node.target = parameter.name
+        optional |= parameter.default is not parameter.empty
+        if optional:
+            node.args = (None if parameter.default is parameter.empty else parameter.default,)
 
 
 SELECTED = "_channels_"  # buffers that hold which channels a patched module selects

@@ -1133,7 +1133,7 @@ class OptionalShortcut(nn.Module):
 def optional_arguments() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)
-        return s.head(s.c(s.b(x), x))
+        return s.head(s.c(s.b(x, scaled=False), shortcut=x))
 
     return net(forward, a=cbr(3, 12), b=OptionalShortcut(12), c=OptionalShortcut(12), head=head(12))
 
