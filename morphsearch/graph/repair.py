@@ -146,7 +146,10 @@ class Repair(_InPlaceOf):
         moving = labels.varying()
         if not moving and int(labels.ids.reshape(-1)[0]) > 0:
             # A single unit is left: it lies along the dimension along which its neighbours lie in the source.
-            sources = [self._seed_labels(a) for a in n.all_input_nodes if self._carries(a)]
+            parents = [a for a in n.all_input_nodes if self._carries(a)]
+            while len(parents) == 1 and self.seed.facts[parents[0].name].several:  # the parts of a split
+                parents = [a for a in parents[0].all_input_nodes if self._carries(a)]
+            sources = [self._seed_labels(a) for a in parents]
             along_sources = {tuple(one.varying()) for one in sources if one is not None}
             ranks = {len(one.shape) for one in sources if one is not None}
             if len(along_sources) == 1 and ranks == {len(labels.shape)}:
