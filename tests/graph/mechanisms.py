@@ -942,7 +942,7 @@ def fourier_space() -> nn.Module:
     return net(lambda s, x: s.head(s.b(torch.fft.rfft2(s.a(x)).abs())), a=cbr(3, 8), b=cbr(8, 6), head=head(6))
 
 
-@case(removable=0.0)
+@case(removable=0.7)
 def einsum_linear() -> nn.Module:
     return net(
         lambda s, x: s.head(torch.einsum("nchw,oc->nohw", s.a(x), s.w).relu()),

@@ -41,15 +41,28 @@ def resolve_slot(tape: Tape, tensor: Tensor, dim: int, role: str) -> tuple[Ids, 
     labels = tape.labels(tensor)
     if labels is None or not labels.parameter:
         return None
-    if labels.shape == tape.shapes[labels.parameter] and labels.ids.shape == labels.shape:
-        flat = np.asarray(labels.ids).reshape(-1)
-        if flat[0] == 1 and flat[-1] == flat.size and (np.diff(flat) == 1).all():
-            return tape.slot(labels.parameter, dim, role), (labels.parameter, dim)
-    found = axis_of(tape, labels, dim)
+    found: tuple[str, int, Ids] | None = None
+    if _untouched(tape, labels):
+        natural, found = None, (labels.parameter, dim, np.arange(labels.shape[dim]))
+    else:
+        found = axis_of(tape, labels, dim)
+        natural = None if found is None else str(found[1])
+    # Where a single slice is left, the seed knows which dimension it was.
+    decided = tape.decide(f"{role} of {labels.parameter}", natural)
     if found is None:
         return None
     name, own, indices = found
+    if decided is not None and indices.size == 1 and tape.shapes[name][int(decided)] == 1:
+        own = int(decided)
     return tape.slot(name, own, role)[indices], (name, own)
+
+
+def _untouched(tape: Tape, labels: Labels) -> bool:
+    """Every element of the parameter is where it was (its values may have been computed with)."""
+    if labels.shape != tape.shapes[labels.parameter or ""] or labels.ids.shape != labels.shape:
+        return False
+    flat = np.asarray(labels.ids).reshape(-1)
+    return bool(flat[0] == 1 and flat[-1] == flat.size and (np.diff(flat) == 1).all())
 
 
 def follows(tape: Tape, labels: Labels, main: Labels) -> bool:
