@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from morphsearch.graph.rules.attention import scaled_dot_product_attention
 from morphsearch.graph.rules.convolutions import conv_rule
 from morphsearch.graph.rules.einsum import einsum
-from morphsearch.graph.rules.einsum import einsum
 from morphsearch.graph.rules.linear import linear
 from morphsearch.graph.rules.norms import batch_norm, group_norm, instance_norm, layer_norm
 
@@ -23,7 +22,6 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv_transpose2d: conv_rule(2, True),
     torch.conv_transpose3d: conv_rule(3, True),
     F.linear: linear,
-    torch.einsum: einsum,
     F.batch_norm: batch_norm,
     F.instance_norm: instance_norm,
     F.layer_norm: layer_norm,
