@@ -32,6 +32,7 @@ class Plan:
 
     `gather`: for each slot, the indices of the seed's slices in their new order. `ids`: the identifiers that the new
     slices carry when the result is recorded again; the same unit and copy has the same identifier everywhere.
+    `free`: for each of those identifiers, whether its unit may leave the seed.
     `dependent`: operations found to compute with another number than the seed's (``x / x.shape[1]``).
     """
 
@@ -41,6 +42,7 @@ class Plan:
     copy_number: dict[Slot, np.ndarray]
     first_free: int
     column_dims: dict[str, int] = field(default_factory=dict)
+    free: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     dependent: list[int] = field(default_factory=list)
 
 
@@ -58,7 +60,19 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
     column_dims = {
         name: dim for (name, dim), roles in tape.roles.items() if any(role == "columns" for role, _ in roles)
     }
-    return Plan(gather, ids, copies, number, (int(resolution.class_of.max(initial=0)) + 1) * most + 1, column_dims)
+    first_free = (int(resolution.class_of.max(initial=0)) + 1) * most + 1
+    return Plan(gather, ids, copies, number, first_free, column_dims, _may_leave(resolution, most, first_free))
+
+
+def _may_leave(resolution: Resolution, most: int, count: int) -> np.ndarray:
+    """`count` bool: for each identifier of a rewritten network, whether its unit may leave."""
+    group_free = np.array([group.frozen is None for group in resolution.groups.values()] or [False])
+    free_class = np.zeros(int(resolution.class_of.max(initial=0)) + 1, bool)
+    units = resolution.unit_of
+    free_class[resolution.class_of] = (units >= 0) & group_free[resolution.unit_group[units]] if units.size else False
+    free = np.zeros(count, bool)
+    free[1:] = np.repeat(free_class, most)[: count - 1]
+    return free
 
 
 def repeat_runs(classes: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -219,6 +233,10 @@ def check(
             order[slot] = a
             continue
         raise Mismatch(operation, "other channels arrive than should")
+    for pinned, why, operation in tape.pins:
+        known = pinned[(pinned > 0) & (pinned < plan.free.size)]
+        if plan.free[known].any():
+            raise Mismatch(operation, f"what could leave before no longer can ({why})")
     found = numbers_of(tape)
     for key, (position, numbers) in numbers_of(seed).items():
         if key in found and found[key][1] != numbers:

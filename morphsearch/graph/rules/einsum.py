@@ -32,14 +32,17 @@ def einsum(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
     labels = tape.activation(x)
     rows, _ = resolve_slot(tape, weight, row_dim, "rows") or (None, None)
     columns, slot = resolve_slot(tape, weight, 1 - row_dim, "columns") or (None, None)
-    assert rows is not None and columns is not None
+    assert rows is not None
+    assert columns is not None
     arriving = np.asarray(labels.vector(channel))
     tape.union(arriving, columns, slot)
     tape.pin(columns[arriving == RIGID], f"{tape.where('an einsum')} reads the network's input or a constant")
     made = along(torch.from_numpy(rows), place, tuple(out.shape))
     positions = prod(x.shape) // x.shape[channel]
     attrs = {"batch": x.shape[0], "positions": positions}
-    tape.emit("linear", [labels], [made], parameters=named(tape, weight=weight), attrs=attrs, rows=rows, columns=columns)
+    tape.emit(
+        "linear", [labels], [made], parameters=named(tape, weight=weight), attrs=attrs, rows=rows, columns=columns
+    )
     tape.put(out, made)
     return out
 
@@ -64,6 +67,9 @@ def _linear(tape: Tape, equation: Any, operands: Any) -> tuple[Tensor, Tensor, i
     channel, row_dim = of_x.index(contracted[0]), of_weight.index(made[0])
     if any(dim != channel for dim in tape.activation(x).varying()):
         return None
-    if resolve_slot(tape, weight, row_dim, "rows") is None or resolve_slot(tape, weight, 1 - row_dim, "columns") is None:
+    if (
+        resolve_slot(tape, weight, row_dim, "rows") is None
+        or resolve_slot(tape, weight, 1 - row_dim, "columns") is None
+    ):
         return None
     return x, weight, channel, row_dim, result.index(made[0])
