@@ -120,8 +120,8 @@ def channel_labels(tape: Tape, tensor: Tensor, dim: int, what: str) -> Ids:
     if chosen == "elsewhere":
         tape.pin(labels.ids, f"{tape.where(what)} reads units along another dimension than its channels")
         return np.full(labels.shape[dim], RIGID)
-    ids = labels.ids.movedim(dim, 0).reshape(labels.ids.shape[dim], -1)
-    return np.asarray(tape.fuse(ids, 1).expand(labels.shape[dim], 1)[:, 0])
+    together = lockstep(tape, labels.ids, dim)
+    return np.asarray(together.movedim(dim, 0).reshape(-1).expand(labels.shape[dim]))
 
 
 def bind(tape: Tape, tensor: Tensor | None, dim: int, units: Ids, role: str) -> None:

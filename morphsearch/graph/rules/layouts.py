@@ -73,32 +73,34 @@ def _once(ids: Tensor, dim: int) -> Tensor:
 
 
 def _follow(tape: Tape, ids: Tensor, dim: int) -> None:
-    """The reshape that these units came out of keeps the dimension that they lie along here, whatever its others."""
-    found = _origin(tape, ids, dim)
-    chosen = tape.decide("layout kept", None if found is None else f"{found[0]} {found[1]}")
-    name, _, kept = (chosen or "").rpartition(" ")
-    layout = next((layout for layout in reversed(tape.splits) if layout.name == name), None)
-    if layout is None or layout.kept is not None:
-        return
-    layout.kept = int(kept)
-    together = layout.ids
-    for other in range(together.dim()):
-        if other != layout.kept:
-            together = tape.fuse(_once(together, other), other)
+    """The reshapes that these units came out of keep the dimension that they lie along here, whatever their others."""
+    chosen = tape.decide("layouts kept", ";".join(_origins(tape, ids, dim)) or None)
+    for choice in (chosen or "").split(";"):
+        name, _, kept = choice.rpartition(" ")
+        layout = next((layout for layout in reversed(tape.splits) if layout.name == name), None)
+        if layout is None or layout.kept is not None:
+            continue
+        layout.kept = int(kept)
+        together = layout.ids
+        for other in range(together.dim()):
+            if other != layout.kept:
+                together = tape.fuse(_once(together, other), other)
 
 
-def _origin(tape: Tape, ids: Tensor, dim: int) -> tuple[str, int] | None:
-    """The last reshape that laid these units out, and its dimension that is `dim` of `ids`."""
+def _origins(tape: Tape, ids: Tensor, dim: int) -> list[str]:
+    """The last reshapes that laid these units out, each with its dimension that is `dim` of `ids`."""
     line = np.asarray(ids.movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0])
     some = np.unique(line[line > 0])[:2]
+    found: list[str] = []
     if some.size < 2:
-        return None
-    for layout in reversed(tape.splits[-RECENT:]):
+        return found
+    for layout in tape.splits[-RECENT:]:
         first, other = ((layout.ids == int(one)).nonzero() for one in some)
         if first.shape[0] and other.shape[0]:
             moved = (first[0] != other[0]).nonzero().reshape(-1).tolist()
-            return (layout.name, moved[0]) if len(moved) == 1 else None
-    return None
+            if len(moved) == 1:
+                found.append(f"{layout.name} {moved[0]}")
+    return found
 
 
 __all__ = ["laid_out", "lockstep", "skewed"]
