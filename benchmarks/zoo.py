@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
+PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 NETWORKS = Path(__file__).parent / "results" / "zoo_networks.json"
 SIZES = (
     64,
@@ -503,7 +504,11 @@ def main() -> None:
     if args.command == "summary":
         from zoo_summary import summary
 
-        print(summary(list(known.values())))
+        text = summary([line for line in known.values() if line["status"] != "not convolutional"], len(candidates()))
+        page = PAGE.read_text()
+        start, end = page.index("<!-- zoo -->") + len("<!-- zoo -->"), page.index("<!-- /zoo -->")
+        PAGE.write_text(f"{page[:start]}\n{text}{page[end:]}")
+        print(text)
         return
     names = [n for n in candidates() if not args.patterns or any(fnmatch.fnmatch(n, p) for p in args.patterns)]
     if args.command == "run" and args.patterns:  # in the order asked for

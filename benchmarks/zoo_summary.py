@@ -9,11 +9,11 @@ from typing import Any
 Line = dict[str, Any]
 
 
-def summary(lines: list[Line]) -> str:
-    """Markdown: totals, one row a family, what is frozen most, and every failure."""
+def summary(lines: list[Line], everything: int) -> str:
+    """Markdown: totals, one row a family, what is frozen most, and every failure, of `everything` networks."""
     done = [line for line in lines if line["status"] == "ok"]
     failed = [line for line in lines if line["status"] == "failed"]
-    rows = [_totals(done, failed), _families(done), _least_free(done), _slow(done), _failures(failed)]
+    rows = [_totals(done, failed, everything), _families(done), _least_free(done), _slow(done), _failures(failed)]
     return "\n\n".join(rows) + "\n"
 
 
@@ -22,14 +22,15 @@ def exact(line: Line) -> bool:
     return bool(line["error"] <= (1e-6 if line["precision"] == "float64" else 1e-4) and line["finite"])
 
 
-def _totals(done: list[Line], failed: list[Line]) -> str:
+def _totals(done: list[Line], failed: list[Line], everything: int) -> str:
     seconds = sorted(line["record_s"] + line["halve_s"] for line in done)
     forwards = [(line["record_s"] + line["halve_s"]) / line["forward_s"] for line in done if line["forward_s"] > 0]
     memory = [line["memory"]["ratio"] for line in done]
     trained = sum(line["runs"]["train"] == "ok" for line in done)
     copied = sum(line["runs"]["state_dict"] == line["runs"]["deepcopy"] == "ok" for line in done)
     rows = [
-        ("networks that ran to the end", f"{len(done)} of {len(done) + len(failed)}"),
+        ("networks measured so far", f"{len(done) + len(failed)} of {everything}"),
+        ("ran to the end", f"{len(done)} of {len(done) + len(failed)}"),
         ("exact where nothing mixes", f"{sum(map(exact, done))} of {len(done)}"),
         (
             "largest relative error in float64",
@@ -91,6 +92,8 @@ def _families(done: list[Line]) -> str:
 
 def _least_free(done: list[Line]) -> str:
     low = sorted((line for line in done if line["free_share"] < 0.9), key=lambda line: line["free_share"])
+    if not low:
+        return "No network has less than 90% of its units free."
     table = ["| less than 90% free | free | what holds most units |", "|---|---|---|"]
     for line in low:
         reason = next(iter(line["frozen"]), "").split("; write it")[0].replace("|", "/").replace("\n", " ")
@@ -100,6 +103,8 @@ def _least_free(done: list[Line]) -> str:
 
 def _slow(done: list[Line]) -> str:
     slow = sorted(done, key=lambda line: -line["record_s"] - line["halve_s"])
+    if not slow or slow[0]["record_s"] + slow[0]["halve_s"] <= 5:
+        return "No network took over 5 s."
     table = ["| over 5 s | record | halve | forward |", "|---|---|---|---|"]
     for line in slow:
         if line["record_s"] + line["halve_s"] <= 5:
