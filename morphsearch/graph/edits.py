@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from morphsearch.graph.tracing import moves
+
 
 @dataclass
 class Selection:
@@ -56,6 +58,19 @@ class PatchLog:
     edits: list[Selection | Resized | Regrouped | Removed] = field(default_factory=list)
 
 
+_NUMBERS = frozenset(
+    "getattr getitem add sub mul floordiv truediv mod neg pow eq ne lt le gt ge size dim numel".split()
+)
+
+
+def _may_matter(node: fx.Node) -> bool:
+    """A node whose result nobody reads may still write into a tensor; what only moves elements or counts does not."""
+    if node.op in ("call_function", "call_method"):
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        return not moves(node) and name not in _NUMBERS
+    return node.op != "get_attr"
+
+
 def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> None:
     """Give `module` the code of its trace with the edits; it stays an instance of its class, with all that it holds."""
     nodes = {node.name: node for node in traced.graph.nodes}
@@ -71,7 +86,7 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
             new = _selected(module, traced, nodes, edit) if isinstance(edit, Selection) else _resized(node, edit)
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
-    traced.graph.eliminate_dead_code()
+    traced.graph.eliminate_dead_code(_may_matter)
     _take_arguments(traced.graph, inspect.signature(module.forward))
     traced.recompile()
     read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}

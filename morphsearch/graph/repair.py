@@ -110,9 +110,10 @@ class Repair(_InPlaceOf):
                 raise failure
             return result
         wanted = self._wanted(n)
-        if wanted is not None and isinstance(result, Tensor) and self._brings(result, *wanted):
+        wrong = [one for one in wanted if not isinstance(result, Tensor) or not self._brings(result, *one)]
+        if wanted and not wrong:
             return result
-        repaired = self._select(n, *wanted) if wanted is not None else None
+        repaired = next((found for one in wrong if (found := self._select(n, *one)) is not None), None)
         if repaired is None and not lost:
             repaired = self._resize(n, result)
         return repaired if repaired is not None else result
@@ -138,11 +139,16 @@ class Repair(_InPlaceOf):
         self.log.edits.append(Regrouped(n.name, groups))
         return result
 
-    def _wanted(self, n: fx.Node) -> tuple[int, np.ndarray] | None:
-        """For a node whose units lie along one dimension: that dimension and the identifiers that it should bring."""
+    def _wanted(self, n: fx.Node) -> list[tuple[int, np.ndarray]]:
+        """For a node whose units lie along one dimension: that dimension and the identifiers that it should bring; for
+        an outer product those of either side."""
         labels = self._seed_labels(n)
         if labels is None:
-            return None
+            return []
+        if labels.second is not None:
+            dims = [dim for side in (labels.ids, labels.second) for dim in _varying(side)]
+            lines = [(dim, _line(labels, dim)) for dim in dims]
+            return [(dim, line) for dim, line in lines if line is not None and len(dims) == 2]
         moving = labels.varying()
         if not moving and int(labels.ids.reshape(-1)[0]) > 0:
             # A single unit is left: it lies along the dimension along which its neighbours lie in the source.
@@ -155,23 +161,29 @@ class Repair(_InPlaceOf):
             if len(along_sources) == 1 and ranks == {len(labels.shape)}:
                 moving = [d for d in next(iter(along_sources)) if labels.shape[d] == 1]
         if len(moving) != 1:
-            return None
-        return moving[0], np.asarray(labels.vector(moving[0]))
+            return []
+        return [(moving[0], np.asarray(labels.vector(moving[0])))]
 
     def _seed_labels(self, n: fx.Node) -> Labels | None:
         """What a node of the seed brings, with one identifier for each unit (heads in lockstep share theirs); None for
-        parameters and outer products."""
+        parameters."""
         if n.name not in self.labels:
             facts = self.seed.facts.get(n.name)
             found = facts.labels if facts is not None else None
-            if found is not None and (found.parameter is not None or found.second is not None):
+            if found is not None and found.parameter is not None:
                 found = None
-            if found is not None and len(found.varying()) > 1:
-                ids = np.asarray(found.ids)
-                units = self.one_of_class[self.resolution.class_of[np.maximum(ids, 0)]]
-                found = compact(torch.from_numpy(np.where(ids > 0, units, ids)), found.shape)
+            if found is not None:
+                second = self._once(found.second, found.shape) if found.second is not None else None
+                found = Labels(self._once(found.ids, found.shape), found.shape, -1, None, second)
             self.labels[n.name] = found
         return self.labels[n.name]
+
+    def _once(self, labels: Tensor, shape: tuple[int, ...]) -> Tensor:
+        if len(_varying(labels)) < 2:
+            return labels
+        ids = np.asarray(labels)
+        units = self.one_of_class[self.resolution.class_of[np.maximum(ids, 0)]]
+        return compact(torch.from_numpy(np.where(ids > 0, units, ids)), shape).ids
 
     def _new_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Seed identifiers to (position in the seed, copy, identifier in the new network), in the new order."""
@@ -184,10 +196,13 @@ class Repair(_InPlaceOf):
         return index, copied, fresh
 
     def _brings(self, result: Tensor, dim: int, ids: np.ndarray) -> bool:
-        labels = self.tapes[-1].labels(result)
-        if labels is None or any(d != dim for d in labels.varying()) or labels.shape[dim] == 0:
-            return False
-        return np.array_equal(np.asarray(labels.vector(dim)), self._new_ids(ids)[2])
+        labels = self._labels(result)
+        line = _line(labels, dim) if labels is not None and labels.shape[dim] > 0 else None
+        return line is not None and np.array_equal(line, self._new_ids(ids)[2])
+
+    def _labels(self, value: Tensor) -> Labels | None:
+        tape = self.tapes[-1]
+        return tape.pair(value) or tape.labels(value)
 
     def _select(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
         """Select the node's channels from the nearest ancestor whose channels lie along the same dimension."""
@@ -199,10 +214,11 @@ class Repair(_InPlaceOf):
             source = parents[0]
             value = self.env.get(source)
             labels = self._seed_labels(source)
-            if isinstance(value, Tensor) and labels is not None and labels.varying() == [dim]:
+            line = _line(labels, dim) if labels is not None and len(labels.shape) > dim else None
+            if isinstance(value, Tensor) and line is not None and (line != line[:1]).any():
                 positions = self._positions(source, chain, dim)
                 if positions is not None:
-                    return self._choose(n, source, value, dim, np.asarray(labels.vector(dim)), positions, ids)
+                    return self._choose(n, source, value, dim, line, positions, ids)
             if not moves(source):
                 return None
             chain.append(source)
@@ -255,10 +271,10 @@ class Repair(_InPlaceOf):
         ids: np.ndarray,
     ) -> Tensor | None:
         index, copied, expected = self._new_ids(source_ids)
-        labels = self.tapes[-1].labels(value)
-        if labels is None or labels.shape[dim] != expected.size:
+        labels = self._labels(value)
+        arriving = _line(labels, dim) if labels is not None else None
+        if labels is None or arriving is None or arriving.size != expected.size:
             return None
-        arriving = np.asarray(labels.vector(dim))
         if not np.array_equal(np.sort(arriving), np.sort(expected)):
             return None
         # Where each (seed position, copy) is now: equal identifiers keep their order.
@@ -282,7 +298,12 @@ class Repair(_InPlaceOf):
         finally:
             tape.muted -= 1
         brought = np.where(chosen < 0, LOOSE, arriving[chosen])
-        tape.put(result, along(torch.from_numpy(brought), dim, tuple(result.shape)))
+        shape = tuple(result.shape)
+        made = along(torch.from_numpy(brought), dim, shape)
+        if labels.second is not None:
+            other = labels.ids if dim in _varying(labels.second) else labels.second
+            made = Labels(made.ids, shape, -1, None, other)
+        tape.put(result, made)
         return result
 
     def _resize(self, n: fx.Node, result: Any) -> Tensor | None:
@@ -336,6 +357,20 @@ class Repair(_InPlaceOf):
             elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and len(labels.varying()) > 1:
                 return None
         return tuple(shape)
+
+
+def _varying(ids: Tensor) -> list[int]:
+    return [d for d, size in enumerate(ids.shape) if size > 1]
+
+
+def _line(labels: Labels, dim: int) -> np.ndarray | None:
+    """The units along `dim`, of an outer product those of the side that lies there; None where they lie elsewhere."""
+    sides = (labels.ids,) if labels.second is None else (labels.ids, labels.second)
+    found = [side for side in sides if not set(_varying(side)) - {dim}]
+    if not found:
+        return None
+    side = max(found, key=lambda one: one.shape[dim])
+    return np.asarray(side.movedim(dim, 0).reshape(-1).expand(labels.shape[dim]))
 
 
 def _name(node: fx.Node) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -57,21 +58,40 @@ def trace(module: nn.Module, fixed: dict[str, Any] | None = None) -> fx.Graph | 
 
     `fixed` are arguments that its code may ask for, and the values that it is called with.
     """
+    for whole in ((), _helpers(module)):
+        graphs = _traces(module, fixed or None, whole)
+        if graphs:
+            return graphs[0] if len(graphs) == 1 or _code(graphs[0]) == _code(graphs[1]) else None
+    return None
+
+
+def _traces(module: nn.Module, fixed: dict[str, Any] | None, whole: tuple[Any, ...]) -> list[fx.Graph]:
+    """The traces in evaluation and, where the code may ask for it, training mode; none where a trace fails."""
     graphs = []
     mode = module.training
     try:
         for training in (False, True) if _reads_mode(type(module)) else (False,):
             module.training = training
-            tracer = _Tracer()
+            tracer = _Tracer(autowrap_functions=whole)
             own = vars(module).get("forward")  # chosen among several in the constructor
             tracer.traced_func_name = getattr(own, "__name__", "forward")
             with as_it_was(module):  # what the code caches while it is traced is no tensor
-                graphs.append(tracer.trace(module, fixed or None))
+                graphs.append(tracer.trace(module, fixed))
     except Exception:
-        return None
+        return []
     finally:
         module.training = mode
-    return graphs[0] if len(graphs) == 1 or _code(graphs[0]) == _code(graphs[1]) else None
+    return graphs
+
+
+def _helpers(module: nn.Module) -> tuple[Any, ...]:
+    """Functions that a module's code may call by name, to be left whole where what they do cannot be traced."""
+    code = getattr(type(module).forward, "__globals__", {})
+    return tuple(
+        value
+        for value in code.values()
+        if isinstance(value, FunctionType) and str(value.__module__).partition(".")[0] != "torch"
+    )
 
 
 def _code(graph: fx.Graph) -> list[str]:

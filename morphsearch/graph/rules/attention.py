@@ -27,7 +27,7 @@ def scaled_dot_product_attention(tape: Tape, func: Any, args: Any, kwargs: Any) 
     else:
         out = func(*args, **kwargs)
     name = "scaled_dot_product_attention"
-    queries, keys, values = (factor(tape, t) for t in (query, key, value))
+    queries, keys, values = factor(tape, query, -1), factor(tape, key, -1), factor(tape, value, -2)
     turned = transposed(keys)
     if given.get("scale") is None and any(ids.shape[-1] > 1 for ids in _sides(queries)):
         for ids in _sides(queries):

@@ -13,18 +13,33 @@ from morphsearch.graph.rules.convolutions import conv_rule
 from morphsearch.graph.rules.einsum import einsum
 from morphsearch.graph.rules.linear import linear
 from morphsearch.graph.rules.norms import batch_norm, group_norm, instance_norm, layer_norm
+from morphsearch.graph.rules.pairs import on_one_side
+
+
+def _of_kernel(x: Any, args: Any, kwargs: Any) -> int:
+    weight = args[1] if len(args) > 1 else kwargs["weight"]
+    return int(x.dim() - weight.dim() + 1)
+
+
+def _last(x: Any, args: Any, kwargs: Any) -> int:
+    return -1
+
+
+def _second(x: Any, args: Any, kwargs: Any) -> int:
+    return 1
+
 
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.conv1d: conv_rule(1, False),
-    torch.conv2d: conv_rule(2, False),
-    torch.conv3d: conv_rule(3, False),
-    torch.conv_transpose1d: conv_rule(1, True),
-    torch.conv_transpose2d: conv_rule(2, True),
-    torch.conv_transpose3d: conv_rule(3, True),
-    F.linear: linear,
-    F.batch_norm: batch_norm,
+    torch.conv1d: on_one_side(conv_rule(1, False), _of_kernel),
+    torch.conv2d: on_one_side(conv_rule(2, False), _of_kernel),
+    torch.conv3d: on_one_side(conv_rule(3, False), _of_kernel),
+    torch.conv_transpose1d: on_one_side(conv_rule(1, True), _of_kernel),
+    torch.conv_transpose2d: on_one_side(conv_rule(2, True), _of_kernel),
+    torch.conv_transpose3d: on_one_side(conv_rule(3, True), _of_kernel),
+    F.linear: on_one_side(linear, _last),
+    F.batch_norm: on_one_side(batch_norm, _second),
     F.instance_norm: instance_norm,
-    F.layer_norm: layer_norm,
+    F.layer_norm: on_one_side(layer_norm, _last),
     F.group_norm: group_norm,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
     torch.einsum: einsum,

@@ -10,7 +10,10 @@ else reads such a tensor fixes both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from torch import Tensor
 
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.rules.common import Rule
@@ -43,6 +46,50 @@ def on_both_sides(rule: Rule) -> Rule:
     return run
 
 
+def on_one_side(rule: Callable[..., Any], channel_dim: Callable[..., int]) -> Callable[..., Any]:
+    """The rule of a layer, applied to the side of an outer product that lies along its channels.
+
+    The other side goes by, one element after another; where the layer has a kernel there, both are fixed.
+    """
+
+    def run(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
+        x = args[0] if args else kwargs.get("input")
+        labels = tape.pair(x) if tape.pairs and isinstance(x, Tensor) else None
+        if labels is None or labels.second is None:
+            return rule(tape, func, args, kwargs)
+        dim = channel_dim(x, args, kwargs) % x.dim()
+        sides = (labels.ids, labels.second)
+        found = [place for place, ids in enumerate(sides) if ids.shape[dim] > 1]
+        chosen = tape.decide("side of a layer", str(found[0]) if len(found) == 1 else None)
+        if chosen is None:
+            return rule(tape, func, args, kwargs)
+        tape.side = int(chosen)
+        count = len(tape.operations)
+        try:
+            out = rule(tape, func, args, kwargs)
+        finally:
+            tape.side = None
+        other = sides[1 - int(chosen)]
+        beside = [d for d, size in enumerate(other.shape) if size > 1]
+        if any(out.shape[d] != x.shape[d] or _window(tape, count, d - dim - 1) for d in beside) or dim in beside:
+            tape.pin(
+                other, f"{tape.where(getattr(func, '__name__', 'a layer'))}: it reads an outer product of channels"
+            )
+            return out
+        own = tape.labels(out)
+        if own is not None:
+            tape.put(out, joined(tape, own, Labels(other, tuple(out.shape))))
+        return out
+
+    return run
+
+
+def _window(tape: Tape, operation: int, place: int) -> bool:
+    """The operation has a kernel of more than one element along its spatial dimension `place`."""
+    kernel = tape.operations[operation].attrs.get("kernel", ()) if operation < len(tape.operations) else ()
+    return 0 <= place < len(kernel) and kernel[place] > 1
+
+
 def joined(tape: Tape, first: Labels, second: Labels) -> Labels:
     """An outer product of two sides; where one has no units, the other alone."""
     if second.blank:
@@ -53,4 +100,4 @@ def joined(tape: Tape, first: Labels, second: Labels) -> Labels:
     return Labels(first.ids, first.shape, first.producer, None, second.ids)
 
 
-__all__ = ["joined", "on_both_sides"]
+__all__ = ["joined", "on_both_sides", "on_one_side"]

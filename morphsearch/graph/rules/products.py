@@ -8,10 +8,12 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from morphsearch.graph.labels import RIGID, Labels, compact, constant
-from morphsearch.graph.rules.binding import bind_elements
+from morphsearch.graph.labels import RIGID, Labels, along, compact, constant
+from morphsearch.graph.rules.binding import bind_elements, resolve_slot
 from morphsearch.graph.rules.common import short_name
 from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import lockstep
@@ -32,7 +34,7 @@ def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             linear_labels(tape, a, b, bias, out, row_dim=b.dim() - 1, column_dim=b.dim() - 2)
             return
     name = short_name(func)
-    left, right = factor(tape, a), factor(tape, b)
+    left, right = factor(tape, a, -1), factor(tape, b, -2)
     result = multiply(tape, name, left, right, tuple(out.shape))
     kind = {"mm": "matmul", "addmm": "matmul"}.get(name, "bmm")
     tape.emit(kind, [left, right], [result], attrs=sizes(left, right))
@@ -41,9 +43,20 @@ def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         _add(tape, name, bias, out, result)
 
 
-def factor(tape: Tape, tensor: Tensor) -> Labels:
-    """The labels of a factor, both sides of an outer product."""
-    return tape.pair(tensor) or tape.activation(tensor)
+def factor(tape: Tape, tensor: Tensor, inner: int) -> Labels:
+    """The labels of a factor, both sides of an outer product.
+
+    A parameter (a table of relative positions, rearranged) has units along `inner`, the dimension that is summed.
+    """
+    pair = tape.pair(tensor)
+    if pair is not None:
+        return pair
+    labels = tape.labels(tensor)
+    if labels is not None and labels.parameter and labels.shape[inner] > 1:
+        found = resolve_slot(tape, tensor, inner % tensor.dim(), "columns")
+        if found is not None:
+            return along(torch.from_numpy(np.ascontiguousarray(found[0])), inner % tensor.dim(), labels.shape)
+    return tape.activation(tensor)
 
 
 def sizes(left: Labels, right: Labels) -> dict[str, int]:
