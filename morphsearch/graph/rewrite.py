@@ -69,7 +69,8 @@ def _may_leave(resolution: Resolution, most: int, count: int) -> np.ndarray:
     group_free = np.array([group.frozen is None for group in resolution.groups.values()] or [False])
     free_class = np.zeros(int(resolution.class_of.max(initial=0)) + 1, bool)
     units = resolution.unit_of
-    free_class[resolution.class_of] = (units >= 0) & group_free[resolution.unit_group[units]] if units.size else False
+    if resolution.unit_group.size:
+        free_class[resolution.class_of] = (units >= 0) & group_free[resolution.unit_group[units]]
     free = np.zeros(count, bool)
     free[1:] = np.repeat(free_class, most)[: count - 1]
     return free
