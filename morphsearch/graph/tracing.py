@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from morphsearch.graph.recording import as_it_was
 
@@ -58,21 +60,23 @@ def trace(module: nn.Module, fixed: dict[str, Any] | None = None) -> fx.Graph | 
 
     `fixed` are arguments that its code may ask for, and the values that it is called with.
     """
-    for whole in ((), _helpers(module)):
-        graphs = _traces(module, fixed or None, whole)
-        if graphs:
-            return graphs[0] if len(graphs) == 1 or _code(graphs[0]) == _code(graphs[1]) else None
-    return None
+    graphs = _traces(module, fixed or None)
+    if not graphs:
+        with _helpers_whole(module):
+            graphs = _traces(module, fixed or None)
+    if not graphs:
+        return None
+    return graphs[0] if len(graphs) == 1 or _code(graphs[0]) == _code(graphs[1]) else None
 
 
-def _traces(module: nn.Module, fixed: dict[str, Any] | None, whole: tuple[Any, ...]) -> list[fx.Graph]:
+def _traces(module: nn.Module, fixed: dict[str, Any] | None) -> list[fx.Graph]:
     """The traces in evaluation and, where the code may ask for it, training mode; none where a trace fails."""
     graphs = []
     mode = module.training
     try:
         for training in (False, True) if _reads_mode(type(module)) else (False,):
             module.training = training
-            tracer = _Tracer(autowrap_functions=whole)
+            tracer = _Tracer()
             own = vars(module).get("forward")  # chosen among several in the constructor
             tracer.traced_func_name = getattr(own, "__name__", "forward")
             with as_it_was(module):  # what the code caches while it is traced is no tensor
@@ -84,14 +88,30 @@ def _traces(module: nn.Module, fixed: dict[str, Any] | None, whole: tuple[Any, .
     return graphs
 
 
-def _helpers(module: nn.Module) -> tuple[Any, ...]:
-    """Functions that a module's code may call by name, to be left whole where what they do cannot be traced."""
-    code = getattr(type(module).forward, "__globals__", {})
-    return tuple(
-        value
-        for value in code.values()
+@contextmanager
+def _helpers_whole(module: nn.Module) -> Iterator[None]:
+    """Functions that a module's code calls by name become one node each: what they do cannot be traced."""
+    names: dict[str, Any] = getattr(type(module).forward, "__globals__", {})
+    helpers = {
+        name: value
+        for name, value in names.items()
         if isinstance(value, FunctionType) and str(value.__module__).partition(".")[0] != "torch"
-    )
+    }
+    names.update({name: _whole(value) for name, value in helpers.items()})
+    try:
+        yield
+    finally:
+        names.update(helpers)
+
+
+def _whole(function: FunctionType) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        proxy = next((leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, fx.Proxy)), None)
+        if proxy is None:
+            return function(*args, **kwargs)
+        return proxy.tracer.create_proxy("call_function", function, args, kwargs)
+
+    return call
 
 
 def _code(graph: fx.Graph) -> list[str]:

@@ -216,7 +216,10 @@ def joined_parameters(
     own = [one for one in known if one is not None and one.parameter]
     if not own or (len(own) == len(parts) and len(labels[0].shape) > 1):
         return labels
-    moving = {d for one in labels for d in one.varying()} or {dim}
+    natural = sorted({d for one in labels for d in one.varying()} or {dim})
+    # Where a single unit is left, the seed knows along which dimension it lies.
+    chosen = tape.decide("parameters joined along", ",".join(map(str, natural)))
+    moving = {int(d) for d in (chosen or "").split(",")}
     result = list(labels)
     for place, (tensor, one) in enumerate(zip(parts, known, strict=True)):
         if one is None or not one.parameter or len(moving) > 1:
@@ -228,7 +231,8 @@ def joined_parameters(
         result[place] = along(torch.from_numpy(np.ascontiguousarray(found[0])), over, one.shape)
         if over == dim:
             continue
-        units = next((np.asarray(other.vector(over)) for other in labels if over in other.varying()), None)
+        beside = [other for other, one in zip(labels, known, strict=True) if one is not None and not one.parameter]
+        units = next((np.asarray(other.vector(over)) for other in beside if not other.blank), None)
         if units is not None:
             tape.union(units, *found)
             tape.pin(found[0][units == RIGID], "it reads data whose number of channels is fixed")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, along
 from morphsearch.graph.rules.binding import named, resolve_slot
+from morphsearch.graph.rules.matrices import as_matrices
 from morphsearch.graph.tape import Tape
 
 
@@ -24,7 +25,8 @@ def einsum(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
     if tape.decide("einsum", None if found else "in parts") is not None or found is None:
         tape.muted -= 1
         try:
-            return func(*args, **kwargs)
+            product = as_matrices(args[0], *operands) if isinstance(args[0], str) and len(operands) == 2 else None
+            return func(*args, **kwargs) if product is None else product
         finally:
             tape.muted += 1
     x, weight, channel, row_dim, place = found

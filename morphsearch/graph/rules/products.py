@@ -52,7 +52,8 @@ def factor(tape: Tape, tensor: Tensor, inner: int) -> Labels:
     if pair is not None:
         return pair
     labels = tape.labels(tensor)
-    if labels is not None and labels.parameter and labels.shape[inner] > 1:
+    summed = labels is not None and labels.parameter and labels.shape[inner] > 1
+    if labels is not None and labels.parameter and tape.decide("a table", "summed" if summed else None) is not None:
         found = resolve_slot(tape, tensor, inner % tensor.dim(), "columns")
         if found is not None:
             return along(torch.from_numpy(np.ascontiguousarray(found[0])), inner % tensor.dim(), labels.shape)
@@ -72,7 +73,7 @@ def multiply(tape: Tape, name: str, left: Labels, right: Labels, shape: tuple[in
     the sum then misses exactly their products); those along the others stay: of both factors, as an outer product.
     Heads, along the leading dimensions, are in lockstep with whatever lies along rows or columns.
     """
-    natural = ",".join((_places(left), _places(right)))
+    natural = ",".join(_met(_places(left), _places(right)))
     chosen = tape.decide(name, natural if natural != "," else None)
     if chosen is None:
         if left.blank and right.blank:
@@ -123,6 +124,16 @@ def _places(labels: Labels) -> str:
     if labels.second is None:
         return "?" if len(found[0]) > 1 else found[0]
     return "".join(found) if sorted(found) == ["c", "r"] else "?"
+
+
+def _met(left: str, right: str) -> tuple[str, str]:
+    """A factor with one kind of units along both dimensions (heads merged into its rows) is summed over them where it
+    meets units; along the other dimension they are in lockstep."""
+    if left == "?" and "r" in right:
+        return "c", right
+    if right == "?" and "c" in left:
+        return left, "r"
+    return left, right
 
 
 def _sides(tape: Tape, labels: Labels, place: str) -> tuple[Tensor | None, Tensor | None]:
