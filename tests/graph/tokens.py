@@ -77,7 +77,7 @@ def heads_with_norms_and_one_key() -> nn.Module:
 
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)
-        b, c, h, w = x.shape
+        b, _, h, w = x.shape
         q = s.q_norm(s.q(x).reshape(b, 4, 6, h * w).transpose(-1, -2))
         k = s.k_norm(s.k(x).reshape(b, 1, 6, h * w).transpose(-1, -2))
         v = s.v(x).reshape(b, 1, 5, h * w).transpose(-1, -2)
@@ -368,7 +368,7 @@ def shared_encoding_of_positions() -> nn.Module:
         return torch.cat([s.a(first), s.b(second)], 1).reshape(b, heads, d, n).transpose(-1, -2)
 
     def attend(s: nn.Module, x: Tensor) -> Tensor:
-        b, n, c = x.shape
+        b, n, _ = x.shape
         q, k, v = s.qkv(s.norm(x)).reshape(b, n, 3, 3, 4).permute(2, 0, 3, 1, 4).unbind(0)
         y = q @ (k.softmax(2).transpose(-1, -2) @ v) + q * s.encoding(v)
         return x + s.proj(y.transpose(1, 2).reshape(b, n, 12))
