@@ -158,11 +158,13 @@ class RunDirectory:
         """The lines of ``metrics.jsonl``."""
         return [line for line in read_lines(self.metrics) if isinstance(line, dict)]
 
-    def rewind(self, step: int, tries: int = 0) -> None:
+    def rewind(self, step: int, epoch: int, tries: int = 0) -> None:
         """Make ``metrics.jsonl`` agree with the state that a resumed run goes on from.
 
-        Lines of steps beyond `step` go, since they are about to come again, and architectures that were saved get the
-        line that a crash kept from being written. `tries` is how often the present morph had recovered by then.
+        Lines of steps beyond `step` go, since they are about to come again, and so do those of the present morph's
+        epochs beyond `epoch`: a checkpoint after the last batch of an epoch is of that step already, but the epoch has
+        not been judged. Architectures that were saved get the line that a crash kept from being written. `tries` is how
+        often the present morph had recovered by then.
         """
         lines = self.events()
         kept = [
@@ -173,6 +175,11 @@ class RunDirectory:
             or line["step"] <= step
         ]
         now = len(self.architectures()) + 1
+        kept = [
+            line
+            for line in kept
+            if line.get("iteration", now) != now or not isinstance(line.get("epoch"), int) or line["epoch"] <= epoch
+        ]
         kept = [
             line
             for line in kept
@@ -229,6 +236,12 @@ class RunDirectory:
         if not isinstance(data, dict) or not isinstance(data.get("best"), str):
             raise wrong_field(self.outcome, ["best"], "it is the name of an architecture")
         return data
+
+
+def progress_of(state: Mapping[str, Any]) -> tuple[int, int]:
+    """The steps and epochs that a checkpoint's state has done."""
+    trainer = state.get("trainer")
+    return int(state.get("step", 0)), int(trainer.get("epoch", 0)) if isinstance(trainer, Mapping) else 0
 
 
 def iteration_line(architecture: Architecture) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from morphsearch.errors import DivergedError, InputError, StoppedError
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.recovery import Recovery
 from morphsearch.loop.results import SearchResult
+from morphsearch.loop.rundir import progress_of
 from morphsearch.loop.session import Search
 from morphsearch.training import (
     EpochStats,
@@ -115,7 +116,7 @@ class Runner:
         if saved is not None and saved[1].get("iteration") != self.number:
             saved = None
         tries = 0 if saved is None else Recovery.of(saved[1].get("recovery")).tries
-        run.rewind(self.search.total_steps if saved is None else int(saved[1].get("step", 0)), tries)
+        run.rewind(*((self.search.total_steps, 0) if saved is None else progress_of(saved[1])), tries)
         return saved
 
     def _load(self, trainer: Trainer, saved: Saved) -> None:
@@ -248,7 +249,7 @@ class Runner:
         self._save(trainer)
         run = self.search.run
         if run is not None:
-            run.rewind(self.search.total_steps, recovery.tries)
+            run.rewind(self.search.total_steps, trainer.epoch, recovery.tries)
             run.log(
                 "recovered",
                 iteration=self.number,
@@ -301,7 +302,8 @@ class Runner:
         )
         if warning:
             if search.run is not None:
-                search.run.log("warning", iteration=self.number, step=search.total_steps, text=warning)
+                at = {"step": search.total_steps, "epoch": trainer.epoch}
+                search.run.log("warning", iteration=self.number, **at, text=warning)
             self.hear("warning", {"text": warning})
 
     def _judge(self, model: nn.Module, device: str) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from morphsearch.data import DataSplits
 from morphsearch.errors import DivergedError, InputError, StoppedError
 from morphsearch.files import write_tensors
-from morphsearch.loop.rundir import RunDirectory
+from morphsearch.loop.rundir import RunDirectory, progress_of
 from morphsearch.sparsity.measure import SparsityReport
 from morphsearch.sparsity.results import NAME, SparsifyResult
 from morphsearch.sparsity.source import load_weights
@@ -100,7 +100,7 @@ class Runner:
     def _begin(self) -> None:
         saved = load_checkpoint(self.run.checkpoint) if self.run is not None else None
         if self.run is not None:
-            self.run.rewind(0 if saved is None else int(saved[1].get("step", 0)))
+            self.run.rewind(*((0, 0) if saved is None else progress_of(saved[1])))
         if saved is not None:
             self._load(*saved)
             return

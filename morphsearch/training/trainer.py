@@ -101,8 +101,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs of the recipe are done. Training on goes on at the last learning rate."""
-        return self.epoch * self.batches_per_epoch + self.batch >= self.total_batches
+        """Whether all epochs of the recipe are done, and their figures given. Training on goes on at the last learning
+        rate."""
+        return self.epoch * self.batches_per_epoch >= self.total_batches
 
     @property
     def lr(self) -> float:
@@ -169,14 +170,16 @@ class Trainer:
             if self._snapshot is None or self.batch == 0:
                 self._take_snapshot()
             start = time.perf_counter()
-            for images, labels in self.data.train.batches(
+            batches = self.data.train.batches(
                 recipe.batch_size,
                 shuffle_seed=_epoch_seed(self.seed, self.epoch),
                 augment=recipe.augment,
                 start_batch=self.batch,
                 device=self.device,
                 drop_last=self._drop_last,
-            ):
+            )
+            # A state of after the last batch of an epoch, but before its end, has only the end left to do.
+            for images, labels in batches if self.batch < end else ():
                 self._in_batch = True
                 self._train_batch(accelerator, images, labels, end)
                 self._in_batch = False

@@ -159,6 +159,28 @@ def test_killed_at_random_moments(whole: Path, tmp_path: Path) -> None:
     assert_same(path, whole)
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_killed_between_the_line_of_an_epoch_and_its_checkpoint(
+    at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    log, left = RunDirectory.log, [at]
+
+    def dies(self: RunDirectory, event: str, **values: Any) -> None:
+        log(self, event, **values)
+        left[0] -= event == "epoch"
+        if left[0] == 0:
+            raise SystemExit("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "CHECKPOINT_SECONDS", -1.0)  # the last batch of an epoch has a checkpoint of its own
+        patched.setattr(RunDirectory, "log", dies)
+        with pytest.raises(SystemExit):
+            start(CONFIG, path)
+    resume(path)
+    assert_same(path, whole)
+
+
 def test_killed_between_the_weights_of_a_morph_and_its_architecture(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

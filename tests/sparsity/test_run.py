@@ -189,6 +189,26 @@ def test_killed_runs_end_as_they_would_have(whole: Path, tmp_path: Path) -> None
     assert_same(path, whole)
 
 
+def test_killed_between_the_line_of_an_epoch_and_its_checkpoint(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    log = RunDirectory.log
+
+    def dies(self: RunDirectory, event: str, **values: Any) -> None:
+        log(self, event, **values)
+        if event == "epoch":
+            raise SystemExit("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "CHECKPOINT_SECONDS", -1.0)
+        patched.setattr(RunDirectory, "log", dies)
+        with pytest.raises(SystemExit):
+            start(CONFIG, path)
+    resume(path)
+    assert_same(path, whole)
+
+
 def test_one_call_from_python_saves_and_resumes(tmp_path: Path) -> None:
     def run(path: Path | None, **options: Any) -> ms.SparsifyResult:
         arguments = {"target": "75%", "epochs": 2, "scope": "global", "recipe": EXACT, **options}

@@ -129,6 +129,24 @@ def test_fraction_of_an_epoch() -> None:
     assert trainer.lr == 0.05 * factor("cosine", 6, 7, 0.05)
 
 
+@pytest.mark.parametrize("epochs", [1.0, 1.4])
+def test_a_state_of_after_the_last_batch_has_only_the_end_left_to_do(epochs: float) -> None:
+    data: Any = fake_data(40)
+    whole = Trainer(tiny_net(), data, PLAIN.replace(epochs=epochs))
+    states = []
+    stats = []
+    while not whole.finished:
+        stats.append(whole.train_epoch(on_batch=lambda t: states.append(t.state())))
+    resumed = Trainer(tiny_net(), data, PLAIN.replace(epochs=epochs))
+    resumed.load_state(*states[-1])
+    assert not resumed.finished
+    rest = resumed.train_epoch()
+    assert (rest.images, rest.loss, rest.accuracy) == (stats[-1].images, stats[-1].loss, stats[-1].accuracy)
+    assert resumed.finished
+    assert resumed.step == whole.step
+    assert same(weights(resumed.model), weights(whole.model))
+
+
 @pytest.mark.parametrize(("images", "expected"), [(20, 20), (17, 16), (70, 64), (3, 3)])
 def test_incomplete_batches(images: int, expected: int) -> None:
     data: Any = fake_data(images)
