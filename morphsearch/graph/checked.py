@@ -13,6 +13,7 @@ from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.rewrite import Mismatch, Plan, check, make_plan, rearrange, rebuild
 from morphsearch.graph.tape import RawOperation
+from morphsearch.graph.tracing import trace
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
@@ -140,6 +141,8 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
             added = _blame(graph, mismatch.operation, reason)
             for alike in _alike(graph, mismatch.operation):  # the same code will fail there too
                 added |= _blame(graph, alike, describe(graph.tape.operations[alike], mismatch.reason))
+            if operation is not None and operation.kind in SIZED:
+                added |= _blame_layouts(graph, operation.module, reason)
             if operation is not None:
                 failures[operation.module] = failures.get(operation.module, 0) + 1
                 if failures[operation.module] > 2:  # one by one would take long: this code follows nothing
@@ -234,6 +237,21 @@ def _alike(graph: ConvGraph, index: int) -> list[int]:
             places.setdefault((operation.kind, seen[key]), []).append(position)
             own = seen[key] if position == index else own
     return [position for position in places.get((operations[index].kind, own), []) if position != index]
+
+
+def _blame_layouts(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:
+    """Identifiers of all free units that lie along several dimensions in modules of this type, where its code cannot be
+    traced: no reshape of theirs can follow."""
+    modules = dict(graph.model.named_modules())
+    kind = type(modules.get(module))
+    if kind is type(graph.model) or trace(modules[module]) is not None:
+        return {}
+    found: dict[int, str] = {}
+    for operation in graph.tape.operations:
+        tensors = (*operation.inputs, *operation.outputs)
+        if type(modules.get(operation.module)) is kind and any(len(labels.varying()) > 1 for labels in tensors):
+            found.update(_free_of(graph, tensors, reason))
+    return found
 
 
 def _blame_module(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:

@@ -103,7 +103,7 @@ def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape]) -> fx.Graph | No
     try:
         if own.original is not None:
             vars(module)["forward"] = own.original
-        return trace(module, dict(fixed))
+        return trace(module, dict(fixed), own.lengths)
     finally:
         vars(module)["forward"] = own
         tapes[-1].muted -= 1
@@ -121,6 +121,7 @@ class _Through:
         self.parameters = inspect.signature(module.forward).parameters
         self.make = make
         self.fixed: Fixed | None = None
+        self.lengths: dict[str, int] = {}
         self.interpreter: fx.Interpreter | None = None
         self.several = False  # it is called with different sets of arguments: one trace cannot stand for it
 
@@ -132,6 +133,7 @@ class _Through:
         fixed = frozenset((name, value) for name, value in given.items() if value is None or type(value) in (bool, str))
         if self.fixed is None:
             self.fixed = fixed
+            self.lengths = {name: len(value) for name, value in given.items() if isinstance(value, (tuple, list))}
             self.interpreter = self.make(fixed)
         self.several |= fixed != self.fixed
         if self.interpreter is None or self.several or len(args) > len(self.parameters):

@@ -18,12 +18,16 @@ from morphsearch.graph.recording import as_it_was
 
 class _Proxy(fx.Proxy):
     def __len__(self) -> int:
-        count = parts_of(self.node)
+        count = self.tracer.parts(self.node) if isinstance(self.tracer, _Tracer) else None
         return super().__len__() if count is None else count
 
 
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # what is computed from a buffer is traced, too
+
+    def __init__(self, lengths: dict[str, int] | None = None) -> None:
+        super().__init__()
+        self.lengths = lengths or {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -32,9 +36,13 @@ class _Tracer(fx.Tracer):
         return True
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """``list(x.chunk(2, 1))``: the number of parts stands in the code."""
-        count = parts_of(obj.node)
+        """``list(x.chunk(2, 1))``: the number of parts stands in the code; ``*size``: in the call."""
+        count = self.parts(obj.node)
         return super().iter(obj) if count is None else (obj[i] for i in range(count))  # type: ignore[index]
+
+    def parts(self, node: fx.Node) -> int | None:
+        """How many parts a tuple has, where the code or the call says so."""
+        return self.lengths.get(str(node.target)) if node.op == "placeholder" else parts_of(node)
 
 
 def index_value(tensor: Tensor) -> Tensor | None:
@@ -55,28 +63,31 @@ def parts_of(node: fx.Node) -> int | None:
     return None
 
 
-def trace(module: nn.Module, fixed: dict[str, Any] | None = None) -> fx.Graph | None:
+def trace(
+    module: nn.Module, fixed: dict[str, Any] | None = None, lengths: dict[str, int] | None = None
+) -> fx.Graph | None:
     """The trace of a module with its children left whole; None where it cannot be traced or depends on the mode.
 
-    `fixed` are arguments that its code may ask for, and the values that it is called with.
+    `fixed` are arguments that its code may ask for, and the values that it is called with; `lengths` says how many
+    parts arguments have that are tuples.
     """
-    graphs = _traces(module, fixed or None)
+    graphs = _traces(module, fixed or None, lengths)
     if not graphs:
         with _helpers_whole(module):
-            graphs = _traces(module, fixed or None)
+            graphs = _traces(module, fixed or None, lengths)
     if not graphs:
         return None
     return graphs[0] if len(graphs) == 1 or _code(graphs[0]) == _code(graphs[1]) else None
 
 
-def _traces(module: nn.Module, fixed: dict[str, Any] | None) -> list[fx.Graph]:
+def _traces(module: nn.Module, fixed: dict[str, Any] | None, lengths: dict[str, int] | None) -> list[fx.Graph]:
     """The traces in evaluation and, where the code may ask for it, training mode; none where a trace fails."""
     graphs = []
     mode = module.training
     try:
         for training in (False, True) if _reads_mode(type(module)) else (False,):
             module.training = training
-            tracer = _Tracer()
+            tracer = _Tracer(lengths)
             own = vars(module).get("forward")  # chosen among several in the constructor
             tracer.traced_func_name = getattr(own, "__name__", "forward")
             with as_it_was(module):  # what the code caches while it is traced is no tensor

@@ -385,6 +385,43 @@ def shared_encoding_of_positions() -> nn.Module:
     return net(forward, a=cbr(3, 8), first=blocks[0], second=blocks[1], head=head(8))
 
 
+@case(removable=0.9, exact=False, reason="its scale follows from the number of channels")
+def size_given_in_the_call() -> nn.Module:
+    def attend(s: nn.Module, x: Tensor, size: tuple[int, int]) -> Tensor:
+        b, n, c = x.shape
+        q = s.q(x).reshape(b, n, 2, c // 2).permute(0, 2, 1, 3)
+        y = s.reduce(x.permute(0, 2, 1).reshape(b, c, *size)).reshape(b, c, -1).permute(0, 2, 1)
+        k, v = s.kv(y).reshape(b, -1, 2, 2, c // 2).permute(2, 0, 3, 1, 4)
+        return s.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        y = s.attention(x.flatten(2).transpose(1, 2), x.shape[-2:])
+        return s.head(x + y.transpose(1, 2).reshape(x.shape))
+
+    attention = net(attend, q=nn.Linear(8, 8), reduce=nn.Conv2d(8, 8, 2, 2), kv=nn.Linear(8, 16), proj=nn.Linear(8, 8))
+    return net(forward, a=cbr(3, 8), attention=attention, head=head(8))
+
+
+@case(removable=0.5, exact=False, reason="has sizes written into it")
+def code_that_branches_on_sizes() -> nn.Module:
+    """It cannot be traced, so what it lays out stays; what goes by is free."""
+
+    def attend(s: nn.Module, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        if h % 4 or w % 4:
+            x = F.pad(x, (0, -w % 4, 0, -h % 4))
+        q, k, v = s.qkv(x).reshape(b, 2, 12, -1).transpose(-1, -2).chunk(3, 3)
+        y = s.proj(F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, 8, *x.shape[2:]))
+        return y[:, :, :h, :w]
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        return s.head(x + s.attention(x))
+
+    return net(forward, a=cbr(3, 16), attention=net(attend, qkv=conv(16, 24, 1), proj=conv(8, 16, 1)), head=head(16))
+
+
 # -- what patched code must keep --------------------------------------------------------------------------------------
 
 
