@@ -31,7 +31,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
+
+from morphsearch.costs.flops import flops_of
 
 RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
@@ -234,7 +237,7 @@ def measure(spec: str, line: dict[str, Any]) -> None:
     x = inputs(spec, size)
     own = sum(p.numel() * p.element_size() for p in [*model.parameters(), *model.buffers()]) / 2**20
     line["phase"] = "record"
-    record(build("torchvision:alexnet"), torch.rand(1, 3, 224, 224))  # imports, once
+    record(build("torchvision:squeezenet1_1"), torch.rand(1, 3, 64, 64))  # imports, once
     with Peak() as peak:
         began = time.process_time()
         graph = ms.record(model, x)
@@ -301,7 +304,14 @@ def measure(spec: str, line: dict[str, Any]) -> None:
         line["error"] = relative_error(expected, found)
         line["precision"] = str(dtype).removeprefix("torch.")
         line["finite"] = all(bool(t.isfinite().all()) for t in tensors_in(expected) if t.is_floating_point())
-    del reference, shrunk
+    del reference
+    line["phase"] = "costs"
+    widths = graph.widths | {name: len(kept) for name, kept in keep.items()}
+    line["costs"] = {
+        "seed": counted(graph, graph.widths, model, args, kwargs),
+        "shrunk": counted(graph, widths, shrunk, args, kwargs),
+    }
+    del shrunk
     line["phase"] = "shrink all"
     keep = random_keep(graph, rng)
     shrunk = graph.shrink(keep).eval()
@@ -339,6 +349,32 @@ def measure(spec: str, line: dict[str, Any]) -> None:
     line.pop("phase")
     line["status"] = "ok"
     line["base_mib"] = base
+
+
+def counted(graph: Any, widths: dict[str, int], model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Parameters and FLOPs that the graph counts, less those of `numel` and fvcore; and the operations that differ."""
+    import morphsearch as ms
+
+    parameters = sum(p.numel() for p in model.parameters())
+    found: dict[str, Any] = {"params": ms.cost(graph, "params", widths).total - parameters}
+    ours = ms.cost(graph, "flops", widths)
+    try:
+        if kwargs or not all(isinstance(arg, Tensor) for arg in args):
+            raise TypeError("it takes tensors alone")
+        analysis = (
+            FlopCountAnalysis(model, tuple(args)).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        )
+        found["flops"] = ours.total - analysis.total()
+        theirs = analysis.by_module()
+    except Exception as error:
+        return found | {"fvcore": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    if found["flops"]:
+        inner = {name.rpartition(".")[0] for name in ours.per_layer if name}
+        apart = {n for n, v in ours.per_layer.items() if n not in inner and abs(v - theirs.get(n, 0)) > 0.5}
+        apart |= inner & ours.per_layer.keys() if not apart else set()
+        kinds = Counter(f"{op.kind} in {op.module}" for op in graph.operations if op.module in apart and flops_of(op))
+        found["operations"] = [name for name, _ in kinds.most_common(6)]
+    return found
 
 
 def answer(model: nn.Module, args: Any, kwargs: Any) -> Any:
