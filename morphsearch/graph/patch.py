@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import fx, nn
 from morphsearch.errors import GraphError
 from morphsearch.graph.edits import apply_edits
 from morphsearch.graph.recording import run_tape
-from morphsearch.graph.repair import Repair, Watch
+from morphsearch.graph.repair import NodeFacts, Repair, Watch
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan
 from morphsearch.graph.tape import Tape
@@ -41,45 +42,28 @@ def patch_modules(
     multiplicity: np.ndarray,
 ) -> nn.Module:
     """Replace, in `twin`, the modules at `paths` by traces that bring the right channels. Returns the network."""
-    watches: dict[str, Watch] = {}
     tapes: list[Tape] = []
-    seed_modules, twin_modules = dict(seed.named_modules()), dict(twin.named_modules())
-
-    def blank_seed() -> Tape:
-        tapes.append(Tape(seed, tape.identifiers, tape.next_id, tape.decisions))
-        return tapes[-1]
+    twin_modules = dict(twin.named_modules())
 
     def blank_twin() -> Tape:
         tapes.append(Tape(twin, plan.ids, plan.first_free, tape.decisions))
         return tapes[-1]
 
-    known: dict[str, Fixed] = {}
-
-    def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
-        def make(given: Fixed) -> fx.Interpreter | None:
-            graph = _traced(seed_modules[path], given, tapes)
-            if graph is not None:
-                known[path] = given
-                watches[path] = Watch(seed_modules[path], graph, tapes)
-            return watches.get(path)
-
-        return make
+    seen = _seen(seed, paths, example_inputs, tape)
 
     def repair_of(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
             graph = _traced(twin_modules[path], given, tapes)
-            if graph is not None and known.get(path) == given:
+            if graph is not None and seen[path].fixed == given:
                 repairs[path] = Repair(
-                    twin_modules[path], graph, tapes, watches[path], tape, resolution, plan, multiplicity
+                    twin_modules[path], graph, tapes, seen[path].facts, tape, resolution, plan, multiplicity
                 )
             return repairs.get(path)
 
         return make
 
     repairs: dict[str, Repair] = {}
-    with _all_running({seed_modules[path]: watch(path) for path in paths}) as several:
-        run_tape(seed, example_inputs, blank=blank_seed, modes=(tape.on_meta,))
-    paths = [path for path in paths if path in watches and seed_modules[path] not in several]
+    paths = [path for path in paths if path in seen]
     with (
         _all_running({twin_modules[path]: repair_of(path) for path in paths}) as several,
         suppress(GraphError),  # the check that follows says what is still wrong
@@ -94,6 +78,46 @@ def patch_modules(
         traced = fx.GraphModule(twin_modules[path], repair.module.graph)
         apply_edits(twin_modules[path], traced, repair.log)
     return twin
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the trace of a module of the seed gave, and the arguments that it was traced for."""
+
+    fixed: Fixed
+    facts: dict[str, NodeFacts]
+
+
+def _seen(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> dict[str, _Seen]:
+    """Run the seed through the traces of its modules at `paths`; those that cannot be traced, or are called in several
+    ways, are left out. Every module is run once for all rewrites of a recording: the seed's code does not change."""
+    missing = [path for path in paths if path not in tape.traces]
+    if missing:
+        modules = dict(seed.named_modules())
+        fixed: dict[str, Fixed] = {}
+        watches: dict[str, Watch] = {}
+        tapes: list[Tape] = []
+
+        def blank() -> Tape:
+            tapes.append(Tape(seed, tape.identifiers, tape.next_id, tape.decisions))
+            return tapes[-1]
+
+        def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
+            def make(given: Fixed) -> fx.Interpreter | None:
+                graph = _traced(modules[path], given, tapes)
+                if graph is not None:
+                    fixed[path] = given
+                    watches[path] = Watch(modules[path], graph, tapes)
+                return watches.get(path)
+
+            return make
+
+        with _all_running({modules[path]: watch(path) for path in missing}) as several:
+            run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,))
+        for path in missing:
+            one = watches.get(path) if modules[path] not in several else None
+            tape.traces[path] = _Seen(fixed[path], one.facts) if one is not None else None
+    return {path: found for path in paths if (found := tape.traces[path]) is not None}
 
 
 def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape]) -> fx.Graph | None:

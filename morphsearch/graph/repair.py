@@ -57,6 +57,8 @@ class Watch(_InPlaceOf):
         result = super().run_node(n)
         tape = self.tapes[-1]
         labels = tape.pair(result) or tape.labels(result) if isinstance(result, Tensor) else None
+        if labels is not None and labels.parameter is not None and _name(n) not in ("view", "reshape"):
+            labels = None  # as large as the parameter, and only new sizes of it are asked for
         several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
         # Of tensors only an index keeps its numbers: what was patched before may need it again.
         value = index_value(result) if isinstance(result, Tensor) else result
@@ -76,7 +78,7 @@ class Repair(_InPlaceOf):
         original: nn.Module,
         graph: fx.Graph,
         tapes: list[Tape],
-        seed: Watch,
+        seed: dict[str, NodeFacts],
         seed_tape: Tape,
         resolution: Resolution,
         plan: Plan,
@@ -126,7 +128,7 @@ class Repair(_InPlaceOf):
         if "transpose" in n.target.__name__:  # type: ignore[union-attr]
             before = args[place] if len(args) > place else kwargs.get("groups", 1)
             source = n.args[0] if n.args else n.kwargs["input"]
-            labels = self.seed.facts[source.name].labels if isinstance(source, fx.Node) else None
+            labels = self.seed[source.name].labels if isinstance(source, fx.Node) else None
             per_group = labels.shape[1 - weight.dim()] // before if labels is not None else channels
         else:
             per_group = weight.shape[1]
@@ -153,7 +155,7 @@ class Repair(_InPlaceOf):
         if not moving and int(labels.ids.reshape(-1)[0]) > 0:
             # A single unit is left: it lies along the dimension along which its neighbours lie in the source.
             parents = [a for a in n.all_input_nodes if self._carries(a)]
-            while len(parents) == 1 and self.seed.facts[parents[0].name].several:  # the parts of a split
+            while len(parents) == 1 and self.seed[parents[0].name].several:  # the parts of a split
                 parents = [a for a in parents[0].all_input_nodes if self._carries(a)]
             sources = [self._seed_labels(a) for a in parents]
             along_sources = {tuple(one.varying()) for one in sources if one is not None}
@@ -168,7 +170,7 @@ class Repair(_InPlaceOf):
         """What a node of the seed brings, with one identifier for each unit (heads in lockstep share theirs); None for
         parameters."""
         if n.name not in self.labels:
-            facts = self.seed.facts.get(n.name)
+            facts = self.seed.get(n.name)
             found = facts.labels if facts is not None else None
             if found is not None and found.parameter is not None:
                 found = None
@@ -225,12 +227,12 @@ class Repair(_InPlaceOf):
 
     def _carries(self, node: fx.Node) -> bool:
         """The node is a tensor with units, or a tuple of such."""
-        facts = self.seed.facts.get(node.name)
+        facts = self.seed.get(node.name)
         return facts is not None and (facts.several or (facts.labels is not None and facts.labels.parameter is None))
 
     def _positions(self, source: fx.Node, chain: list[fx.Node], dim: int) -> np.ndarray | None:
         """Which channels of `source` come out of the chain of moves, where every other dimension stays as it was."""
-        labels = self.seed.facts[source.name].labels
+        labels = self.seed[source.name].labels
         assert labels is not None
         shape = labels.shape
         value: Any = (
@@ -257,7 +259,7 @@ class Repair(_InPlaceOf):
         return value if node is parent else self._seed_value(node)
 
     def _seed_value(self, node: fx.Node) -> Any:
-        facts = self.seed.facts.get(node.name)
+        facts = self.seed.get(node.name)
         return facts.value if facts is not None else None
 
     def _choose(
@@ -308,7 +310,7 @@ class Repair(_InPlaceOf):
 
     def _resize(self, n: fx.Node, result: Any) -> Tensor | None:
         """A view to sizes that are written down, or taken from another tensor: those that went wrong become numbers."""
-        facts = self.seed.facts.get(n.name)
+        facts = self.seed.get(n.name)
         if _name(n) not in ("view", "reshape") or facts is None or facts.labels is None:
             return None
         wanted = self._new_shape(facts.labels)

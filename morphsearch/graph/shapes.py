@@ -17,6 +17,8 @@ _BINARY = "add sub mul div".split()
 _KINDS = {f"aten::{name}{place}": "unary" for name in _UNARY for place in ("", "_")}
 _KINDS |= {f"aten::{name}{place}": "binary" for name in _BINARY for place in ("", "_")}
 _KINDS |= {"aten::max_pool2d_with_indices": "max_pool", "aten::mean": "mean"}
+_KINDS |= {f"aten::{name}": "upsample" for name in ("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")}
+_KINDS |= {"aten::_upsample_nearest_exact2d": "upsample", "aten::clamp_min": "clamp", "aten::clamp_max": "clamp"}
 
 
 def quick_shape(func: Any, args: Any, kwargs: Any) -> Any:
@@ -31,6 +33,10 @@ def quick_shape(func: Any, args: Any, kwargs: Any) -> Any:
         return _binary(func, x, args[1])
     if kind == "max_pool":
         return _max_pool(x, *args[1:])
+    if kind == "upsample":
+        return _upsample(func, x, args[1])
+    if kind == "clamp":
+        return _empty(x.shape, x) if func._overloadname == "default" and isinstance(args[1], int | float) else None
     return _mean(func, x, args[1:], kwargs)
 
 
@@ -65,6 +71,12 @@ def _max_pool(
         return None
     shape = (*x.shape[:2], *sizes)
     return _empty(shape, x), _empty(shape, x, torch.int64)
+
+
+def _upsample(func: Any, x: Tensor, size: Any) -> Tensor | None:
+    if func._overloadname != "default" or x.dim() != 4 or len(size) != 2 or min(size) < 1:
+        return None
+    return _empty((*x.shape[:2], *size), x)
 
 
 def _at(values: Any, place: int) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import SUPPORTED_NODES, tree_leaves
 
 from morphsearch.errors import MorphError
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant
@@ -95,6 +95,7 @@ class Tape:
         self.module_names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self.module_stack: list[str] = [""]
         self.visited: set[str] = set()
+        self.traces: dict[str, Any] = {}  # what traces of modules gave, by path, for every rewrite
         self.storages: dict[int, tuple[Tensor, Tensor]] = {}
         self.muted = 0
         self.splits: list[Layout] = []
@@ -446,7 +447,23 @@ def storage_key(tensor: Tensor) -> int:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors inside nested arguments or outputs."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
+    """What pytree does, several times as fast for what operations are called with."""
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _collect(part, found)
+    elif isinstance(value, dict):
+        for part in value.values():
+            _collect(part, found)
+    elif type(value) in SUPPORTED_NODES:
+        found.extend(leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
 __all__ = ["LOOSE", "RIGID", "RawOperation", "Rules", "Slot", "Tape", "Untraceable", "storage_key", "tensors_in"]

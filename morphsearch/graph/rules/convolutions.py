@@ -59,7 +59,9 @@ def convolution(
     found_rows = resolve_slot(tape, weight, row_dim, "other" if by_column else "rows")
     found_columns = resolve_slot(tape, weight, column_dim, "rows" if by_column else "columns")
     if found_rows is None or found_columns is None:
-        tape.pin(arriving, f"{tape.where(what)}: its weight is computed from data or from other parameters")
+        reason = f"{tape.where(what)}: its weight is computed from data or from other parameters"
+        tape.pin(arriving, reason)
+        tape.pin(np.asarray(tape.activation(weight).ids).reshape(-1), reason)
         labels = constant(RIGID, shape)
         tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs)
         tape.put(out, labels)
