@@ -20,10 +20,40 @@ def _params() -> Any:
     return ParamsCost()
 
 
+def _activations() -> Any:
+    from morphsearch.costs.activations import ActivationsCost
+
+    return ActivationsCost()
+
+
+def _memory() -> Any:
+    from morphsearch.costs.memory import MemoryCost
+
+    return MemoryCost()
+
+
+def _training_memory() -> Any:
+    from morphsearch.costs.memory import TrainingMemoryCost
+
+    return TrainingMemoryCost()
+
+
+def _latency(hardware: Any = None) -> Any:
+    from morphsearch.hardware.latency import Latency
+
+    return Latency(hardware)
+
+
 @hookimpl
 def morphsearch_cost_models() -> list[CostModelRecord]:
-    """``flops`` and ``params``."""
+    """``flops``, ``params``, ``activations``, ``memory``, ``memory-training`` and ``latency``."""
     return [
         CostModelRecord("flops", "FLOPs of one image, one per multiply-add, as fvcore counts them", _flops),
         CostModelRecord("params", "Trainable parameters", _params),
+        CostModelRecord("activations", "Elements that the operations write for one image", _activations),
+        CostModelRecord("memory", "Peak memory of inference, at the batch size of --input", _memory),
+        CostModelRecord(
+            "memory-training", "Peak memory of a training step, at the batch size of --input", _training_memory
+        ),
+        CostModelRecord("latency", "Time of one forward pass on the hardware of a profile (--hardware)", _latency),
     ]

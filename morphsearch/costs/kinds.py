@@ -1,4 +1,4 @@
-"""Kinds of operations that compute nothing: they move, name or make data."""
+"""Sets of kinds of operations."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ _NAMES = """
 """
 
 MOVES = frozenset(_NAMES.split())
+"""Kinds that compute nothing: they move, name or make data."""
+
+_SEEN = """
+    _reshape_alias _unsafe_view alias as_strided chunk detach diagonal dropout expand expand_as feature_dropout flatten
+    identity lift_fresh movedim narrow output permute reshape select slice split split_with_sizes squeeze swapaxes t
+    tensor_split to transpose unbind unflatten unfold unsafe_split unsafe_view unsqueeze view view_as
+"""
+
+VIEWS = frozenset(_SEEN.split())
+"""Kinds that write nothing: other views of the same memory. Where PyTorch copies, the recording has a ``clone``."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,20 +37,27 @@ class Cost:
     metric: str = ""
 
 
-def get(name: str) -> CostModel:
+def get(name: str, hardware: Any = None) -> CostModel:
     """The cost model that was registered as `name`.
+
+    Args:
+        hardware: given to models that depend on it (whose factory has an argument of that name): a hardware profile,
+            its file or its name.
 
     Raises:
         UnknownName: no such cost model; the message has the nearest names.
         PluginError: a plugin's factory failed.
     """
-    model: CostModel = plugins.create("cost_models", name)
+    takes = (
+        hardware is not None and "hardware" in inspect.signature(plugins.record("cost_models", name).factory).parameters
+    )
+    model: CostModel = plugins.create("cost_models", name, **({"hardware": hardware} if takes else {}))
     return model
 
 
-def bind(graph: ConvGraph, metric: str | CostModel) -> BoundCost:
+def bind(graph: ConvGraph, metric: str | CostModel, hardware: Any = None) -> BoundCost:
     """A cost model, or the name of one, bound to `graph`. Binding walks the graph: do it once and evaluate often."""
-    return (get(metric) if isinstance(metric, str) else metric).bind(graph)
+    return (get(metric, hardware) if isinstance(metric, str) else metric).bind(graph)
 
 
 def vector(graph: ConvGraph, widths: Mapping[str, int | float]) -> Tensor:
@@ -65,19 +73,26 @@ def number(value: Tensor | float, whole: bool) -> int | float:
     return result
 
 
-def cost(graph: ConvGraph, metric: str | CostModel = "flops", widths: Mapping[str, int] | None = None) -> Cost:
+def cost(
+    graph: ConvGraph,
+    metric: str | CostModel = "flops",
+    widths: Mapping[str, int] | None = None,
+    *,
+    hardware: Any = None,
+) -> Cost:
     """What `graph` costs.
 
     Args:
         graph: a recorded network.
         metric: name of a cost model, or one.
         widths: by group, any legal ones; groups that are not named, and all by default, keep the seed's.
+        hardware: for ``latency``: a hardware profile, its file or its name.
 
     Raises:
-        UnknownName: no such cost model.
+        UnknownName: no such cost model, or no such hardware.
         GraphError: the graph cannot take these widths.
     """
-    model = get(metric) if isinstance(metric, str) else metric
+    model = get(metric, hardware) if isinstance(metric, str) else metric
     bound = model.bind(graph)
     point = vector(graph, graph.check_widths({**graph.widths, **(widths or {})}))
     whole = bool(getattr(bound, "whole", False))
