@@ -399,8 +399,22 @@ def partial_convolution() -> nn.Module:
     return net(forward, a=cbr(3, 12), b=conv(4, 4), c=cbr(12, 8), head=head(8))
 
 
-@case(removable=0.0, exact=False, reason="written over")
+@case(removable=0.7)
+def written_over_in_part() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        y = x.clone()
+        y[:, :, 1:] += s.b(x)[:, :, :-1]
+        y[:, :, ::2, :3] = s.c(x)[:, :, ::2, :3]
+        return s.head(s.d(y))
+
+    return net(forward, a=cbr(3, 12), b=conv(12, 12), c=conv(12, 12), d=cbr(12, 8), head=head(8))
+
+
+@case(removable=0.6, exact=False, reason="sizes written into it")
 def written_in_place() -> nn.Module:
+    """Up to a channel that is written down; the others are free."""
+
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         x = s.a(x)
         y = x.clone()

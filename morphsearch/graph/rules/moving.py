@@ -225,19 +225,24 @@ _FILLING = frozenset("full new_full full_like fill fill_ scalar_tensor".split())
 def copy(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """``target.copy_(source)``, also into a slice of a larger tensor."""
     target, source = args[0], args[1]
+    shape = tuple(target.shape)
     labels = tape.labels(source)
     arriving = labels if labels is not None and labels.parameter is None else constant(LOOSE, tuple(source.shape))
     ids = arriving.ids.reshape((1,) * (target.dim() - arriving.ids.dim()) + tuple(arriving.ids.shape))
     before = tape.labels(target)
-    written = compact(ids, tuple(target.shape))
+    written = compact(ids, shape)
     whole = target.untyped_storage().nbytes() == target.numel() * target.element_size()
     tape.emit("copy", [arriving], [written])
     if whole:
         tape.put(target, written)
         return
-    if before is not None and not before.blank:
-        tape.pin(before.ids, tape.where("a slice that is written over"))
     key = storage_key(target)
+    if before is not None and not before.blank:
+        if bool((before.ids > 0).all()) and before.parameter is None and key not in tape.storages:
+            # What lies beside the slice keeps its units, so what is written takes theirs.
+            tape.put(target, compact(meet(tape, "a slice that is written over", before.ids, written.ids), shape))
+            return
+        tape.pin(before.ids, tape.where("a slice that is written over"))
     if key not in tape.storages:
         size = target.untyped_storage().nbytes() // target.element_size()
         tape.storages[key] = (target, torch.full((size,), LOOSE, dtype=torch.int64))
