@@ -128,6 +128,11 @@ val_fraction = click.option(
     show_default=True,
     help="Part of the training data that is set apart for choices, where there is no validation split.",
 )
+hardware = click.option(
+    "--hardware",
+    metavar="NAME|FILE",
+    help="For the cost latency: a hardware profile or known hardware; default: the newest profile of this device.",
+)
 allow_code = click.option(
     "--allow-code", is_flag=True, help="Let files (runs, architectures) name factories outside of morphsearch."
 )
@@ -150,6 +155,8 @@ config = click.option(
 )
 costs = click.option(
     "--costs",
+    "--cost",
+    "costs",
     type=NameList(kind="cost_models"),
     default="params,flops",
     show_default=True,

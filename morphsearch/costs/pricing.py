@@ -28,6 +28,9 @@ class Cost:
             stands under that module, the network's under ``""``.
         uncounted: kinds of operations without a price.
         metric: the name of the cost model.
+        details: by module path what makes up its cost, for models that tell: a roofline's "compute", "memory" and
+            "launch" in the cost's unit, and "bound", which of them binds.
+        notes: what the figures rest on, a sentence each.
     """
 
     total: int | float
@@ -35,6 +38,8 @@ class Cost:
     per_layer: dict[str, int | float] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
     metric: str = ""
+    details: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def get(name: str, hardware: Any = None) -> CostModel:
@@ -93,9 +98,18 @@ def cost(
         GraphError: the graph cannot take these widths.
     """
     model = get(metric, hardware) if isinstance(metric, str) else metric
-    bound = model.bind(graph)
-    point = vector(graph, graph.check_widths({**graph.widths, **(widths or {})}))
+    complete = graph.check_widths({**graph.widths, **(widths or {})})
+    bound = model.bind(graph.left_at(complete))
+    point = vector(graph, complete)
     whole = bool(getattr(bound, "whole", False))
     layers = {layer: number(value, whole) for layer, value in bound.per_layer(point).items()}
     uncounted = tuple(getattr(bound, "uncounted", ()))
-    return Cost(number(bound.total(point), whole), bound.unit, layers, uncounted, model.name)
+    return Cost(
+        number(bound.total(point), whole),
+        bound.unit,
+        layers,
+        uncounted,
+        model.name,
+        details=dict(bound.details(point)) if hasattr(bound, "details") else {},
+        notes=tuple(getattr(bound, "notes", ())),
+    )

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class LayerRow:
     """One module that did something. Costs are its own, so that a column adds up to the total.
 
-    `channels` are the rows of its weight (its output channels) before and after; None where it has none.
+    `channels` are the rows of its weight (its output channels) before and after; None where it has none. `details` say
+    for some costs what they are made of: computing, moving data and launches, and which of them binds.
     """
 
     path: str
@@ -26,6 +27,7 @@ class LayerRow:
     channels: tuple[int, int] | None
     costs: dict[str, float]
     costs_before: dict[str, float]
+    details: dict[str, dict[str, float | str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,11 +70,18 @@ class Inspection:
 
 
 def inspect(
-    graph: ConvGraph, costs: Sequence[str], *, name: str = "", widths: Mapping[str, int] | None = None
+    graph: ConvGraph,
+    costs: Sequence[str],
+    *,
+    name: str = "",
+    widths: Mapping[str, int] | None = None,
+    hardware: Any = None,
 ) -> Inspection:
-    """Describe a recorded network at `widths` (default: the seed's own)."""
-    before = {metric: price(graph, metric) for metric in costs}
-    after = before if widths is None else {metric: price(graph, metric, dict(widths)) for metric in costs}
+    """Describe a recorded network at `widths` (default: the seed's own); `hardware` is that of the cost ``latency``."""
+    before = {metric: price(graph, metric, hardware=hardware) for metric in costs}
+    after = before
+    if widths is not None:
+        after = {metric: price(graph, metric, dict(widths), hardware=hardware) for metric in costs}
     new = dict(graph.widths if widths is None else widths)
     old_vector = [float(graph.widths[group]) for group in graph.groups]
     new_vector = [float(new[group]) for group in graph.groups]
@@ -105,6 +114,7 @@ def inspect(
                 channels=channels,
                 costs=own,
                 costs_before={metric: found.per_layer.get(path, 0) for metric, found in before.items()},
+                details={metric: found.details[path] for metric, found in after.items() if path in found.details},
             )
         )
     groups = [
@@ -139,4 +149,5 @@ def _notes(costs: Mapping[str, Any]) -> list[str]:
         names = sorted(set(getattr(found, "uncounted", ())))
         if names:
             notes.append(f"{metric}: not counted: {', '.join(names)}")
+        notes += [f"{metric}: {note}" for note in getattr(found, "notes", ())]
     return notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -27,11 +27,14 @@ def layers(found: Inspection, *, depth: int | None = None, compact: bool = False
     shapes = [] if compact else [f">{of}input", f">{of}output"]
     columns = ["layer", "kind", *shapes, ">channels"]
     columns += [f">{found.units[metric]}" for metric in metrics]
+    parts = _parts(found)
+    columns += [f"{'' if part == 'bound' else '>'}{_PARTS[part]}" for _, part in parts]
     totals = [change(found.totals_before[metric], found.totals[metric], show) for metric in metrics]
     footer = ["total", "", *[""] * len(shapes), "", *totals]
     if found.changed:
         shares = [_share(found.totals_before[metric], found.totals[metric]) for metric in metrics]
         footer = ["total\nof the seed", "", *[""] * len(shapes), "", *map("\n".join, zip(totals, shares, strict=True))]
+    footer += [_sum(found.layers, metric, part, show) for metric, part in parts]
     made = style.table(found.name, columns, footer=footer)
     for path, row in _tree(found, depth):
         name = path.rpartition(".")[2] or "(network)"
@@ -50,6 +53,7 @@ def layers(found: Inspection, *, depth: int | None = None, compact: bool = False
                 *[style.shape(end) for end in (row.input, row.output)[: len(shapes)]],
                 Text(channels, style="bold cyan" if changed else ""),
                 *cells,
+                *[_part(row, metric, part, show) for metric, part in parts],
             )
         else:
             below = [layer for layer in found.layers if _inside(layer.path, path)]
@@ -63,10 +67,35 @@ def layers(found: Inspection, *, depth: int | None = None, compact: bool = False
             ]
             shown = depth is not None and level >= depth
             ends = [below[0].input, below[-1].output] if shown and below else [None, None]
+            sums += [_sum(below, metric, part, show) for metric, part in parts]
             made.add_row(
                 label, Text(row), *map(style.shape, ends[: len(shapes)]), "", *sums, style="" if shown else "dim"
             )
     return made
+
+
+_PARTS = {"compute": "computing", "memory": "moving data", "launch": "launches", "bound": "bound by"}
+
+
+def _parts(found: Inspection) -> list[tuple[str, str]]:
+    """What costs are made of, where they tell; launches only where there are any."""
+    return [
+        (metric, part)
+        for metric in found.units
+        for part in _PARTS
+        if any(layer.details.get(metric, {}).get(part) for layer in found.layers)
+    ]
+
+
+def _part(row: LayerRow, metric: str, part: str, show: Callable[[float | None], str]) -> str:
+    value = row.details.get(metric, {}).get(part, "")
+    return value if isinstance(value, str) else show(value)
+
+
+def _sum(below: Sequence[LayerRow], metric: str, part: str, show: Callable[[float | None], str]) -> str:
+    values = [row.details.get(metric, {}).get(part) for row in below]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return show(sum(numbers)) if numbers else ""
 
 
 def _tree(found: Inspection, depth: int | None) -> list[tuple[str, LayerRow | str]]:
