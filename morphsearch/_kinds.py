@@ -15,6 +15,7 @@ from morphsearch.types import (
     DataRecord,
     ExecutorRecord,
     ExporterRecord,
+    LatencyBackendRecord,
     ModelRecord,
     OperationRecord,
     Record,
@@ -41,6 +42,7 @@ KINDS: Mapping[str, Kind] = {
     "data": Kind("data source", DataRecord, "morphsearch_data"),
     "exporters": Kind("exporter", ExporterRecord, "morphsearch_exporters"),
     "executors": Kind("executor", ExecutorRecord, "morphsearch_executors"),
+    "latency_backends": Kind("latency backend", LatencyBackendRecord, "morphsearch_latency_backends"),
     "commands": Kind("command", CommandRecord, "morphsearch_commands"),
 }
 EVENTS = ("morphsearch_iteration_end", "morphsearch_search_end")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         DataRecord,
         ExecutorRecord,
         ExporterRecord,
+        LatencyBackendRecord,
         ModelRecord,
         OperationRecord,
         StrategyRecord,
@@ -253,6 +254,54 @@ def morphsearch_executors() -> Iterable[ExecutorRecord]:
         @morphsearch.hookimpl
         def morphsearch_executors():
             return [ExecutorRecord("threads", "Two tasks at a time, in threads", ThreadExecutor)]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def morphsearch_latency_backends() -> Iterable[LatencyBackendRecord]:
+    """What runs networks where they will be used, so that ``morphsearch profile`` can time it.
+
+    Called when a backend is named, as in ``--backend scripted``. A factory takes nothing and returns a
+    :class:`~morphsearch.types.LatencyBackend`. One that cannot time single operations returns none from ``observe``;
+    its predictor is then fitted to whole networks alone, and is coarser.
+
+    Example::
+
+        import morphsearch
+        from morphsearch.types import LatencyBackendRecord
+
+
+        class ChannelsLast:
+            # PyTorch with the channels innermost in memory.
+            name = "channels-last"
+            into_weights = into_pointwise = frozenset()
+
+            def check(self, settings):
+                pass
+
+            def versions(self):
+                return {}
+
+            def prepare(self, model, inputs, settings):
+                import torch
+
+                model = model.to(memory_format=torch.channels_last)
+                inputs = [x.to(memory_format=torch.channels_last) for x in inputs]
+
+                def run():
+                    with torch.inference_mode():
+                        return model(*inputs)
+
+                return run
+
+            def observe(self, model, inputs, settings, repeats):
+                return []
+
+
+        @morphsearch.hookimpl
+        def morphsearch_latency_backends():
+            return [LatencyBackendRecord("channels-last", "PyTorch, channels innermost in memory", ChannelsLast)]
     """
     raise NotImplementedError
 

@@ -53,7 +53,9 @@ BUILTIN = "morphsearch"
 
 
 # Built-ins by module name, not by import: they stand in the top layer, this module near the bottom.
-_BUILTIN_MODULES = ("cost_models", "strategies", "models", "data", "exporters", "executors", "commands")
+_BUILTIN_MODULES = (
+    *("cost_models", "strategies", "models", "data", "exporters", "executors", "latency_backends", "commands"),
+)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,11 @@ class ExecutorRecord(Record):
 
 
 @dataclass(frozen=True)
+class LatencyBackendRecord(Record):
+    """``factory() -> LatencyBackend``."""
+
+
+@dataclass(frozen=True)
 class CommandRecord(Record):
     """``factory() -> click.Command``, added to the command line under `name`."""
 
@@ -124,6 +129,59 @@ class Executor(Protocol):
 
     def run(self, tasks: Sequence[Callable[[], Any]]) -> Iterable[tuple[int, Any]]:
         """Yield ``(index of the task, its result)`` in the order of completion; an exception of a task propagates."""
+        ...
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One operation of a running network, as a backend ran it, and how long it took.
+
+    Attributes:
+        kind: what it does, as :attr:`morphsearch.graph.Operation.kind` says it ("conv", "relu", "add"); what is fused
+            into it has no observation of its own.
+        inputs, outputs: shapes of the activations.
+        seconds: once for each pass.
+        weight: shape of the filters, ``o x c/g x k...``, or of a linear layer's weight, ``o x c``.
+        groups: of a convolution.
+    """
+
+    kind: str
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+    seconds: tuple[float, ...]
+    weight: tuple[int, ...] = ()
+    groups: int = 1
+
+
+class LatencyBackend(Protocol):
+    """Something that runs networks, and can be timed.
+
+    Attributes:
+        name: as in ``morphsearch profile --backend NAME``.
+        into_weights: kinds of operations that vanish into the convolution or linear layer before them.
+        into_pointwise: kinds that vanish into any element-wise operation before them.
+    """
+
+    name: str
+    into_weights: frozenset[str]
+    into_pointwise: frozenset[str]
+
+    def check(self, settings: Any) -> None:
+        """Raise InputError, with what to install, where `settings` cannot be met on this machine."""
+        ...
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of what it needs, beside torch's."""
+        ...
+
+    def prepare(self, model: nn.Module, inputs: Sequence[Tensor], settings: Any) -> Callable[[], Any]:
+        """A function that runs one forward pass of `model` (in evaluation mode) and returns when it is over."""
+        ...
+
+    def observe(
+        self, model: nn.Module, inputs: Sequence[Tensor], settings: Any, repeats: int
+    ) -> Sequence[Observation]:
+        """Time every operation within the running network; nothing where the backend cannot."""
         ...
 
 

@@ -73,16 +73,27 @@ def graph(target: str | Path, shape: tuple[int, ...] | None, *, allow_code: bool
         return Recorded(target, record(built.model, built.example))
 
 
-def inspection(target: str | Path, shape: tuple[int, ...] | None, costs: list[str], *, allow_code: bool) -> Inspection:
-    """Everything that ``inspect`` shows."""
+def inspection(
+    target: str | Path,
+    shape: tuple[int, ...] | None,
+    costs: list[str],
+    *,
+    allow_code: bool,
+    hardware: str | Path | None = None,
+) -> Inspection:
+    """Everything that ``inspect`` shows; `hardware` is that of a run, where one is named, by default."""
+    from morphsearch.loop.hardware import of_run
     from morphsearch.report.inspection import inspect
 
     found = graph(target, shape, allow_code=allow_code)
     architecture = found.architecture
+    if isinstance(target, Path) and hardware is None:
+        hardware = of_run(target)
     if architecture is None:
-        return inspect(found.graph, costs, name=found.spec)
+        return inspect(found.graph, costs, name=found.spec, hardware=hardware)
     name = f"{architecture.path or target}: {architecture.name} of {architecture.seed_spec}"
-    return inspect(found.graph, costs, name=name, widths=found.graph.check_widths(architecture.widths))
+    widths = found.graph.check_widths(architecture.widths)
+    return inspect(found.graph, costs, name=name, widths=widths, hardware=hardware)
 
 
 def explain(graph: ConvGraph, name: str) -> str:

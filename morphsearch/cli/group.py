@@ -27,6 +27,7 @@ BUILT_IN: dict[str, str] = {
     "retrain": "Train the found architectures from scratch, beside baselines.",
     "sparsify": "Train a network while its least weights become zero.",
     "export": "Write a network as a file that needs nothing of morphsearch.",
+    "profile": "Measure how long networks take on this device.",
     "compare": "Print the retrained architectures of a run in one table.",
     "runs": "List the runs in a folder and how far they are.",
     "plugins": "List what is installed: strategies, costs, models, data, ...",

@@ -20,7 +20,7 @@ from morphsearch.costs import bind, vector
 from morphsearch.costs import get as get_cost
 from morphsearch.costs.pricing import number
 from morphsearch.errors import BudgetError, UsageError
-from morphsearch.strategies.widths import lowest
+from morphsearch.strategies.widths import largest_multiplier, lowest
 from morphsearch.types import BoundCost
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ _FAMILIES = (
     {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3},
     {"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30, "kb": 1e3, "mb": 1e6, "gb": 1e9, "bytes": 1.0},
 )
+
+
+_SPELT = {"kib": "KiB", "mib": "MiB", "gib": "GiB", "kb": "KB", "mb": "MB", "gb": "GB"}
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,15 @@ def _scale(suffix: str, metric: str, text: str) -> float:
     """What a number with `suffix` is multiplied by to be in the cost model's unit."""
     unit = str(getattr(get_cost(metric), "unit", ""))
     lowered = suffix.lower()
+    if lowered in _SCALES and lowered and any(unit.lower() in family for family in _FAMILIES) and unit != "bytes":
+        own = next(family for family in _FAMILIES if unit.lower() in family)
+        close = [word for word in (f"{lowered}ib", f"{lowered}b", f"{lowered}s") if word in own]
+        units = ", ".join(_SPELT.get(word, word) for word in own)
+        raise UsageError(
+            f"budget {text!r} ends in {suffix!r} alone",
+            f"{metric} is counted in {unit}, so a bound says its unit: {units}",
+            f"write {text.strip().removesuffix(suffix)}{_SPELT.get(close[0], close[0]) if close else unit}",
+        )
     for family in _FAMILIES:
         if unit.lower() in family and lowered in family:
             return family[lowered] / family[unit.lower()]
@@ -169,7 +181,11 @@ def _scale(suffix: str, metric: str, text: str) -> float:
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """A budget beside what is possible: `requested`, the `seed`'s cost and the `lowest` that the network can reach."""
+    """A budget beside what is possible: `requested`, the `seed`'s cost and the `lowest` that the network can reach.
+
+    `uniform` is the cost of the seed scaled by the largest factor that meets all budgets (None where none does), and
+    `binds` says whether this budget is then the fullest. `holds` names the layers that make up most of the lowest cost.
+    """
 
     text: str
     metric: str
@@ -178,6 +194,9 @@ class BudgetRow:
     seed: float
     lowest: float
     satisfiable: bool
+    uniform: float | None = None
+    binds: bool = False
+    holds: tuple[str, ...] = ()
 
 
 class Budgets:
@@ -186,17 +205,21 @@ class Budgets:
     Args:
         graph: the seed's graph; shares are shares of its cost.
         texts: one or more budgets or schedules of budgets.
+        round_to: widths are multiples of it.
+        hardware: what ``latency`` is counted on, see :func:`morphsearch.costs.cost`.
 
     Attributes:
         stages: how many budgets follow one another. stage: the present one, from 0.
     """
 
-    def __init__(self, graph: ConvGraph, texts: str | Sequence[str], *, round_to: int = 1) -> None:
+    def __init__(
+        self, graph: ConvGraph, texts: str | Sequence[str], *, round_to: int = 1, hardware: Any = None
+    ) -> None:
         self.schedules = [parse_schedule(text) for text in _as_list(texts)]
         if not self.schedules:
             raise UsageError("no budget is given", "a search needs a bound to search under", "add --budget flops=50%")
         self.stages, self.stage = _length(self.schedules), 0
-        self.round_to = round_to
+        self.round_to, self.hardware = round_to, hardware
         self._bind(graph)
         self.seed_costs = self.costs(graph.widths)
 
@@ -224,7 +247,7 @@ class Budgets:
     def _bind(self, graph: ConvGraph) -> None:
         self.graph = graph
         names = dict.fromkeys([*self.metrics, "flops", "params"])
-        self.bound: dict[str, BoundCost] = {name: bind(graph, name) for name in names}
+        self.bound: dict[str, BoundCost] = {name: bind(graph, name, self.hardware) for name in names}
 
     def rebound(self, graph: ConvGraph) -> Budgets:
         """The same limits, counted on the same network as it is now (the seed's groups at other widths)."""
@@ -285,6 +308,16 @@ class Budgets:
         """Cost over limit of the budget that binds most; 1 is exactly full."""
         return max(self._loads(vector(self.graph, widths)))
 
+    def loads(self, widths: Mapping[str, int]) -> dict[str, float]:
+        """Cost over limit of every budget of the present stage, by its text."""
+        texts = [budget.text for budget in self.budgets]
+        return dict(zip(texts, self._loads(vector(self.graph, widths)), strict=True))
+
+    def binding(self, widths: Mapping[str, int]) -> str:
+        """The text of the budget that is fullest at `widths`: the one that binds."""
+        loads = self.loads(widths)
+        return max(loads, key=loads.__getitem__)
+
     def _loads(self, point: Tensor) -> list[float]:
         return [float(self.bound[budget.metric].total(point)) / limit for budget, limit in self._limited()]
 
@@ -300,36 +333,68 @@ class Budgets:
         total = torch.zeros(len(self.graph.groups), dtype=torch.float64)
         for (budget, limit), counts in zip(self._limited(), binding, strict=True):
             if counts or not any(binding):
-                total = total + self.bound[budget.metric].marginal(point) / limit
+                total = total + _prices(self.bound[budget.metric], point, limit * share) / limit
         return total
 
     def rows(self) -> list[BudgetRow]:
         """Each budget, of all stages, beside the seed's cost and the lowest possible one."""
-        least = self.costs(lowest(self.graph, round_to=self.round_to))
-        return [
-            BudgetRow(
-                text=budget.text,
-                metric=budget.metric,
-                unit=self.unit(budget.metric),
-                requested=budget.limit(self.seed_costs[budget.metric]),
-                seed=self.seed_costs[budget.metric],
-                lowest=least[budget.metric],
-                satisfiable=least[budget.metric] <= budget.limit(self.seed_costs[budget.metric]),
+        least = lowest(self.graph, round_to=self.round_to)
+        costs = self.costs(least)
+        uniform = self._uniform()
+        found = []
+        for budget in self._all():
+            limit = budget.limit(self.seed_costs[budget.metric])
+            widths = uniform.get(budget)
+            at = None if widths is None else self._cost(budget.metric, vector(self.graph, widths[0]))
+            found.append(
+                BudgetRow(
+                    text=budget.text,
+                    metric=budget.metric,
+                    unit=self.unit(budget.metric),
+                    requested=limit,
+                    seed=self.seed_costs[budget.metric],
+                    lowest=costs[budget.metric],
+                    satisfiable=costs[budget.metric] <= limit,
+                    uniform=at,
+                    binds=widths is not None and widths[1] == budget.text,
+                    holds=self._holds(budget.metric, least),
+                )
             )
-            for budget in self._all()
-        ]
+        return found
+
+    def _uniform(self) -> dict[Budget, tuple[dict[str, int], str]]:
+        """For every budget the uniform widths of the last stage that it belongs to, and the budget that binds them."""
+        found = {}
+        for place in range(self.stages):
+            stage = copy.copy(self)
+            stage.stage = place
+            try:
+                _, widths = largest_multiplier(self.graph, None, stage.fits, round_to=self.round_to)
+            except BudgetError:
+                continue
+            for budget in stage.budgets:
+                found[budget] = (widths, stage.binding(widths))
+        return found
+
+    def _holds(self, metric: str, widths: Mapping[str, int]) -> tuple[str, ...]:
+        """The layers, three at most, that make up most of a cost."""
+        layers = {
+            name: float(value) for name, value in self.bound[metric].per_layer(vector(self.graph, widths)).items()
+        }
+        dearest = sorted(layers, key=lambda name: -layers[name])[:3]
+        total = sum(layers.values())
+        return tuple(f"{name or 'the network itself'} {100 * layers[name] / total:.0f}%" for name in dearest if total)
 
     def check(self, *, expand: bool = True) -> None:
         """Refuse what cannot be met, before anything is trained.
 
         Raises:
-            BudgetError: a budget below the lowest possible cost.
+            BudgetError: budgets below the lowest possible cost, all of them named.
             UsageError: a budget above the seed's cost while nothing may grow.
         """
         rows = self.rows()
-        for row in rows:
-            if not row.satisfiable:
-                raise impossible(row)
+        if not all(row.satisfiable for row in rows):
+            raise impossible(rows, self.round_to)
         if not expand and all(row.requested > row.seed for row in rows):
             row = rows[0]
             raise UsageError(
@@ -339,14 +404,40 @@ class Budgets:
             )
 
 
-def impossible(row: BudgetRow) -> BudgetError:
-    """The error for a budget that no widths meet, with the lowest cost that some do."""
+def _prices(bound: BoundCost, point: Tensor, limit: float) -> Tensor:
+    """`g`: what steers a search to `limit`: the cost's own word for it, else the price of one more unit.
+
+    A cost that is a maximum says in ``pressure(widths, limit)`` how much a unit counts in getting it under a limit; one
+    that moves in steps says in ``prices(widths)`` what a unit costs over some units on either side.
+    """
+    if hasattr(bound, "pressure"):
+        found: Tensor = bound.pressure(point, limit)
+    elif hasattr(bound, "prices"):
+        found = bound.prices(point)
+    else:
+        found = bound.marginal(point)
+    return found
+
+
+def impossible(rows: Sequence[BudgetRow], round_to: int = 1) -> BudgetError:
+    """The error for budgets of which no widths meet all: those that stand in the way, and the lowest that can be."""
+    bad = [row for row in rows if not row.satisfiable]
+    told = "; ".join(f"budget {row.text}: {figure(row.requested)} {row.unit} at most" for row in bad)
+    if len(rows) > len(bad):
+        told += f" (the others can be met: {', '.join(row.text for row in rows if row.satisfiable)})"
+    rule = "; ".join(_lowest_of(row) for row in bad)
+    if round_to > 1:
+        rule += f"; widths are multiples of {round_to}"
+    shares = [f"{row.metric}={100 * row.lowest / row.seed + 0.01 if row.seed else 100.0:.2f}%" for row in bad]
+    return BudgetError(told, rule, f"ask for {' and '.join(dict.fromkeys(shares))} or more")
+
+
+def _lowest_of(row: BudgetRow) -> str:
     share = 100 * row.lowest / row.seed if row.seed else 100.0
-    return BudgetError(
-        f"budget {row.text}: {figure(row.requested)} {row.unit} at most",
+    held = f", most of it in {', '.join(row.holds)}" if row.holds else ""
+    return (
         f"the lowest that this network can reach is {figure(row.lowest)} {row.unit} "
-        f"({share:.2f}% of the seed's {figure(row.seed)})",
-        f"ask for {row.metric}={share + 0.01:.2f}% or more",
+        f"({share:.2f}% of the seed's {figure(row.seed)}{held})"
     )
 
 

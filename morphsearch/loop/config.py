@@ -47,6 +47,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "expand": (lambda v: isinstance(v, bool), "true or false", "use true"),
     "live": (lambda v: isinstance(v, bool), "true or false", "use true"),
     "val_fraction": (lambda v: _number(v) and 0 < v < 1, "a share in (0, 1)", "use 0.1"),
+    "hardware": (lambda v: v is None or (isinstance(v, str) and bool(v)), "a profile's name or file", "leave it out"),
     "allow_code": (lambda v: isinstance(v, bool), "true or false", "use false"),
 }
 
@@ -94,6 +95,7 @@ class SearchConfig:
         recipe: fields of :class:`morphsearch.training.Recipe` that differ from the search's own.
         round_to, strength, threshold, expand, shrink_to, live: see :class:`morphsearch.loop.session.Search`.
         val_fraction: of the training images, where the data has no validation part.
+        hardware: for the cost latency: a hardware profile, its file or its name; default: the newest of this device.
         allow_code: leave to run factories that are not part of morphsearch.
     """
 
@@ -116,6 +118,7 @@ class SearchConfig:
     shrink_to: float | None = None
     live: bool = True
     val_fraction: float = 0.1
+    hardware: str | None = None
     allow_code: bool = False
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from morphsearch.graph import ConvGraph
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.baselines import BASELINES, baseline
 from morphsearch.loop.budget import Budgets
+from morphsearch.loop.hardware import of_run
 from morphsearch.loop.comparison import Comparison, Row, compare, is_family, verdict
 from morphsearch.loop.config import SearchConfig, batch_size_for
 from morphsearch.loop.run import data_of, recorded_config
@@ -66,7 +67,7 @@ def retrain_run(
         raise UsageError(f"seeds={seeds!r}", "one or more training seeds, each once", "use 3, or 0 1 2")
     data = data_of(config)
     training = retraining_recipe(config, epochs, recipe, len(data.train))
-    graph, budgets = _seed_graph(found[-1], allow_code)
+    graph, budgets = _seed_graph(found[-1], allow_code, run)
     work: list[tuple[str, Architecture, int]] = []
     for architecture in found:
         work += [(architecture.name, architecture, seed) for seed in numbers]
@@ -188,6 +189,6 @@ def _choose(run: RunDirectory, iterations: Sequence[int] | str | None) -> list[A
     return [names[number] for number in sorted(set(iterations))]
 
 
-def _seed_graph(found: Architecture, allow_code: bool) -> tuple[ConvGraph, Budgets]:
+def _seed_graph(found: Architecture, allow_code: bool, run: RunDirectory) -> tuple[ConvGraph, Budgets]:
     graph = found.graph(found.seed(allow_code=allow_code))
-    return graph, Budgets(graph, [entry["text"] for entry in found.budgets])
+    return graph, Budgets(graph, [entry["text"] for entry in found.budgets], hardware=of_run(run.path))

@@ -65,7 +65,7 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
     seed, example = seed_of(config, data)
     graph = record(seed.model, example)
     require_convolutions(graph)
-    budgets = Budgets(graph, config.budget, round_to=config.round_to)
+    budgets = Budgets(graph, config.budget, round_to=config.round_to, hardware=config.hardware)
     strategy = get_strategy(config.strategy, **config.strategy_options)
     strategy.attach(seed.model, graph)
     rows = budgets.rows()
@@ -167,6 +167,7 @@ def _runner(
         seed=config.seed,
         seed_spec=seed.spec,
         strategy_options=config.strategy_options,
+        hardware=config.hardware,
         record_extra=recorded,
         resume=resume,
     )

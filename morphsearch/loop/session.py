@@ -14,6 +14,7 @@ from morphsearch import plugins
 from morphsearch.errors import DivergedError, InputError, UnknownName, UsageError
 from morphsearch.graph import record
 from morphsearch.loop import live, morphing
+from morphsearch.loop.hardware import hardware_for, keep_hardware
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions, versions
@@ -64,6 +65,8 @@ class Search(Shrinking):
         seed: of whatever is drawn at random.
         seed_spec: how the seed is built (``"resnet20"``), for files; None for networks that only the caller can build.
         strategy_options: keyword arguments of the strategy.
+        hardware: for the cost latency: a hardware profile, its file or its name; default: the newest of this device. A
+            run keeps a copy, and goes on with that.
         record_extra: what else ``run.json`` and the architectures should say (data, recipe).
         resume: go on with the run in `run_dir`, if there is one, from its last architecture and that one's weights.
 
@@ -104,6 +107,7 @@ class Search(Shrinking):
         seed: int = 0,
         seed_spec: str | None = None,
         strategy_options: Mapping[str, Any] | None = None,
+        hardware: Any = None,
         record_extra: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
@@ -132,7 +136,8 @@ class Search(Shrinking):
         self.graph = record(model, example_inputs)
         require_convolutions(self.graph)
         self.seed_widths, self.decisions = dict(self.graph.widths), self.graph.decisions
-        self.budgets = Budgets(self.graph, budget, round_to=round_to)
+        self.hardware = hardware_for(budget, hardware, run_dir if resume else None)
+        self.budgets = Budgets(self.graph, budget, round_to=round_to, hardware=self.hardware)
         self.budgets.check(expand=expand)
         self.rules = morphing.Rules(
             threshold=float(self.strategy.default_threshold if threshold is None else threshold),
@@ -243,11 +248,12 @@ class Search(Shrinking):
             self.run.log("step", iteration=len(self.architectures) + 1, step=self.total_steps, **self.status())
 
     def status(self) -> dict[str, Any]:
-        """Costs and number of the units that are alive, how full they make the budget, and the strength."""
+        """Costs and number of the units that are alive, how full they make the budget that binds, and the strength."""
         widths = self._alive_widths(self._facts())
         return {
             "costs": self.budgets.costs(widths),
             "load": self.budgets.load(widths),
+            "binding": self.budgets.binding(widths),
             "alive": int(sum(widths[name] for name in self.graph.free)),
             "strength": self.controller.strength,
         }
@@ -449,6 +455,7 @@ class Search(Shrinking):
             "budgets": self.budgets.record_all(),
             "strategy": self.strategy_name,
             **self._settings(),
+            **({"hardware": self.hardware.name} if self.hardware is not None else {}),
             "decisions": self.decisions,
             "versions": versions(),
             **self.extra,
@@ -458,6 +465,7 @@ class Search(Shrinking):
     def _open(self, run: RunDirectory, resume: bool) -> None:
         if not (resume and run.exists()):
             self.run = RunDirectory.create(run.path, self.asked())
+            keep_hardware(self.hardware, run.path)
             return
         run.require_same(self.asked())
         for architecture in run.architectures():

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 )
 @options.input_shape
 @options.costs
+@options.hardware
 @click.option("--depth", type=Number(int, least=1), help="Show modules down to this depth; deeper ones are added up.")
 @click.option("--groups", "only_groups", is_flag=True, help="Only the groups of widths.")
 @click.option("--layers", "only_layers", is_flag=True, help="Only the layers.")
@@ -49,6 +50,7 @@ def command(
     model: str | Path,
     input_: tuple[int, ...] | None,
     costs: list[str],
+    hardware: str | None,
     depth: int | None,
     only_groups: bool,
     only_layers: bool,
@@ -65,7 +67,7 @@ def command(
         graph = building.graph(model, input_, allow_code=allow_code).graph
         click.echo(building.explain(graph, explain))
         return
-    found: Inspection = building.inspection(model, input_, costs, allow_code=allow_code)
+    found: Inspection = building.inspection(model, input_, costs, allow_code=allow_code, hardware=hardware)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 @options.shrink_to
 @options.live
 @options.val_fraction
+@options.hardware
 @options.allow_code
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop; exit code 3 when a budget is impossible.")
 @options.config
@@ -77,9 +78,8 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     data = run.data_of(config)
     plan = run.plan(config, data=data)
     _show_plan(plan, as_json=as_json and values["dry_run"], err=not values["dry_run"])
-    impossible = [row for row in plan.budgets if not row.satisfiable]
-    if impossible:
-        raise budget.impossible(impossible[0])
+    if not all(row.satisfiable for row in plan.budgets):
+        raise budget.impossible(plan.budgets, config.round_to)
     if values["dry_run"]:
         return
     run_dir = run_dir or new_run_dir(config.model)

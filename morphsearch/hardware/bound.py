@@ -1,0 +1,159 @@
+"""Latency as a cost: milliseconds as a function of the widths.
+
+Measured latency moves in steps, since hardware works on vectors of channels. Totals and the price of one unit are what
+the predictor says, steps and all; gradients and :meth:`BoundLatency.prices`, which steer a search, are slopes over a
+vector's worth of units, so that a group does not look free within a step and dear at its edge.
+
+Letters: `g` groups, `o` operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from morphsearch.hardware.predictor import Predictor
+from morphsearch.hardware.work import Works
+
+SPAN = 8.0  # units on either side of a slope
+MOST_CACHED = 200_000
+
+
+class BoundLatency:
+    """A :class:`~morphsearch.types.BoundCost` made of a predictor and the operations of one graph.
+
+    Attributes:
+        steps: widths that are multiples of these may be faster than others beside them.
+    """
+
+    unit = "ms"
+    whole = False
+    steps = (4, 8, 16)
+    monotone = False
+
+    def __init__(self, works: Works, predictor: Predictor, groups: int) -> None:
+        self.works, self.predictor, self.groups = works, predictor, groups
+        self.uncounted: tuple[str, ...] = ()
+        self._readers = [np.nonzero(row)[0] for row in works.readers()]
+        self._reads = works.readers()
+        self._cache: list[dict[bytes, float]] = [{} for _ in works.families]
+        self._cached = 0
+        between = predictor.per_step * works.steps
+        self._share = between / len(works.families) if works.families else 0.0
+        self._constant = predictor.constant + (between if not works.families else 0.0)
+
+    def total(self, widths: Tensor) -> Tensor:
+        """Scalar float64; `widths` is `g`, float64. The gradient is :meth:`prices`."""
+        found: Tensor = _Total.apply(widths, self)
+        return found
+
+    def milliseconds(self, widths: np.ndarray) -> float:
+        """:meth:`total` of plain numbers."""
+        return float(self._all(widths).sum()) + self._share * len(self.works.families) + self._constant
+
+    def per_layer(self, widths: Tensor) -> dict[str, Tensor]:
+        """Scalar per module; the values add up to :meth:`total`. What belongs to no layer stands under ``""``."""
+        layers: dict[str, float] = {}
+        for module, value in zip(self.works.modules, self._all(_plain(widths)), strict=True):
+            layers[module] = layers.get(module, 0.0) + float(value) + self._share
+        if self._constant:
+            layers[""] = layers.get("", 0.0) + self._constant
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in layers.items()}
+
+    def marginal(self, widths: Tensor) -> Tensor:
+        """`g`: what one more unit of each group costs at `widths`: a difference, steps and all."""
+        return torch.from_numpy(self._differences(_plain(widths), 1.0, 0.0))
+
+    def prices(self, widths: Tensor) -> Tensor:
+        """`g`: milliseconds a unit, as the slope over some units on either side; never negative."""
+        return torch.from_numpy(self.slopes(_plain(widths)))
+
+    def slopes(self, widths: np.ndarray) -> np.ndarray:
+        """:meth:`prices` of plain numbers."""
+        found: np.ndarray = np.maximum(self._differences(widths, SPAN, SPAN), 0.0)
+        return found
+
+    def unseen(self, widths: Tensor) -> dict[str, float]:
+        """Share of the total by kind of operation that the profile has not seen, or not at such sizes."""
+        at = _plain(widths)
+        strange = self.predictor.unseen(self.works.families, self.works.rows(at))
+        times, total = self._all(at), self.milliseconds(at)
+        shares: dict[str, float] = {}
+        for place in np.nonzero(strange)[0]:
+            name = self.works.families[place]
+            shares[name] = shares.get(name, 0.0) + float(times[place]) / total
+        return shares
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def _differences(self, widths: np.ndarray, up: float, down: float) -> np.ndarray:
+        """`g`: rise of the total from `down` units less to `up` more, a unit; groups keep one unit."""
+        asked: list[tuple[int, np.ndarray]] = []
+        spans = []
+        for group in range(self.groups):
+            above, below = widths.copy(), widths.copy()
+            above[group] += up
+            below[group] = min(widths[group], max(1.0, widths[group] - down))
+            spans.append(above[group] - below[group])
+            readers = [int(place) for place in np.nonzero(self._reads[:, group])[0]] if self._reads.size else []
+            asked += [(place, above) for place in readers] + [(place, below) for place in readers]
+        times = iter(self._times(asked))
+        result = np.zeros(self.groups)
+        for group in range(self.groups):
+            count = int(self._reads[:, group].sum()) if self._reads.size else 0
+            rise = sum(next(times) for _ in range(count)) - sum(next(times) for _ in range(count))
+            result[group] = rise / spans[group]
+        return result
+
+    def _all(self, widths: np.ndarray) -> np.ndarray:
+        """`o` milliseconds."""
+        return np.array(self._times([(place, widths) for place in range(len(self.works.families))]))
+
+    def _times(self, asked: Iterable[tuple[int, np.ndarray]]) -> list[float]:
+        """Milliseconds of operations at widths; equal questions are answered from memory."""
+        if self._cached > MOST_CACHED:
+            self._cache, self._cached = [{} for _ in self.works.families], 0
+        keys = [(place, widths[self._readers[place]].tobytes(), widths) for place, widths in asked]
+        missing: dict[tuple[int, bytes], np.ndarray] = {
+            (place, key): widths for place, key, widths in keys if key not in self._cache[place]
+        }
+        by_family: dict[str, list[tuple[int, bytes]]] = {}
+        for place, key in missing:
+            by_family.setdefault(self.works.families[place], []).append((place, key))
+        for name, items in by_family.items():
+            rows = np.stack(
+                [
+                    self.works.constant[place]
+                    + self.works.linear[place][:, self._readers[place]] @ missing[place, key][self._readers[place]]
+                    for place, key in items
+                ]
+            )
+            for start in range(0, len(items), 4096):
+                part = rows[start : start + 4096]
+                found = self.predictor.operations([name] * len(part), part)
+                for (place, key), value in zip(items[start : start + 4096], found, strict=True):
+                    self._cache[place][key] = float(value)
+            self._cached += len(items)
+        return [self._cache[place][key] for place, key, _ in keys]
+
+
+class _Total(torch.autograd.Function):
+    """The total, with slopes for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, widths: Tensor, bound: BoundLatency) -> Tensor:
+        ctx.bound, ctx.at = bound, _plain(widths)
+        return torch.tensor(bound.milliseconds(ctx.at), dtype=torch.float64)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0] * torch.from_numpy(ctx.bound.slopes(ctx.at)), None
+
+
+def _plain(widths: Tensor) -> np.ndarray:
+    found: np.ndarray = widths.detach().cpu().double().numpy().copy()
+    return found

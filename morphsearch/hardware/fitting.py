@@ -1,0 +1,191 @@
+"""The predictor of one operation: a roofline-like sum of non-negative terms, and a smooth correction of what it misses.
+
+For each family, seconds are ``theta . phi(row)`` with ``theta >= 0``: a constant, arithmetic as it is and with channels
+padded to vectors of 8 and 16, traffic of inputs, outputs and filters. What remains, the logarithm of measured over
+predicted, is smoothed by a Gaussian process (Rasmussen and Williams 2006, algorithm 2.1) over the logarithms of the
+sizes, how full vectors are, and whether channels divide by 4, 8 and 16, since libraries choose their kernels by that.
+Its length scale and noise are those with the smallest leave-one-out error (section 5.4.2).
+
+Letters: `n` samples, `o` operations, `f` columns of a row, `p` terms, `d` coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import nnls
+
+from morphsearch.hardware.kinds import WEIGHTED
+
+MOST = 700  # samples a family: more make predictions slow
+LENGTHS = (0.7, 1.2, 2.0, 3.5, 6.0, 10.0)
+NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+TINY = 1e-7  # seconds
+FARTHEST = 3.0  # that a correction goes, as a logarithm
+ROUNDS = 4
+TICK = 5e-7  # seconds, the resolution of clocks
+DIVISORS = (4, 8, 16)
+
+
+def padded(size: np.ndarray, vector: int) -> np.ndarray:
+    """`size` rounded up to a multiple of `vector`."""
+    found: np.ndarray = np.ceil(size / vector - 1e-9) * vector
+    return found
+
+
+def _divides(size: np.ndarray, divisor: int) -> np.ndarray:
+    found: np.ndarray = (np.rint(size) % divisor == 0).astype(np.float64)
+    return found
+
+
+def terms(family: str, rows: np.ndarray) -> np.ndarray:
+    """`n x p`: what the time of an operation is a non-negative combination of; `rows` is `n x f`."""
+    c, o, per_group, kernel, taken, made, read, written = rows.T
+    one = np.ones(len(rows))
+    if family not in WEIGHTED and family != "matmul":
+        return np.stack([one, read, written], axis=1)
+    macs = made * o * per_group * kernel
+    deep = family in ("conv_depthwise", "conv_grouped")
+    uneven = 1 - _divides(c, 4) * _divides(o, 4)
+    columns = [one, macs, read, written, o * per_group * kernel]
+    for vector in (8, 16):
+        inner = per_group if deep else padded(per_group, vector)
+        columns.append(made * padded(o, vector) * inner * kernel)
+    columns += [taken * padded(c, 16), made * padded(o, 16), made * per_group * kernel]
+    columns += [uneven, o * uneven, macs * uneven, read * uneven]
+    return np.stack(columns, axis=1)
+
+
+def coordinates(family: str, rows: np.ndarray) -> np.ndarray:
+    """`n x d`: where an operation lies for the correction."""
+    c, o, per_group, kernel, taken, made, read, written = np.maximum(rows, 0.0).T
+    if family not in WEIGHTED and family != "matmul":
+        return np.stack([np.log1p(read), np.log1p(written)], axis=1)
+    sizes = [np.log1p(value) for value in (c, o, per_group, kernel, taken, made)]
+    sizes += [np.log1p(read), np.log1p(written)]
+    full = [2 * np.log(padded(np.maximum(size, 1), 16) / np.maximum(size, 1)) for size in (c, o)]
+    even = [0.7 * _divides(size, divisor) for size in (c, o) for divisor in DIVISORS]
+    return np.stack([*sizes, *full, *even], axis=1)
+
+
+@dataclass
+class FamilyFit:
+    """What was learnt of one family.
+
+    Attributes:
+        theta: `p`, seconds a term. centre, scale: `d`, of the coordinates.
+        places: `n x d`, standardised. weights: `n`, of the correction. length, noise: of the process.
+        low, high: `f`, the range of the rows that were seen.
+        error: leave-one-out, mean absolute relative, weighted by time.
+    """
+
+    theta: np.ndarray
+    centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    scale: np.ndarray = field(default_factory=lambda: np.ones(0))
+    places: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    length: float = 1.0
+    noise: float = 1.0
+    low: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    high: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    samples: int = 0
+    error: float = 0.0
+
+    def seconds(self, family: str, rows: np.ndarray) -> np.ndarray:
+        """`o` seconds; `rows` is `o x f`."""
+        plain: np.ndarray = np.maximum(terms(family, rows) @ self.theta, TINY)
+        if not self.weights.size:
+            return plain
+        at = (coordinates(family, rows) - self.centre) / self.scale
+        correction = _kernel(at, self.places, self.length) @ self.weights
+        found: np.ndarray = plain * np.exp(np.clip(correction, -FARTHEST, FARTHEST))
+        return found
+
+    def strange(self, rows: np.ndarray, room: float = 1.5) -> np.ndarray:
+        """`o` bool: operations that lie outside of what was seen, by more than a factor of `room`."""
+        if not self.low.size:
+            return np.zeros(len(rows), bool)
+        return np.asarray(((rows > self.high * room + 1) | (rows < self.low / room - 1)).any(axis=1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        arrays = ("theta", "centre", "scale", "weights", "low", "high")
+        data: dict[str, Any] = {name: _short(getattr(self, name)) for name in arrays}
+        data["places"] = [_short(row) for row in self.places]
+        return {**data, "length": self.length, "noise": self.noise, "samples": self.samples, "error": self.error}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FamilyFit:
+        """The inverse of :meth:`to_dict`."""
+        arrays: dict[str, Any] = {
+            name: np.asarray(data[name], np.float64) for name in ("theta", "centre", "scale", "weights", "low", "high")
+        }
+        places = np.asarray(data["places"], np.float64).reshape(len(data["weights"]), -1)
+        rest = {name: data[name] for name in ("length", "noise", "samples", "error")}
+        return cls(places=places, **arrays, **rest)
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.9g}") for value in values]
+
+
+def _kernel(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:
+    """Matern 3/2."""
+    square = (left**2).sum(1)[:, None] + (right**2).sum(1)[None] - 2 * left @ right.T
+    distance = np.sqrt(3 * np.maximum(square, 0.0)) / length
+    found: np.ndarray = (1 + distance) * np.exp(-distance)
+    return found
+
+
+def fit_family(family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0) -> FamilyFit:
+    """Fit one family to `n x f` rows and `n` seconds."""
+    seconds = np.maximum(seconds, TINY)
+    if len(rows) > MOST:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), MOST, replace=False))
+        rows, seconds = rows[chosen], seconds[chosen]
+    theta = _theta(terms(family, rows), seconds)
+    fit = FamilyFit(theta, low=rows.min(0), high=rows.max(0), samples=len(rows))
+    plain = np.maximum(terms(family, rows) @ theta, TINY)
+    rest = np.log(seconds / plain)
+    fit.error = float(np.abs(np.expm1(-rest)).mean())
+    if len(rows) < 8:
+        return fit
+    where = coordinates(family, rows)
+    fit.centre, fit.scale = where.mean(0), np.where(where.std(0) > 1e-6, np.maximum(where.std(0), 0.3), 1e9)
+    fit.places = (where - fit.centre) / fit.scale
+    rest = np.clip(rest, -FARTHEST, FARTHEST)
+    spread = max(float(rest.std()), 1e-3)
+    # Clocks tick in microseconds: what is short is known the less.
+    tick = (TICK / seconds / spread) ** 2
+    importance = seconds / seconds.sum()
+    best = np.inf
+    for length in LENGTHS:
+        gram = _kernel(fit.places, fit.places, length)
+        for noise in NOISES:
+            factor = cho_factor(gram + np.diag(noise + tick), lower=True)
+            inverse = cho_solve(factor, np.eye(len(gram)))
+            weights = inverse @ rest
+            left_out = np.abs(weights / np.diagonal(inverse))
+            error = float((left_out * np.sqrt(importance)).sum() / np.sqrt(importance).sum())
+            if error < best:
+                best, fit.length, fit.noise, fit.weights = error, length, noise, weights
+                fit.error = float((left_out * importance).sum())
+    return fit
+
+
+def _theta(phi: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Non-negative least squares of relative errors; terms are scaled, so that tiny coefficients come out right."""
+    weight = seconds
+    result: np.ndarray = np.zeros(phi.shape[1])
+    for _ in range(ROUNDS):
+        scaled = phi / weight[:, None]
+        size = np.maximum(np.abs(scaled).max(0), 1e-30)
+        found, _ = nnls(scaled / size, seconds / weight)
+        result = found / size
+        # Errors relative to the measured alone would favour predictions that are too small.
+        weight = np.sqrt(seconds * np.maximum(phi @ result, 0.05 * seconds))
+    return result

@@ -1,0 +1,255 @@
+"""The predictor of a network: every operation by the fit of its family, and what lies between operations.
+
+``milliseconds = sum over parts of scale[part] * sum of its operations + per_step * operations + constant``. Operations
+are timed one by one within running networks; the scales, near 1, and the rest make up for what that leaves out (calls
+of modules, layout changes, the runtime itself), and are fitted to whole networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
+from morphsearch.hardware.kinds import POINTWISE, WEIGHTED
+from morphsearch.hardware.work import COLUMNS
+
+PARTS = ("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "linear", "pointwise", "rest")
+WRITTEN = COLUMNS.index("written")
+SHORTEST = 0.2  # of an observed time that is left at least once the cost of watching is taken off
+LOOSE = 0.1  # how much a scale may leave 1 for one network's worth of evidence
+
+
+def part_of(family: str) -> int:
+    """Position in :data:`PARTS`."""
+    if family in PARTS:
+        return PARTS.index(family)
+    if family in POINTWISE:
+        return PARTS.index("pointwise")
+    return PARTS.index("conv" if family in WEIGHTED else "rest")
+
+
+@dataclass
+class NetworkSample:
+    """One measured network.
+
+    Attributes:
+        name: of the network it is a variant of. widths: in the order of its groups.
+        families, rows: its operations as the graph foresees them, `o` and `o x f`. steps: their number before fusion.
+        seen: families, rows (`n x f`) and seconds (`n`) of the operations as they were observed; may be empty.
+        ms, low, high: of the whole network. repeated: how far two measurements lie apart, as a share.
+    """
+
+    name: str
+    widths: list[int]
+    families: list[str]
+    rows: np.ndarray
+    steps: int
+    seen: tuple[list[str], np.ndarray, np.ndarray]
+    ms: float
+    low: float
+    high: float
+    repeated: float = 0.0
+
+
+@dataclass
+class Predictor:
+    """Predicts milliseconds of operations and networks.
+
+    Attributes:
+        families: fits by family. scales: one a part, see :data:`PARTS`. per_step, constant: milliseconds.
+        whole: fitted to whole networks alone, since the backend does not tell operations apart.
+    """
+
+    families: dict[str, FamilyFit]
+    scales: np.ndarray = field(default_factory=lambda: np.ones(len(PARTS)))
+    per_step: float = 0.0
+    constant: float = 0.0
+    whole: bool = False
+
+    def operations(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """`... x o` milliseconds of operations; `rows` is `... x o x f`. Scaled, without what lies between them."""
+        result = np.zeros(rows.shape[:-1])
+        for name in dict.fromkeys(names):
+            places = [place for place, other in enumerate(names) if other == name]
+            fit = self.families.get(name) or self.families.get(self.stand_in(name))
+            if fit is None:
+                continue
+            known = name if name in self.families else self.stand_in(name)
+            part = rows[..., places, :]
+            flat = fit.seconds(known, part.reshape(-1, rows.shape[-1])).reshape(part.shape[:-1])
+            # What writes nothing does not run: a branch that is left out.
+            result[..., places] = 1e3 * flat * self.scales[part_of(name)] * (part[..., WRITTEN] > 0)
+        return result
+
+    def stand_in(self, name: str) -> str:
+        """The family that a family without a fit is predicted by: the most alike that has one."""
+        if name in WEIGHTED:
+            order = ["conv", "conv_1x1", "conv_grouped", "conv_depthwise", "linear"]
+            if name == "conv_depthwise":
+                order = ["conv_grouped", "conv", "conv_1x1"]
+        elif name == "matmul":
+            order = ["linear", "conv_1x1"]
+        elif name == "view":
+            return ""
+        else:
+            order = ["add", "relu", "mul", "copy", "cat", "batch_norm", "max_pool", "mean"]
+        return next((other for other in order if other in self.families), "")
+
+    def unseen(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """`o` bool: operations that are extrapolated, for their kind or their size; `rows` is `o x f`."""
+        result = np.zeros(len(names), bool)
+        for name in dict.fromkeys(names):
+            places = np.array([place for place, other in enumerate(names) if other == name])
+            fit = self.families.get(name)
+            result[places] = name != "view" if fit is None else fit.strange(rows[places])
+        return result
+
+    def network(self, sample_families: Sequence[str], rows: np.ndarray, steps: int) -> float:
+        """Milliseconds of a whole network."""
+        return float(self.operations(sample_families, rows).sum()) + self.per_step * steps + self.constant
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "families": {name: fit.to_dict() for name, fit in self.families.items()},
+            "scales": dict(zip(PARTS, map(float, self.scales), strict=True)),
+            "per_step": self.per_step,
+            "constant": self.constant,
+            "whole": self.whole,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Predictor:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            {name: FamilyFit.from_dict(entry) for name, entry in data["families"].items()},
+            np.array([float(data["scales"][part]) for part in PARTS]),
+            float(data["per_step"]),
+            float(data["constant"]),
+            bool(data["whole"]),
+        )
+
+
+def fit(samples: Sequence[NetworkSample], seed: int = 0) -> Predictor:
+    """Fit a predictor to measured networks."""
+    names = sorted({name for sample in samples for name in sample.seen[0]})
+    if not names:
+        return _fit_whole(samples)
+    families, over = {}, overhead(samples)
+    for name in names:
+        rows, seconds = _of_family(samples, name)
+        seconds = np.maximum(seconds - over, SHORTEST * seconds)
+        families[name] = fit_family(name, rows, seconds, seed)
+    return calibrate(Predictor(families), samples)
+
+
+def overhead(samples: Sequence[NetworkSample]) -> float:
+    """Seconds that watching adds to each operation: what makes them add up to no more than their networks take."""
+    counts = np.array([float(len(sample.seen[2])) for sample in samples])
+    sums = np.array([float(sample.seen[2].sum()) for sample in samples])
+    totals = np.array([sample.ms for sample in samples]) / 1e3
+    # Least squares of relative errors of (sums - overhead * counts) against totals.
+    weights = counts / totals
+    return max(0.0, float((weights * (sums - totals) / totals).sum() / max(1e-30, (weights**2).sum())))
+
+
+def _of_family(samples: Sequence[NetworkSample], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and seconds of one family; equal rows of one network count once, at their median."""
+    rows, seconds = [], []
+    for sample in samples:
+        families, seen, times = sample.seen
+        places = [place for place, other in enumerate(families) if other == name]
+        if not places:
+            continue
+        unique, which = np.unique(seen[places], axis=0, return_inverse=True)
+        which = np.asarray(which).reshape(-1)
+        rows.append(unique)
+        seconds += [float(np.median(times[places][which == number])) for number in range(len(unique))]
+    return np.concatenate(rows), np.array(seconds)
+
+
+def calibrate(predictor: Predictor, samples: Sequence[NetworkSample]) -> Predictor:
+    """Set scales, cost of a step and constant, to whole networks."""
+    parts, steps, totals = _parts(predictor, samples)
+    columns = np.concatenate([parts, steps[:, None], np.ones((len(samples), 1))], axis=1)
+    size = np.array([*np.ones(len(PARTS)), 1.0 / max(1.0, steps.mean()), 1.0])
+    # Relative errors; each scale is held near 1 by a row of its own, in units of what it moves.
+    weight = np.sqrt(len(samples)) * LOOSE
+    hold = np.zeros((len(PARTS), columns.shape[1]))
+    hold[:, : len(PARTS)] = np.diag(np.maximum((parts / totals[:, None]).mean(0), 0.01)) * weight
+    left = np.concatenate([columns / totals[:, None], hold])
+    right = np.concatenate([np.ones(len(samples)), hold[:, : len(PARTS)].sum(1)])
+    found, _ = nnls(left / size, right)
+    found = found / size
+    predictor.scales, predictor.per_step, predictor.constant = found[:-2], float(found[-2]), float(found[-1])
+    return predictor
+
+
+def _parts(predictor: Predictor, samples: Sequence[NetworkSample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unscaled milliseconds by part (`s x parts`), steps and measured milliseconds (`s`)."""
+    plain = Predictor(predictor.families)
+    parts = np.zeros((len(samples), len(PARTS)))
+    for number, sample in enumerate(samples):
+        own = plain.operations(sample.families, sample.rows)
+        np.add.at(parts[number], [part_of(name) for name in sample.families], own)
+    return parts, np.array([float(s.steps) for s in samples]), np.array([s.ms for s in samples])
+
+
+def _fit_whole(samples: Sequence[NetworkSample]) -> Predictor:
+    """Where operations were not observed: all families' terms at once, against whole networks."""
+    names = sorted({name for sample in samples for name in sample.families if name != "view"})
+    totals = np.array([sample.ms for sample in samples]) / 1e3
+    blocks = []
+    for name in names:
+        width = terms(name, samples[0].rows[:1]).shape[1]
+        block = np.zeros((len(samples), width))
+        for number, sample in enumerate(samples):
+            places = [place for place, other in enumerate(sample.families) if other == name]
+            if places:
+                block[number] = terms(name, sample.rows[places]).sum(0)
+        blocks.append(block)
+    phi = np.concatenate([*blocks, np.ones((len(samples), 1))], axis=1) / totals[:, None]
+    size = np.maximum(np.abs(phi).max(0), 1e-30)
+    # A little weight on small coefficients decides between terms that few networks cannot tell apart.
+    held = np.concatenate([phi / size, 0.02 * np.eye(phi.shape[1])])
+    found, _ = nnls(held, np.concatenate([np.ones(len(samples)), np.zeros(phi.shape[1])]))
+    theta = found / size
+    families, start = {}, 0
+    for name, block in zip(names, blocks, strict=True):
+        rows = np.concatenate([sample.rows[[other == name for other in sample.families]] for sample in samples])
+        own = theta[start : start + block.shape[1]]
+        families[name] = FamilyFit(own, low=rows.min(0), high=rows.max(0), samples=len(rows))
+        start += block.shape[1]
+    return Predictor(families, constant=1e3 * float(theta[-1]), whole=True)
+
+
+def cross_validate(samples: Sequence[NetworkSample], folds: int = 4, seed: int = 0) -> np.ndarray:
+    """Predicted over measured for every network (`s`), each by a predictor that has not seen it."""
+    order = np.random.default_rng(seed).permutation(len(samples))
+    result = np.ones(len(samples))
+    for fold in range(min(folds, len(samples))):
+        out = set(order[fold::folds].tolist())
+        kept = [sample for place, sample in enumerate(samples) if place not in out]
+        if not kept:
+            continue
+        predictor = fit(kept, seed)
+        for place in out:
+            sample = samples[place]
+            result[place] = predictor.network(sample.families, sample.rows, sample.steps) / sample.ms
+    return result
+
+
+def errors(ratios: np.ndarray) -> dict[str, float]:
+    """Of predicted over measured: mean absolute error, share within 10 %, largest error."""
+    off = np.abs(ratios - 1)
+    return {
+        "mape": float(off.mean()),
+        "within_10": float((off <= 0.1).mean()),
+        "largest": float(off.max()),
+        "networks": len(ratios),
+    }

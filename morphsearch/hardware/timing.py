@@ -1,0 +1,95 @@
+"""Timing that a busy machine spoils as little as possible: warm-up, interleaved rounds, medians, an honest interval.
+
+Networks take turns, so that a slow moment falls on all of them; each round gives the lower quartile of a few passes,
+since what else runs on a machine only ever adds to a pass, and the median of the rounds is the result. Rounds far from
+the others are outliers and only count in `dropped`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FAR = 4.0  # times the median deviation from the median: an outlier
+NOISY = 0.05  # a spread above this share of the median is told
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one forward pass.
+
+    Attributes:
+        ms: the median of the rounds. low, high: the interval that holds the middle half of them.
+        rounds: of each. dropped: how many were outliers.
+    """
+
+    ms: float
+    low: float
+    high: float
+    rounds: tuple[float, ...]
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, rounds: Sequence[float]) -> Timing:
+        """From the milliseconds of every round."""
+        centre = statistics.median(rounds)
+        spread = statistics.median(abs(value - centre) for value in rounds)
+        near = [value for value in rounds if abs(value - centre) <= FAR * max(spread, 0.005 * centre)]
+        kept = sorted(near or rounds)
+        low, high = kept[len(kept) // 4], kept[-1 - len(kept) // 4]
+        return cls(statistics.median(kept), low, high, tuple(rounds), len(rounds) - len(kept))
+
+    @property
+    def spread(self) -> float:
+        """Half of the interval, as a share of the median."""
+        return (self.high - self.low) / 2 / self.ms if self.ms else 0.0
+
+    @property
+    def repeated(self) -> float:
+        """How far the same network measured twice lies apart: even rounds against odd ones, as a share."""
+        if len(self.rounds) < 2:
+            return 0.0
+        one, other = statistics.median(self.rounds[::2]), statistics.median(self.rounds[1::2])
+        return abs(one - other) / max(one, other)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the spread should be told beside the figure."""
+        return self.spread > NOISY
+
+
+def time_interleaved(
+    runs: Sequence[Callable[[], Any]], *, rounds: int = 7, seconds: float = 0.02, warmup: int = 2, most: int = 50
+) -> list[Timing]:
+    """Time functions in turns.
+
+    Args:
+        runs: each is one forward pass.
+        rounds: how often each has its turn.
+        seconds: about how long a turn lasts; `most` passes at the utmost, and one or more.
+        warmup: passes before a turn counts, in the first one; later turns warm up with one.
+    """
+    counts = []
+    for run in runs:
+        for _ in range(warmup):
+            run()
+        counts.append(max(1, min(most, round(seconds / max(1e-7, _once(run))))))
+    found: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for place, run in enumerate(runs):
+            run()
+            found[place].append(1e3 * _lower_quartile([_once(run) for _ in range(counts[place])]))
+    return [Timing.of(values) for values in found]
+
+
+def _lower_quartile(values: Sequence[float]) -> float:
+    return sorted(values)[(len(values) - 1) // 4]
+
+
+def _once(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

@@ -1,0 +1,165 @@
+"""What an operation has to do, as a row of numbers, from an observation or, as a function of the widths, from a graph.
+
+Letters: `o` operations, `g` groups, `f` columns of :data:`COLUMNS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphsearch.costs.base import batch_size
+from morphsearch.costs.flops import flops_of
+from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, Fusion, canonical, family
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph, Extent, Operation
+    from morphsearch.types import Observation
+
+COLUMNS = ("channels_in", "channels_out", "per_group", "kernel", "positions_in", "positions_out", "read", "written")
+"""Channels; input channels of a convolution group; taps; positions (batch included); elements read and written."""
+
+
+def row_of(seen: Observation) -> tuple[str, list[float]]:
+    """Family and row (`f`) of what a backend observed."""
+    kind = canonical(seen.kind)
+    read, written = sum(map(prod, seen.inputs)), sum(map(prod, seen.outputs))
+    if kind == "linear" and seen.inputs and seen.outputs:
+        c, o = seen.inputs[0][-1], seen.outputs[0][-1]
+        positions = prod(seen.outputs[0][:-1])
+        return kind, [c, o, c, 1, positions, positions, read, written]
+    if kind in ("conv", "conv_transpose") and len(seen.weight) > 2:
+        x, y, dims = seen.inputs[0], seen.outputs[0], len(seen.weight) - 2
+        c, o, kernel = x[-dims - 1], y[-dims - 1], prod(seen.weight[2:])
+        per_group = c / max(seen.groups, 1)
+        row = [c, o, per_group, kernel, prod(x) / max(c, 1), prod(y) / max(o, 1), read, written]
+        return family(kind, kernel=kernel, per_group=per_group, groups=seen.groups), [float(v) for v in row]
+    if kind == "adaptive_pool" and seen.outputs and prod(seen.outputs[0][2:]) == 1:
+        kind = "mean"
+    if kind == "matmul" and len(seen.inputs) > 1:
+        return kind, _product(seen.inputs[0], seen.inputs[1], read, written)
+    return kind, [0, 0, 0, 0, 0, 0, float(read), float(written)]
+
+
+def _product(left: tuple[int, ...], right: tuple[int, ...], read: float, written: float) -> list[float]:
+    """Of two activations: the inner dimension, and the outputs of each of its elements."""
+    inner, own = left[-1], prod(right) / max(1, prod(right[:-1]))
+    return [inner, own, inner, 1, prod(left) / max(1, inner), prod(left) / max(1, inner), read, written]
+
+
+@dataclass
+class Works:
+    """The operations that a backend runs for a graph, after fusion.
+
+    Attributes:
+        families: `o`. modules: `o`, the module that each is charged to.
+        constant: `o x f`. linear: `o x f x g`: rows at widths `w` are ``constant + linear @ w``.
+        steps: number of operations before fusion, views included.
+    """
+
+    families: list[str]
+    modules: list[str]
+    constant: np.ndarray
+    linear: np.ndarray
+    steps: int
+
+    def rows(self, widths: np.ndarray) -> np.ndarray:
+        """`... x o x f` at `widths`, `... x g`."""
+        found: np.ndarray = self.constant + np.einsum("ofg,...g->...of", self.linear, widths)
+        return found
+
+    def readers(self) -> np.ndarray:
+        """`o x g` bool: which groups each operation depends on."""
+        found: np.ndarray = (self.linear != 0).any(axis=1)
+        return found
+
+
+def works_of(graph: ConvGraph, fusion: Fusion, batch: int) -> Works:
+    """The work of `graph` at a batch size, fused as a backend does it."""
+    scale = batch / batch_size(graph)
+    charged = _fused(graph, fusion)
+    families, modules, constants, linears = [], [], [], []
+    groups = len(graph.groups)
+    for index, operation in enumerate(graph.operations):
+        if index in charged or not operation.outputs:
+            continue
+        name, extents = _extents(operation, scale)
+        constant, linear = np.zeros(len(COLUMNS)), np.zeros((len(COLUMNS), groups))
+        for column, extent in enumerate(extents):
+            constant[column] = extent.const
+            for group, coefficient in extent.coefficients.items():
+                linear[column, group] = coefficient
+        families.append(name)
+        modules.append(operation.module)
+        constants.append(constant)
+        linears.append(linear)
+    if not families:
+        return Works([], [], np.zeros((0, len(COLUMNS))), np.zeros((0, len(COLUMNS), groups)), 0)
+    return Works(families, modules, np.stack(constants), np.stack(linears), len(graph.operations))
+
+
+def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
+    """Family and columns of an operation as sizes that depend on the widths."""
+    from morphsearch.graph.extent import Extent
+
+    kind = canonical(operation.kind)
+    attrs = operation.attrs
+    outputs = operation.outputs[:1] if kind == "max_pool" else operation.outputs
+    read = sum((shape.numel for shape in operation.inputs), Extent()) * scale
+    written = sum((shape.numel for shape in outputs), Extent()) * scale
+    if kind == "adaptive_pool" and set(attrs.get("output", ())) == {1}:
+        kind = "mean"
+    if not operation.inputs:
+        return kind, [Extent()] * 6 + [read, written]
+    if kind in ("conv", "conv_transpose") and "output_spatial" in attrs:
+        taken, made = (float(attrs["batch"] * prod(attrs[name])) for name in ("input_spatial", "output_spatial"))
+        c, o = operation.inputs[0].numel * (1 / taken), operation.outputs[0].numel * (1 / made)
+        kernel, groups = prod(attrs["kernel"]), int(attrs["groups"])
+        grouped = groups > 1 or bool(attrs.get("whole"))  # also one that has lost all groups but one
+        columns = operation.rows if kind == "conv_transpose" else operation.columns
+        per_group = columns if columns is not None and kind == "conv" else c * (1 / max(1, groups))
+        depthwise = not per_group.coefficients and per_group.const <= 1
+        name = family(kind, kernel=kernel, per_group=1 if depthwise else 2, groups=2 if grouped else 1)
+        return name, [c, o, per_group, Extent(kernel), Extent(taken * scale), Extent(made * scale), read, written]
+    if kind == "linear" and operation.rows is not None and operation.columns is not None:
+        shape = operation.outputs[0].shape
+        positions = Extent(prod(shape[:-1]) * scale)
+        c, o = operation.columns, operation.rows
+        return kind, [c, o, c, Extent(1), positions, positions, read, written]
+    flops = flops_of(operation) if kind in ("matmul", "linear") else None
+    if flops is not None and len(operation.inputs) > 1:
+        row = _product(operation.inputs[0].shape, operation.inputs[1].shape, 0, 0)
+        return "matmul", [*(Extent(v) for v in row[:4]), *(Extent(v * scale) for v in row[4:6]), read, written]
+    return kind, [Extent()] * 6 + [read, written]
+
+
+def _fused(graph: ConvGraph, fusion: Fusion) -> set[int]:
+    """Positions of the operations that vanish into the one before them."""
+    operations = graph.operations
+    into_weights, into_pointwise = fusion.into_weights, fusion.into_pointwise
+    if not into_weights and not into_pointwise:
+        return set()
+    readers: dict[int, int] = {}
+    for operation in operations:
+        for labels in operation.raw.inputs:
+            readers[labels.producer] = readers.get(labels.producer, 0) + 1
+    heads: dict[int, str] = {}  # what runs the operation at this position: "weights", "pointwise" or neither
+    gone: set[int] = set()
+    for index, operation in enumerate(operations):
+        kind = canonical(operation.kind)
+        plain = "conv" if kind.startswith("conv") else kind
+        heads[index] = "weights" if plain in WEIGHTED else "pointwise" if kind in POINTWISE else ""
+        for labels in operation.raw.inputs:
+            before = labels.producer
+            if not 0 <= before < index or readers.get(before) != 1:
+                continue
+            into = heads[before]
+            absorbed = into_weights if into == "weights" else into_pointwise if into == "pointwise" else frozenset()
+            if kind in absorbed and kind != VIEW:
+                gone.add(index)
+                heads[index] = into
+                break
+    return gone

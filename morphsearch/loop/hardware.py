@@ -1,0 +1,47 @@
+"""The hardware profile of a search: found once, kept with the run, and gone on with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from morphsearch import plugins
+from morphsearch.files import write_json
+from morphsearch.hardware.profiles import as_file
+
+FILE = "hardware.json"
+
+
+def of_run(path: str | Path | None) -> Path | None:
+    """The profile that a run keeps, if it has one."""
+    kept = Path(path) / FILE if path is not None else None
+    return kept if kept is not None and kept.is_file() else None
+
+
+def hardware_for(budget: str | Sequence[str], hardware: Any, run_dir: str | Path | None) -> Any:
+    """The profile that a search under these budgets uses: the run's own copy, else what was asked for, else the default
+    of this device; None where no cost depends on hardware.
+
+    Raises:
+        UnknownName: no such hardware. InputError: a damaged file, or this device has not been measured.
+    """
+    from morphsearch.hardware import Latency
+    from morphsearch.loop.budget import parse_schedule
+
+    texts = [budget] if isinstance(budget, str) else list(budget)
+    metrics = {parsed.metric for text in texts for parsed in parse_schedule(text)}
+    if not any("hardware" in _arguments(metric) for metric in metrics):
+        return None
+    return Latency(of_run(run_dir) or hardware).profile()
+
+
+def keep_hardware(profile: Any, path: Path) -> None:
+    """Copy the profile into the run, so that it can be gone on with anywhere."""
+    if profile is not None:
+        write_json(path / FILE, as_file(profile))
+
+
+def _arguments(metric: str) -> Sequence[str]:
+    return list(inspect.signature(plugins.record("cost_models", metric).factory).parameters)

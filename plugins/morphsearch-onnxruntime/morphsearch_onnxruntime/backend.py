@@ -1,0 +1,63 @@
+"""The latency backend: whole passes by a session, single operations by ONNX Runtime's own profile of a running one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from morphsearch.errors import InputError
+from morphsearch.types import Observation
+from morphsearch_onnxruntime import sessions
+from morphsearch_onnxruntime.nodes import observations
+
+# What ONNX Runtime's optimizer makes part of a convolution or a matrix product before it.
+FUSED = frozenset(("batch_norm", "relu", "hardtanh", "sigmoid", "tanh", "leaky_relu", "hardsigmoid", "add"))
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU, or on CUDA with ``onnxruntime-gpu``."""
+
+    name = "onnxruntime"
+    into_weights = FUSED
+    into_pointwise: frozenset[str] = frozenset()
+
+    def check(self, settings: Any) -> None:
+        """Raise InputError where ONNX Runtime, or its provider for the device, is not installed."""
+        onnxruntime = sessions.require()
+        kind = settings.device.split(":")[0]
+        provider = sessions.PROVIDERS.get(kind)
+        if provider not in onnxruntime.get_available_providers():
+            raise InputError(
+                f"ONNX Runtime does not run on {settings.device!r} here",
+                f"it has {', '.join(onnxruntime.get_available_providers())}",
+                "pip install onnxruntime-gpu, or use --device cpu",
+            )
+        if settings.dtype == "bfloat16" and kind == "cpu":
+            raise InputError(
+                "dtype bfloat16 in ONNX Runtime on the CPU", "it has no convolutions for it", "use --dtype float32"
+            )
+
+    def versions(self) -> Mapping[str, str]:
+        """Of ONNX Runtime."""
+        return {"onnxruntime": str(sessions.require().__version__)}
+
+    def prepare(self, model: nn.Module, inputs: Sequence[Tensor], settings: Any) -> Callable[[], Any]:
+        """A forward pass of the exported network."""
+        made = sessions.export(model, inputs)
+        opened = sessions.session(made, threads=settings.threads, device=settings.device)
+        given = sessions.feed(opened, inputs)
+        return lambda: opened.run(None, given)
+
+    def observe(self, model: nn.Module, inputs: Sequence[Tensor], settings: Any, repeats: int) -> Sequence[Observation]:
+        """Time every node of the optimized graph, in place, in `repeats` passes after two that warm up."""
+        made = sessions.export(model, inputs)
+        with sessions.workspace() as folder:
+            opened = sessions.session(
+                made, threads=settings.threads, device=settings.device, profile=folder / "profile"
+            )
+            given = sessions.feed(opened, inputs)
+            for _ in range(repeats + 2):
+                opened.run(None, given)
+            return observations(made, opened.end_profiling(), repeats)

@@ -1,0 +1,125 @@
+"""From ONNX Runtime's profile of a session to observations.
+
+ONNX Runtime keeps convolutions in blocks of channels and pads their shapes to whole blocks; true sizes are read from
+the exported model, to which a node leads back by the name of its result. Changes of layout count with the operation
+that needs another one: before it, or after it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from morphsearch.types import Observation
+
+KINDS = {
+    "Conv": "conv",
+    "FusedConv": "conv",
+    "ConvTranspose": "conv_transpose",
+    "Gemm": "linear",
+    "FusedGemm": "linear",
+    "MatMul": "matmul",
+    "FusedMatMul": "matmul",
+    "GlobalAveragePool": "mean",
+    "ReduceMean": "mean",
+    "AveragePool": "avg_pool",
+    "MaxPool": "max_pool",
+    "Concat": "cat",
+    "Clip": "hardtanh",
+    "QuickGelu": "silu",
+    "Gelu": "gelu",
+    "Add": "add",
+    "Sub": "add",
+    "Mul": "mul",
+    "Div": "mul",
+    "Resize": "upsample",
+    "Softmax": "softmax",
+    "HardSigmoid": "hardsigmoid",
+    "LeakyRelu": "leaky_relu",
+    "BatchNormalization": "batch_norm",
+    "Transpose": "copy",
+    "Pad": "copy",
+    "Slice": "copy",
+    "Gather": "copy",
+    "Split": "copy",
+}
+VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant", "Cast"))
+SUFFIXES = ("_kernel_time", "_nchwc")
+
+
+def observations(model: bytes, profile: str, repeats: int) -> list[Observation]:
+    """What a profile of a session over `model` says of the last `repeats` passes."""
+    path = Path(profile)
+    events = [event for event in json.loads(path.read_text(encoding="utf-8")) if event.get("cat") == "Node"]
+    events = [event for event in events if str(event.get("name", "")).endswith("_kernel_time")]
+    passes = repeats + 2
+    count, rest = divmod(len(events), passes)
+    if rest or not count:
+        return []
+    rows = [events[start * count : (start + 1) * count] for start in range(2, passes)]
+    filters = _filters(model)
+    times = [[float(row[place]["dur"]) for row in rows] for place in range(count)]
+    found: list[Observation] = []
+    pending: list[float] = [0.0] * repeats  # layout changes that the next operation asked for
+    for place, event in enumerate(rows[0]):
+        operation = str(event["args"].get("op_name", ""))
+        if operation == "ReorderOutput":
+            pending = [sum(pair) for pair in zip(pending, times[place], strict=True)]
+            continue
+        if operation == "ReorderInput" and found:
+            last = found[-1]
+            more = tuple(a + 1e-6 * b for a, b in zip(last.seconds, times[place], strict=True))
+            found[-1] = Observation(last.kind, last.inputs, last.outputs, more, last.weight, last.groups)
+            continue
+        seconds = tuple(1e-6 * (a + b) for a, b in zip(times[place], pending, strict=True))
+        pending = [0.0] * repeats
+        found.append(_observation(event, operation, seconds, filters))
+    return found
+
+
+def _observation(
+    event: dict[str, Any], operation: str, seconds: tuple[float, ...], filters: dict[str, tuple[tuple[int, ...], int]]
+) -> Observation:
+    inputs = [tuple(shape) for entry in event["args"].get("input_type_shape", ()) for shape in entry.values()]
+    outputs = tuple(tuple(shape) for entry in event["args"].get("output_type_shape", ()) for shape in entry.values())
+    kind = "view" if operation in VIEWS else KINDS.get(operation, operation.lower())
+    if kind in ("conv", "conv_transpose") and len(inputs) > 1:
+        weight, groups = filters.get(_result(event["name"]), (inputs[1], inputs[0][1] // max(1, inputs[1][1])))
+        # A sum that is fused in is read too.
+        given = [inputs[0], *(shape for shape in inputs[2:] if len(shape) == len(inputs[0]))]
+        x, y = list(given[0]), list(outputs[0])
+        if kind == "conv":
+            x[1], y[1] = weight[1] * groups, weight[0]
+        return Observation(kind, (tuple(x), *given[1:]), (tuple(y),), seconds, weight, groups)
+    if kind == "linear":
+        return Observation(kind, tuple(inputs[:1]), outputs, seconds, (outputs[0][-1], inputs[0][-1]))
+    if kind in ("batch_norm", "copy", "upsample", "hardtanh", "mean"):
+        inputs = inputs[:1]
+    return Observation(kind, tuple(inputs), outputs, seconds)
+
+
+def _result(name: str) -> str:
+    """The result that a node of a profile is named after."""
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _filters(model: bytes) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape of the filters and groups of the convolution behind every result that it may be renamed to by fusion."""
+    import onnx
+
+    graph = onnx.load_model_from_string(model).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    known: dict[str, tuple[tuple[int, ...], int]] = {}
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            if len(node.input) > 1 and node.input[1] in shapes:
+                groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+                known[node.output[0]] = known[node.name] = (shapes[node.input[1]], int(groups))
+        elif node.op_type in ("Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Add"):
+            found = [known[name] for name in node.input if name in known]
+            if found:
+                known[node.output[0]] = known[node.name] = found[-1]
+    return known
