@@ -44,7 +44,7 @@ def figures(event: Event) -> str:
     elif _number(costs):
         parts.append(f"cost {short(costs)}")
     if _number(load := event.get("load")):
-        parts.append(f"{percent(load, 0)} of the budget")
+        parts.append(f"{percent(load, 0)} of {event.get('binding') or 'the budget'}")
     if _number(strength := event.get("strength")):
         parts.append(f"strength {strength:.2g}")
     if _number(alive := event.get("alive")):

@@ -13,6 +13,7 @@ from morphsearch.report import style
 from morphsearch.report.numbers import change, exact, percent, short
 
 if TYPE_CHECKING:
+    from morphsearch.loop.architecture import Architecture
     from morphsearch.loop.retraining import Comparison
     from morphsearch.loop.run import Plan, SearchResult
 
@@ -65,10 +66,24 @@ def verification(record: Mapping[str, Any]) -> list[RenderableType]:
 
 def plan(record: Plan) -> RenderableType:
     """What a search would do: each budget beside the seed's cost and the lowest possible one."""
-    made = style.table("plan", ["budget", ">asked for", ">seed", ">lowest", "unit", "can be met"])
+    several = len(record.budgets) > 1
+    columns = [
+        "budget",
+        ">asked for",
+        ">seed",
+        ">lowest",
+        *([">scaled evenly"] if several else []),
+        "unit",
+        "can be met",
+    ]
+    made = style.table("plan", columns)
     for row in record.budgets:
         verdict = Text("yes", style="green") if row.satisfiable else Text("no", style="bold red")
-        made.add_row(Text(row.text), exact(row.requested), exact(row.seed), exact(row.lowest), row.unit, verdict)
+        if several and row.binds:
+            verdict.append(", binds", style="bold cyan")
+        even = [exact(row.uniform)] if several else []
+        figures = [exact(row.requested), exact(row.seed), exact(row.lowest), *even]
+        made.add_row(Text(row.text), *figures, row.unit, verdict)
     free = sum(1 for group in record.groups if not group["frozen"])
     costs = ", ".join(f"{exact(total)} {unit}" for total, unit in record.costs.values())
     steps = f"{record.steps:,} steps of training each" if record.steps else "no training"
@@ -86,7 +101,22 @@ def found(result: SearchResult) -> list[RenderableType]:
         costs = [exact((item.costs.get(metric) or {}).get("total")) for metric in units]
         mark = " (best)" if item.name == result.best.name and len(result.architectures) > 1 else ""
         made.add_row(Text(f"{item.name}{mark}"), *costs, percent(item.metrics.get("val_accuracy"), 2))
-    return [made, widths(result.best.seed_widths, result.best.widths, f"widths of {result.best.name}")]
+    parts: list[RenderableType] = [made]
+    if len(result.best.budgets) > 1:
+        parts.append(used(result.best))
+    return [*parts, widths(result.best.seed_widths, result.best.widths, f"widths of {result.best.name}")]
+
+
+def used(found: Architecture) -> Table:
+    """How full an architecture makes each of its budgets; the fullest is the one that binds."""
+    made = style.table(f"budgets of {found.name}", ["budget", ">cost", ">at most", "unit", ">used", ""])
+    shares = [found.costs[budget["metric"]]["total"] / budget["limit"] for budget in found.budgets]
+    for budget, share in zip(found.budgets, shares, strict=True):
+        binds = Text("binds" if share == max(shares) else "", style="bold cyan")
+        total = found.costs[budget["metric"]]["total"]
+        cells = [exact(total), exact(budget["limit"]), str(budget["unit"]), percent(share)]
+        made.add_row(Text(str(budget["text"])), *cells, binds)
+    return made
 
 
 def widths(before: Mapping[str, int], after: Mapping[str, int], title: str = "widths") -> Table:
@@ -105,19 +135,34 @@ def comparison(record: Comparison) -> list[RenderableType]:
     """One line an architecture: costs, accuracy with its spread over seeds, number of seeds; then the verdict."""
     units = {name: unit for name, unit in record.metrics_units.items() if any(name in row.costs for row in record.rows)}
     judged = sorted({row.evaluated_on for row in record.rows})
-    columns = ["architecture", *(f">{unit}" for unit in units.values()), f">{'/'.join(judged)} accuracy", ">n"]
+    timed = any(row.latency for row in record.rows)
+    foretold = timed and any("predicted" in (row.latency or {}) for row in record.rows)
+    times = [">ms measured", ">interval", *([">ms predicted"] if foretold else [])] if timed else []
+    columns = ["architecture", *(f">{unit}" for unit in units.values()), *times, f">{'/'.join(judged)} accuracy", ">n"]
     made = style.table("", columns)
     top = max((row.mean for row in record.rows if row.mean is not None and row.kind != "seed"), default=None)
     for row in record.rows:
         spread = "" if row.spread is None else f" ± {100 * row.spread:.2f}"
         accuracy = "-" if row.mean is None else f"{100 * row.mean:.2f}{spread} %"
-        costs = [exact(round(row.costs[name]) if name in row.costs else None) for name in units]
+        costs = [exact(row.costs.get(name)) for name in units]
         label = row.label if row.kind != "found" else f"{row.label} (found)"
         bold = "bold" if row.mean is not None and row.mean == top else ""
-        made.add_row(Text(label), *costs, accuracy, str(len(row.accuracies)), style=bold)
+        made.add_row(Text(label), *costs, *_times(row, timed, foretold), accuracy, str(len(row.accuracies)), style=bold)
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in record.warnings]
     spread_note = "spread: standard deviation over training seeds; n: their number"
-    return [made, Group(Text(record.verdict), Text(spread_note, style="dim"), *warnings)]
+    how = [Text(f"latency measured here: {record.latency_of}", style="dim")] if record.latency_of else []
+    return [made, Group(Text(record.verdict), Text(spread_note, style="dim"), *how, *warnings)]
+
+
+def _times(row: Any, timed: bool, foretold: bool) -> list[str]:
+    """The cells of measured latency."""
+    if not timed:
+        return []
+    found = row.latency or {}
+    measured = f"{found['measured']:.3f}" if found else "-"
+    interval = f"{found['low']:.3f} to {found['high']:.3f}" if found else "-"
+    predicted = f"{found['predicted']:.3f}" if "predicted" in found else "-"
+    return [measured, interval, *([predicted] if foretold else [])]
 
 
 def runs(rows: Sequence[Mapping[str, Any]]) -> Table:

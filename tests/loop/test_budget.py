@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from loop_fakes import example, network
 
 import morphsearch as ms
@@ -12,6 +13,7 @@ from morphsearch import plugins
 from morphsearch.costs import LayerwiseCost, Polynomial
 from morphsearch.errors import BudgetError, UnknownName, UsageError
 from morphsearch.loop.budget import Budgets, figure, parse_budget
+from morphsearch.models import build_seed
 from morphsearch.types import CostModelRecord
 
 
@@ -181,3 +183,94 @@ def test_a_budget_above_the_seed_needs_expansion() -> None:
 def test_no_budget_at_all() -> None:
     with pytest.raises(UsageError, match="no budget"):
         ms.Search(network(), example(), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "mebibytes"),
+    [
+        ("memory<=64MiB", 64),
+        ("memory<=64", 64),
+        ("memory<=64mib", 64),
+        ("memory-training<=2GiB", 2048),
+        ("memory<=512KiB", 0.5),
+        ("memory<=1MB", 1e6 / 2**20),
+        ("memory=50%", 5),
+    ],
+)
+def test_memory_is_bounded_in_bytes_of_any_size(text: str, mebibytes: float) -> None:
+    assert parse_budget(text).limit(10) == pytest.approx(mebibytes)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("memory<=64M", "64MiB"), ("memory<=1G", "1GiB"), ("memory<=64k", "64KiB")]
+)
+def test_a_scale_without_its_unit_is_no_number_of_mebibytes(text: str, meant: str) -> None:
+    with pytest.raises(UsageError, match="alone") as caught:
+        parse_budget(text)
+    assert meant in caught.value.repair
+
+
+def test_all_budgets_in_the_way_are_named_with_what_holds_them() -> None:
+    with pytest.raises(BudgetError) as caught:
+        ms.Search(network(), example(), ["flops=60%", "params<=5", "memory<=1KiB"])
+    assert "params<=5" in caught.value.arrived
+    assert "memory<=1KiB" in caught.value.arrived
+    assert "the others can be met: flops=60%" in caught.value.arrived
+    assert "head" in caught.value.rule
+    assert "params=" in caught.value.repair
+    assert "memory=" in caught.value.repair
+    wanted = caught.value.repair.removeprefix("ask for ").removesuffix(" or more").split(" and ")
+    assert ms.Search(network(), example(), ["flops=60%", *wanted]).budgets.rows()[-1].satisfiable
+
+
+def test_rounding_that_makes_a_budget_impossible_is_named() -> None:
+    lowest = Budgets(ms.record(network(), example()), "flops=50%").rows()[0]
+    share = 100 * lowest.lowest / lowest.seed + 0.1
+    with pytest.raises(BudgetError, match="at most") as caught:
+        ms.Search(network(), example(), f"flops={share:.3f}%", round_to=8)
+    assert "multiples of 8" in caught.value.rule
+
+
+def test_the_fullest_budget_binds() -> None:
+    graph = ms.record(network(), example())
+    budgets = Budgets(graph, ["flops=60%", "params=35%"])
+    seed = budgets.loads(graph.widths)
+    assert seed == pytest.approx({"flops=60%": 1 / 0.6, "params=35%": 1 / 0.35})
+    assert budgets.binding(graph.widths) == "params=35%"
+    rows = {row.text: row for row in budgets.rows()}
+    assert [text for text, row in rows.items() if row.binds] == ["params=35%"]
+    binding = rows["params=35%"]
+    assert binding.uniform is not None
+    assert 0.6 * binding.requested < binding.uniform <= binding.requested
+    other = rows["flops=60%"]
+    assert other.uniform is not None
+    assert other.uniform / other.requested < binding.uniform / binding.requested
+
+
+def test_a_schedule_has_a_binding_budget_at_every_stage() -> None:
+    graph = ms.record(network(), example())
+    rows = {row.text: row for row in Budgets(graph, ["flops=80%,20%", "params=50%"]).rows()}
+    assert not rows["flops=80%"].binds  # params=50% is tighter at first
+    assert rows["flops=20%"].binds
+
+
+@pytest.mark.parametrize("metric", ["memory", "memory-training", "activations"])
+@pytest.mark.parametrize("strategy", ["uniform", "magnitude"])
+def test_searches_meet_budgets_that_are_peaks(metric: str, strategy: str) -> None:
+    seed = ms.record(network(), example())
+    search = ms.Search(network(), example(), [f"{metric}=60%", "params=80%"], strategy=strategy)
+    found = search.morph()
+    assert found.costs[metric]["total"] <= 0.6 * ms.cost(seed, metric).total
+    assert found.costs["params"]["total"] <= 0.8 * ms.cost(seed, "params").total
+    assert ms.cost(ms.record(search.model, example()), metric).total == pytest.approx(found.costs[metric]["total"])
+
+
+def test_the_price_of_a_peak_counts_every_moment_over_the_limit() -> None:
+    graph = ms.record(build_seed("resnet20").model, torch.zeros(64, 3, 32, 32))
+    budgets = Budgets(graph, "memory=30%")
+    exact = budgets.bound["memory"].marginal(ms.costs.vector(graph, graph.widths))
+    prices = budgets.prices(graph.widths)
+    exact, prices = exact / exact.max(), prices / prices.max()
+    # At the peak some groups have only their parameters in memory, but what they make must come down as well.
+    assert (exact < 0.01).sum() >= 4
+    assert (prices[exact < 0.01] > 1.5 * exact[exact < 0.01]).all()
