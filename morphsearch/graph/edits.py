@@ -87,6 +87,11 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
     traced.graph.eliminate_dead_code(_may_matter)
+    give_code(module, traced)
+
+
+def give_code(module: nn.Module, traced: fx.GraphModule) -> None:
+    """Give `module` the code of `traced`, a trace of it."""
     _take_arguments(traced.graph, inspect.signature(module.forward))
     traced.recompile()
     read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}

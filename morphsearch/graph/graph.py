@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,8 +13,10 @@ import torch
 from torch import nn
 
 from morphsearch.errors import GraphError, nearest
+from morphsearch.graph import branches
 from morphsearch.graph.checked import FROZEN, freeze_again, freeze_what_fails, rewrite_checked
 from morphsearch.graph.extent import Extent
+from morphsearch.graph.flow import Flow, Removal
 from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
 from morphsearch.graph.labels import Labels, fraction
 from morphsearch.graph.recording import run_tape
@@ -98,7 +101,8 @@ class ConvGraph:
         self.model, self.example_inputs = model, example_inputs
         self.tape, self.evaluated, self.on_meta = tape, evaluated, on_meta
         self.frozen_ids = dict(frozen)
-        self.resolution = resolve(tape, frozen)
+        self.resolution = branches.decided(resolve(tape, frozen), tape.decisions)
+        self._gone_with: dict[frozenset[str], Removal | None] = {}
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -205,12 +209,27 @@ class ConvGraph:
         }
         return {**self.tape.decisions, **frozen}
 
+    @cached_property
+    def flow(self) -> Flow:
+        """Who reads what, and what would have nothing to do without a group."""
+        return Flow.of(self.tape, self.resolution)
+
+    def gone_with(self, names: Iterable[str]) -> Removal | None:
+        """What goes when these groups lose all their units, beside themselves; None where they cannot."""
+        asked = frozenset(names)
+        if asked not in self._gone_with:
+            order = {name: position for position, name in enumerate(self.groups)}
+            self._gone_with[asked] = self.flow.removal(order[name] for name in asked)
+        return self._gone_with[asked]
+
     # -- rewriting -----------------------------------------------------------------------------------------------
 
     def shrink(self, keep: Mapping[str, Sequence[int]]) -> nn.Module:
         """The network without the units that `keep` leaves out, weights inherited; groups not named stay whole.
 
-        Equal to the seed with the dropped units' parameters at zero, wherever nothing mixes.
+        Equal to the seed with the dropped units' parameters at zero, wherever nothing mixes. Where a group whose floor
+        is 0 keeps no unit, its branch is left out with all its layers: equal to the seed with all parameters of these
+        layers at zero, the shift of the branch's last norm included.
 
         Args:
             keep: for each group the positions (0 to width - 1) of the units that stay.
@@ -228,7 +247,7 @@ class ConvGraph:
                     f"positions in this group run from 0 to {group.width - 1}",
                     "give positions of units within the group",
                 )
-            if chosen.size < group.width:
+            if chosen.size < group.width and (chosen.size or group.floor):
                 self.check_width(name, int(chosen.size))
             mask = np.zeros(group.width, np.int64)
             mask[chosen] = 1
@@ -254,6 +273,8 @@ class ConvGraph:
         multiplicity = np.ones(self.num_units, np.int64)
         for name, width in complete.items():
             group = self.groups[name]
+            if not group.width:
+                continue
             times, extra = divmod(width, group.width)
             counts = np.full(group.width, times)
             counts[:extra] += 1
@@ -285,10 +306,17 @@ class ConvGraph:
 
     def planned(self, multiplicity: np.ndarray) -> tuple[nn.Module, Plan]:
         """The rewritten network with inherited slices, and the plan that says which slice of the seed each is."""
+        held = np.bincount(self.unit_group, multiplicity > 0, len(self.groups))
+        emptied = [name for (name, one), count in zip(self.groups.items(), held, strict=True) if one.width > count == 0]
         try:
-            return rewrite_checked(self, multiplicity)
+            if not emptied:
+                return rewrite_checked(self, multiplicity)
+            rest = branches.without(self, emptied)
         except Mismatch as mismatch:
             raise self._cannot(mismatch) from mismatch
+        network, plan = rest.graph.planned(multiplicity[rest.units])
+        plan.decisions = plan.decisions or rest.graph.decisions
+        return network, plan
 
     def _cannot(self, mismatch: Mismatch) -> GraphError:
         operation = self.tape.operations[mismatch.operation] if mismatch.operation >= 0 else None
@@ -326,9 +354,39 @@ class ConvGraph:
         for name, width in widths.items():
             if isinstance(width, bool) or not isinstance(width, (int, np.integer)):
                 raise GraphError(f"widths[{name!r}] is {width!r}", "a width is a whole number of units", "round it")
-            self.check_width(name, int(width))
-            complete[name] = int(width)
+            complete[self._group(name).name] = int(width)
+        complete = self.closed(complete)
+        along = self._along(complete)
+        for name in widths:
+            if name not in along:
+                self.check_width(name, complete[name])
         return complete
+
+    def closed(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """`widths` in which whatever goes with groups of width 0 has width 0 too."""
+        return {**widths, **dict.fromkeys(self._along(widths), 0)}
+
+    def left_at(self, widths: Mapping[str, int]) -> ConvGraph:
+        """This graph, with the operations and parameters that it still has at `widths`: what goes with groups of width
+        0 has no cost."""
+        along = self._along(widths)
+        removal = self.gone_with(along) if along else None
+        if removal is None:
+            return self
+        view = copy.copy(self)
+        sums = {one for one in removal.joins if self.tape.operations[one].kind != "cat"}
+        gone = removal.operations | sums
+        view.operations = tuple(one for index, one in enumerate(self.operations) if index not in gone)
+        shapes = self.parameter_shapes
+        view.parameter_shapes = {name: shapes[name] for name in shapes if name not in removal.parameters}
+        return view
+
+    def _along(self, widths: Mapping[str, int]) -> list[str]:
+        """Groups that go with those whose width is 0 and that may go, themselves included."""
+        emptied = [n for n, group in self.groups.items() if group.width and not group.floor and not widths[n]]
+        removal = self.gone_with(emptied) if emptied else None
+        names = list(self.groups)
+        return [names[one] for one in removal.groups] if removal is not None else []
 
     def _group(self, name: str) -> Group:
         if name not in self.groups:
@@ -387,6 +445,9 @@ def record(
     graph = freeze_again(ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta), decisions or {})
     if check:
         graph = freeze_what_fails(graph)
+        if decisions is None:
+            graph.tape.decisions |= branches.may_go(graph)
+            graph.resolution = branches.decided(graph.resolution, graph.tape.decisions)
     return graph
 
 

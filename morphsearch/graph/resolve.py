@@ -38,7 +38,7 @@ class Group:
     Args:
         name: path of the first layer that makes these units (``#2`` and so on where a layer makes several groups).
         width: number of units.
-        floor: the fewest units the group may keep.
+        floor: the fewest units the group may keep; 0 where its branch can be left out.
         multiple: widths must be multiples of this.
         frozen: why no unit of it may leave, or None.
         mixes: operations in which a removed unit changes what the others compute (removal is not exact there).

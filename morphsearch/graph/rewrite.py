@@ -34,6 +34,7 @@ class Plan:
     slices carry when the result is recorded again; the same unit and copy has the same identifier everywhere.
     `free`: for each of those identifiers, whether its unit may leave the seed.
     `dependent`: operations found to compute with another number than the seed's (``x / x.shape[1]``).
+    `decisions`: what a recording of the new network must be given, where it is not what the seed's must.
     """
 
     gather: dict[Slot, np.ndarray]
@@ -44,6 +45,7 @@ class Plan:
     column_dims: dict[str, int] = field(default_factory=dict)
     free: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     dependent: list[int] = field(default_factory=list)
+    decisions: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> Plan:

@@ -28,7 +28,7 @@ DTYPES = tuple("float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bo
 _WIDTHS = {
     "type": "object",
     "minProperties": 1,
-    "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MOST_UNITS},
+    "additionalProperties": {"type": "integer", "minimum": 0, "maximum": MOST_UNITS},
 }
 _NUMBERS = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
 SCHEMA: dict[str, Any] = {
@@ -61,7 +61,7 @@ SCHEMA: dict[str, Any] = {
         },
         "widths": _WIDTHS,
         "seed_widths": _WIDTHS,
-        "floors": _WIDTHS,
+        "floors": {key: value for key, value in _WIDTHS.items() if key != "minProperties"},
         "kept": {
             "type": "object",
             "additionalProperties": {
@@ -111,7 +111,7 @@ class Architecture:
         name: ``"001"`` for the first morph, or ``"uniform"`` and the like for baselines.
         seed_spec: how the seed is built (``"resnet20?num_classes=10"``), or None where only the user's code knows.
         inputs: shape and dtype (and name, for keyword arguments) of each example input.
-        widths, seed_widths, floors: units per group.
+        widths, seed_widths, floors: units per group; a width of 0: its branch is left out.
         kept: for each group the positions of its units in the parent that stayed, repeated where they were widened.
         costs: metric to ``{"total": ..., "unit": ...}``.
         strength, threshold, multiplier: what the morph was made with; None where it does not apply.
@@ -291,13 +291,20 @@ def _check_groups(data: Mapping[str, Any], source: Path) -> None:
         unknown = [name for name in data[key] if name not in widths]
         if unknown:
             raise wrong_field(source, [key], f"names the group {unknown[0]!r}, which is not among the widths")
+    for name, width in widths.items():
+        least = data["floors"].get(name, 1)
+        if width < least:
+            raise wrong_field(source, ["widths", name], f"{width} units, and its floor is {least}")
+    empty = [name for name, width in seed_widths.items() if not width]
+    if empty:
+        raise wrong_field(source, ["seed_widths", empty[0]], "a seed has no group without units")
     missing = [name for name in widths if name not in seed_widths]
     if missing:
         raise wrong_field(source, ["seed_widths"], f"does not name the group {missing[0]!r}")
     for name, units in data["kept"].items():
         if len(units) != widths[name]:
             raise wrong_field(source, ["kept", name], f"{len(units)} units for a width of {widths[name]}")
-        if data.get("parent") is None and max(units) >= seed_widths[name]:
+        if data.get("parent") is None and units and max(units) >= seed_widths[name]:
             raise wrong_field(source, ["kept", name], f"unit {max(units)} of a parent with {seed_widths[name]}")
 
 

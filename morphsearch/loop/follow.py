@@ -33,6 +33,7 @@ class Followers:
     optimizer: torch.optim.Optimizer
     schedulers: Sequence[Any] = ()
     averages: Sequence[nn.Module | MutableMapping[str, Tensor]] = field(default_factory=tuple)
+    _held: list[list[str]] = field(default_factory=list)  # names in each parameter group, those that left included
 
     @classmethod
     def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, ema: Any) -> Followers:
@@ -90,12 +91,14 @@ class Followers:
         state: dict[Tensor, dict[str, object]] = {}
         for parameter, values in self.optimizer.state.items():
             name = names[id(parameter)]
+            if name not in fresh:
+                continue  # it left with its branch
             state[fresh[name]] = {
                 key: _cut(value, name, plan, dims) if _like(value, parameter) else value
                 for key, value in values.items()
             }
         for name, parameter in before.named_parameters():
-            if parameter.grad is not None:
+            if parameter.grad is not None and name in fresh:
                 fresh[name].grad = _cut(parameter.grad, name, plan, dims)
         self._exchange(names, fresh)
         self.optimizer.state.update(state)
@@ -108,8 +111,14 @@ class Followers:
         self._exchange(names, dict(after.named_parameters()))
 
     def _exchange(self, names: Mapping[int, str], fresh: Mapping[str, nn.Parameter]) -> None:
-        for group in self.optimizer.param_groups:
-            group["params"] = [fresh[names[id(parameter)]] for parameter in group["params"]]
+        groups = self.optimizer.param_groups
+        held = [[names[id(parameter)] for parameter in group["params"]] for group in groups]
+        if len(self._held) == len(held):  # what left with a branch comes back where a morph begins anew
+            pairs = zip(held, self._held, strict=True)
+            held = [before if set(now) <= set(before) else now for now, before in pairs]
+        self._held = held
+        for group, own in zip(groups, held, strict=True):
+            group["params"] = [fresh[name] for name in own if name in fresh]
         self.optimizer.state.clear()
 
 
@@ -154,7 +163,11 @@ def dims_of(plan: Plan) -> Dims:
 def cut_average(average: nn.Module | MutableMapping[str, Tensor], after: nn.Module, plan: Plan, dims: Dims) -> None:
     """Cut a moving average like the network, in place; readers of units that were widened share them out."""
     if not isinstance(average, nn.Module):
+        left = {name for name, _ in _tensors(after)}
         for name in list(average):
+            if name not in left:
+                del average[name]
+                continue
             average[name] = _shared(_cut(average[name], name, plan, dims), name, plan)
         return
     twin = copy.deepcopy(after)

@@ -13,6 +13,9 @@ A unit leaves in three steps.
    graph's guarantee that changes no output and no gradient of what stays, so training goes on as masked training would
    have, to rounding. Only random draws whose shape changes (dropout inside of the network) fall out differently.
 
+Where a group loses its last unit and its branch can be left out, all parameters of the layers that go with it are
+masked and gone too, the shift of the branch's last norm included.
+
 Units of groups in which something *mixes* (a norm over channels) do not leave before the morph: their removal is not
 exact. Neither does a unit whose removal would take the cost below the target: the expansion would only bring it back.
 
@@ -31,7 +34,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from morphsearch.loop.selection import Facts, Widths, death_order, fewest_deaths, from_positions, protect, widths_of
+from morphsearch.loop.selection import (
+    Facts,
+    Widths,
+    closed,
+    death_order,
+    fewest_deaths,
+    from_positions,
+    protect,
+    widths_of,
+)
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -117,6 +129,7 @@ class Leaving:
         ripe = dying[count[dying] >= patience]
         if ripe.size:
             self.silent[ripe] = True
+            self.silent |= ~closed(self.graph, self.present)
             self.looks[ripe] = 0
             self.hold_these(model)
 
@@ -137,6 +150,9 @@ class Leaving:
                 continue
             mask = masks.setdefault(binding.tensor, torch.ones_like(parameter, requires_grad=False))
             mask.index_fill_(binding.dim, torch.from_numpy(np.nonzero(off)[0]).to(mask.device), 0)
+        for name in self._with_branches():
+            if name in parameters:
+                masks[name] = torch.zeros_like(parameters[name], requires_grad=False)
         kinds: dict[tuple[Any, Any], tuple[list[Tensor], list[Tensor]]] = {}
         for name, mask in masks.items():
             parameter = parameters[name]
@@ -145,6 +161,14 @@ class Leaving:
             pair[1].append(mask)
         self._held = list(kinds.values())
         self.hold()
+
+    def _with_branches(self) -> frozenset[str]:
+        """Parameters that go with the branches of groups that are silent as a whole."""
+        counts = np.bincount(self.graph.unit_group[self.present], minlength=len(self.graph.groups))
+        pairs = zip(self.graph.groups.items(), counts, strict=True)
+        emptied = [name for (name, group), count in pairs if group.width > count == 0]
+        removal = self.graph.gone_with(emptied) if emptied else None
+        return removal.parameters if removal is not None else frozenset()
 
     @torch.no_grad()
     def hold(self) -> None:

@@ -15,6 +15,7 @@ from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.fresh import break_symmetry, share_columns
 from morphsearch.loop.selection import (
     Facts,
+    closed,
     death_order,
     expansion,
     fewest_deaths,
@@ -96,7 +97,12 @@ def choose(
             else f"{count} units were removed at the end, lowest score per price first: "
             "the schedule was not over, or they could not leave in training."
         )
+    alive = closed(graph, alive)
     kept = widths_of(graph, alive)
+    branches = sum(not width and graph.groups[name].width > 0 for name, width in kept.items())
+    if branches:
+        notes.append(f"{branches} groups lost all their units: their branches are left out, layers and all.")
+        budgets = budgets.rebound(graph.left_at(kept))
     limit = rules.limit if rules.expand else 1.0
     multiplier, widths = expansion(graph, kept, budgets.fits, limit=limit, round_to=rules.round_to)
     if rules.expand and multiplier >= rules.limit * (1 - 1e-6):
@@ -182,7 +188,7 @@ def without(graph: ConvGraph, positions: Mapping[str, list[int]], budgets: Budge
     """
     with torch.random.fork_rng(devices=[]):
         network, plan = graph.planned(from_positions(graph, dict(positions)))
-        rebuilt = record(network, example_inputs, decisions=graph.decisions)
+        rebuilt = record(network, example_inputs, decisions=plan.decisions or graph.decisions)
     wanted = {name: len(positions.get(name, range(width))) for name, width in graph.widths.items()}
     if dict(rebuilt.widths) != wanted:
         raise GraphError(
@@ -190,7 +196,7 @@ def without(graph: ConvGraph, positions: Mapping[str, list[int]], budgets: Budge
             "a rebuilt network is recorded and counted again",
             "report this network: its graph changes with its widths",
         )
-    lost = [name for name in graph.free if rebuilt.groups[name].frozen is not None]
+    lost = [name for name in graph.free if rebuilt.groups[name].frozen is not None and wanted[name]]
     if lost:
         raise GraphError(
             f"group {lost[0]!r} could not change its width again: {rebuilt.groups[lost[0]].frozen}",
@@ -204,7 +210,7 @@ def _recorded(
     network: nn.Module, plan: Plan, before: ConvGraph, widths: Mapping[str, int], budgets: Budgets, example_inputs: Any
 ) -> Rebuilt:
     """The promise: the rebuilt network has these groups and widths, and meets every budget as counted on itself."""
-    graph = record(network, example_inputs, decisions=before.decisions)
+    graph = record(network, example_inputs, decisions=plan.decisions or before.decisions)
     if dict(graph.widths) != dict(widths):
         name = next(n for n in {**graph.widths, **widths} if graph.widths.get(n) != widths.get(n))
         found, asked = graph.widths.get(name), widths.get(name)

@@ -37,8 +37,9 @@ def free_units(graph: ConvGraph) -> np.ndarray:
 
 
 def floors(graph: ConvGraph, round_to: int = 1) -> np.ndarray:
-    """`g` int64: the fewest units of each group; all of them where it is frozen."""
-    return np.array([min(lowest_width(group, round_to), group.width) for group in graph.groups.values()], np.int64)
+    """`g` int64: the fewest units of each group, 0 where its branch may go; all of them where it is frozen."""
+    least = [lowest_width(one, round_to) if one.floor or one.frozen else 0 for one in graph.groups.values()]
+    return np.minimum(least, list(graph.widths.values())).astype(np.int64)
 
 
 def protect(graph: ConvGraph, alive: np.ndarray, score: np.ndarray, round_to: int = 1) -> tuple[np.ndarray, list[str]]:
@@ -56,9 +57,17 @@ def protect(graph: ConvGraph, alive: np.ndarray, score: np.ndarray, round_to: in
 
 
 def widths_of(graph: ConvGraph, alive: np.ndarray) -> Widths:
-    """Alive units of every group."""
+    """Alive units of every group; none where the branch of a group goes since another of its groups has none."""
     counts = np.bincount(graph.unit_group[alive], minlength=len(graph.groups))
-    return {name: int(count) for name, count in zip(graph.groups, counts, strict=True)}
+    return graph.closed({name: int(count) for name, count in zip(graph.groups, counts, strict=True)})
+
+
+def closed(graph: ConvGraph, alive: np.ndarray) -> np.ndarray:
+    """`alive` without the units that go with branches of which a group has none left."""
+    widths = widths_of(graph, alive)
+    left = np.array([width > 0 for width in widths.values()], bool)
+    result: np.ndarray = alive & left[graph.unit_group]
+    return result
 
 
 def death_order(graph: ConvGraph, facts: Facts, threshold: float, round_to: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +136,8 @@ def _rounded_down(group: Group, width: int, round_to: int) -> int:
     """The largest legal width up to `width`; the lowest legal one where there is none."""
     if group.frozen is not None:
         return width
+    if not width and not group.floor:
+        return 0  # its branch is left out
     step = step_of(group, round_to)
     return max(width // step * step, lowest_width(group, round_to))
 
@@ -152,7 +163,7 @@ def fill_up(
     def next_multiplier(name: str) -> float:
         return (result[name] + 0.5 * step_of(graph.groups[name], round_to)) / max(1, reference[name])
 
-    for name in sorted(graph.free, key=next_multiplier):
+    for name in sorted((name for name in graph.free if result[name]), key=next_multiplier):
         step = step_of(graph.groups[name], round_to)
         grown = {**result, name: result[name] + step}
         if grown[name] <= max(limit * reference[name], step) and fits(grown):

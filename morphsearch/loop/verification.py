@@ -163,7 +163,8 @@ def random_keep(
         group = graph.groups[name]
         if name in skip:
             continue
-        count = max(group.floor, round(group.width * rng.uniform(0.1, 1.0)) // group.multiple * group.multiple)
+        least = group.floor or group.multiple
+        count = max(least, round(group.width * rng.uniform(0.1, 1.0)) // group.multiple * group.multiple)
         keep[name] = sorted(int(i) for i in rng.permutation(group.width)[:count])
     return keep
 

@@ -27,7 +27,7 @@ def step_of(group: Group, round_to: int = 1) -> int:
 
 
 def lowest_width(group: Group, round_to: int = 1) -> int:
-    """The smallest legal width of a group; a frozen one has no other than its own."""
+    """The smallest legal width of a group that stays; a frozen one has no other than its own."""
     if group.frozen:
         return group.width
     step = step_of(group, round_to)
@@ -35,14 +35,16 @@ def lowest_width(group: Group, round_to: int = 1) -> int:
 
 
 def lowest(graph: ConvGraph, *, round_to: int = 1) -> dict[str, int]:
-    """The smallest legal widths."""
+    """The smallest legal widths of all groups, none of which is left out."""
     return {name: lowest_width(group, round_to) for name, group in graph.groups.items()}
 
 
 def scale(
     graph: ConvGraph, multiplier: float, base_widths: Mapping[str, float] | None = None, *, round_to: int = 1
 ) -> dict[str, int]:
-    """`multiplier` times `base_widths`, each rounded to the nearest legal width (halves up).
+    """`multiplier` times `base_widths`, each rounded to the nearest legal width (halves up), never to nothing.
+
+    A base of 0, that of a branch that is left out, stays 0.
 
     Args:
         graph: gives floors, multiples and frozen groups; the latter keep their width.
@@ -61,6 +63,8 @@ def scale(
     for name, group in graph.groups.items():
         if group.frozen:
             widths[name] = group.width
+        elif base[name] <= 0 and group.floor == 0:
+            widths[name] = 0
         else:
             step = step_of(group, round_to)
             rounded = floor(multiplier * base[name] / step + 0.5 + _SLACK) * step

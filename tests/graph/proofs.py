@@ -30,7 +30,9 @@ def scaled(graph: ConvGraph, factor: float, skip: list[str] | tuple[str, ...] = 
     for name in graph.free:
         if name not in skip:
             group = graph.groups[name]
-            widths[name] = max(group.floor, int(group.width * factor) // group.multiple * group.multiple)
+            widths[name] = max(
+                group.floor or group.multiple, int(group.width * factor) // group.multiple * group.multiple
+            )
     return widths
 
 

@@ -1,0 +1,345 @@
+"""Whole branches that go: the network without groups whose units all left, and the layers that go with them.
+
+What goes is what :mod:`~morphsearch.graph.flow` says. The rule of exactness: *every parameter of a layer that goes is
+taken for zero*. So a residual branch adds nothing any more, not even the constant that the shift of its last norm or
+the bias of its last layer would have added, and a dense input brings no channels. The module in which the branch met
+the rest gets the code of its trace without it; modules that nobody calls any more give their place to an
+``nn.Identity``, so that names stay what they were. The result is recorded again, and must have the operations,
+parameters and units of the seed without those that went.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import fx, nn
+
+from morphsearch.errors import GraphError
+from morphsearch.graph.edits import give_code
+from morphsearch.graph.flow import Removal
+from morphsearch.graph.patch import Fixed, _all_running, _traced
+from morphsearch.graph.recording import run_tape
+from morphsearch.graph.repair import Watch
+from morphsearch.graph.resolve import Group, Resolution
+from morphsearch.graph.rewrite import Mismatch, Plan, make_plan, rebuild
+from morphsearch.graph.tape import Tape
+
+if TYPE_CHECKING:
+    from morphsearch.graph.graph import ConvGraph
+
+# Decisions about branches: groups that may lose all their units, groups that have, and what groups were called before.
+MAY_GO, GONE, NAMED = "may go:", "gone:", "named:"
+LEFT = "all its units have left, and its layers with them"
+
+MOST_TRIES = 12  # rewrites that are tried to find the branches that may go all at once
+
+_SUMS = frozenset((operator.add, operator.iadd, operator.sub, operator.isub))
+_SUM_NAMES = frozenset("add add_ sub sub_ __add__ __iadd__ __radd__".split())
+
+
+def decided(resolution: Resolution, decisions: Mapping[str, str]) -> Resolution:
+    """`resolution` with the names and floors that were decided, and with the groups that are gone, of width 0."""
+    names = {key[len(NAMED) :]: name for key, name in decisions.items() if key.startswith(NAMED)}
+    groups: dict[str, Group] = {}
+    for found, group in resolution.groups.items():
+        name = names.get(found, found)
+        floor = 0 if MAY_GO + name in decisions and group.frozen is None else group.floor
+        groups[name] = replace(group, name=name, floor=floor)
+    for key in decisions:
+        if key.startswith(GONE) and key[len(GONE) :] not in groups:
+            name = key[len(GONE) :]
+            groups[name] = Group(name, width=0, floor=0, frozen=LEFT)
+    return replace(resolution, groups=groups)
+
+
+def may_go(graph: ConvGraph) -> dict[str, str]:
+    """Decisions on the groups that may lose all their units, each and all at once: tried, and proven by recording."""
+    names = list(graph.groups)
+    alone = {}
+    for position, name in enumerate(names):
+        removal = graph.flow.removal([position]) if graph.groups[name].frozen is None else None
+        if removal is not None:
+            alone[name] = {names[one] for one in removal.groups}
+    chosen = _extend(graph, set(), list(alone), lambda found: graph.gone_with(found) is not None)
+    modules = dict(graph.model.named_modules())
+    tries = 0
+
+    def works(found: set[str]) -> bool:
+        nonlocal tries
+        tries += 1
+        return tries <= MOST_TRIES and _failure(graph, found) is None
+
+    while chosen and tries < MOST_TRIES:
+        tries += 1
+        failed = _failure(graph, chosen)
+        if failed is None:
+            break
+        # The same code fails elsewhere too; where it is not the code, half of them may do.
+        kind = type(modules.get(graph.tape.operations[failed].module))
+        others = {name for name in chosen if not _ends_in(graph, modules, name, kind)}
+        chosen = others or _extend(graph, set(), [name for name in alone if name in chosen], works)
+    else:
+        chosen = set()
+    return {MAY_GO + name: "its branch can be left out" for name in alone if name in chosen}
+
+
+def _extend(graph: ConvGraph, chosen: set[str], more: list[str], good: Callable[[set[str]], bool]) -> set[str]:
+    """`chosen` with as many of `more` as stay good together: all at once, else each half in turn."""
+    if not more or good(chosen | set(more)):
+        return chosen | set(more)
+    if len(more) == 1:
+        return chosen
+    half = len(more) // 2
+    return _extend(graph, _extend(graph, chosen, more[:half], good), more[half:], good)
+
+
+def _failure(graph: ConvGraph, names: set[str]) -> int | None:
+    """The operation that is in the way of all these groups going at once; None where none is."""
+    try:
+        if names:
+            without(graph, names, meta=graph.on_meta)
+    except Mismatch as mismatch:
+        return mismatch.operation
+    return None
+
+
+def _ends_in(graph: ConvGraph, modules: Mapping[str, nn.Module], name: str, kind: type) -> bool:
+    removal = graph.gone_with([name])
+    joins = removal.joins if removal is not None else ()
+    return any(type(modules.get(graph.tape.operations[join].module)) is kind for join in joins)
+
+
+@dataclass
+class Rest:
+    """A network without branches: its graph, and for each of its `v` units the seed's."""
+
+    graph: ConvGraph
+    units: np.ndarray
+
+
+def without(graph: ConvGraph, names: Iterable[str], *, meta: bool = False) -> Rest:
+    """The network without groups and all that goes with them, else as wide as the seed.
+
+    Args:
+        meta: shapes alone, for a trial.
+
+    Raises:
+        Mismatch: a module whose code cannot be traced is in the way, or another network came out than should.
+    """
+    from morphsearch.graph.checked import freeze_again
+    from morphsearch.graph.graph import ConvGraph as Graph
+
+    removal = graph.gone_with(names)
+    if removal is None:
+        raise Mismatch(-1, "what these groups compute cannot be left out")
+    plan = make_plan(graph.tape, graph.resolution, ~np.isin(graph.unit_group, list(removal.groups)) * np.int64(1))
+    twin = rebuild(graph.model, graph.tape, plan, meta=meta)
+    _leave_out(graph, twin, removal)
+    groups = list(graph.groups)
+    decisions = graph.decisions | {GONE + groups[one]: LEFT for one in removal.groups}
+    try:
+        tape, evaluated, on_meta = run_tape(
+            twin, graph.example_inputs, blank=lambda: Tape(twin, decisions=decisions), modes=(graph.on_meta,)
+        )
+    except GraphError as error:
+        raise Mismatch(min(removal.joins), error.arrived) from error
+    _check_operations(graph.tape, tape, removal)
+    tape.decisions = {key: name for key, name in decisions.items() if not key.startswith(NAMED)}
+    found = Graph(twin, graph.example_inputs, tape, evaluated, {}, on_meta)
+    units = _same_units(graph, found, removal, plan)
+    # Groups are called after their first layer, which may be gone: they keep their names.
+    for name in found.groups:
+        members = found.units_of(name)
+        if members.size:
+            former = groups[graph.unit_group[units[members[0]]]]
+            tape.decisions |= {NAMED + name: former} if former != name else {}
+    rest = freeze_again(Graph(twin, graph.example_inputs, tape, evaluated, {}, on_meta), decisions)
+    return Rest(rest, units)
+
+
+def _leave_out(graph: ConvGraph, twin: nn.Module, removal: Removal) -> None:
+    """Give the modules of `twin` where branches end the code without them."""
+    modules, new_modules = dict(graph.model.named_modules()), dict(twin.named_modules())
+    watches: dict[str, Watch] = {}
+    tapes: list[Tape] = []
+
+    def blank() -> Tape:
+        tapes.append(Tape(graph.model, graph.tape.identifiers, graph.tape.next_id, graph.tape.decisions))
+        return tapes[-1]
+
+    def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
+        def make(given: Fixed) -> fx.Interpreter | None:
+            trace = _traced(modules[path], given, tapes)
+            if trace is not None:
+                watches[path] = Watch(modules[path], trace, tapes)
+            return watches.get(path)
+
+        return make
+
+    paths = sorted({graph.tape.operations[join].module for join in removal.joins})
+    with _all_running({modules[path]: watch(path) for path in paths}) as several:
+        run_tape(graph.model, graph.example_inputs, blank=blank, modes=(graph.on_meta,))
+    for path in paths:
+        if path not in watches or modules[path] in several:
+            join = next(i for i in sorted(removal.joins) if graph.tape.operations[i].module == path)
+            raise Mismatch(join, "its module's code cannot be traced")
+        _edit(graph, path, new_modules[path], watches[path], removal, _alike(tapes[-1], graph.tape))
+
+
+def _alike(tape: Tape, seed: Tape) -> dict[int, int]:
+    """For operations of `tape`, on which traces ran instead of the code, those of the seed: a trace may do a little
+    more."""
+
+    def numbered(one: Tape) -> dict[tuple[str, str, int], int]:
+        seen: dict[tuple[str, str], int] = {}
+        found = {}
+        for index, operation in enumerate(one.operations):
+            key = (operation.kind, operation.module)
+            seen[key] = seen.get(key, 0) + 1
+            found[*key, seen[key]] = index
+        return found
+
+    own = numbered(seed)
+    return {index: own[key] for key, index in numbered(tape).items() if key in own}
+
+
+def _edit(
+    graph: ConvGraph, path: str, module: nn.Module, watch: Watch, removal: Removal, places: Mapping[int, int]
+) -> None:
+    """Take what is gone out of the code of `module`; `places`: operations of the watch to those of the seed."""
+    traced = fx.GraphModule(module, watch.module.graph)
+    nodes = list(traced.graph.nodes)
+
+    def is_gone(node: fx.Node) -> bool:
+        facts = watch.facts.get(node.name)
+        labels = facts.labels if facts is not None else None
+        if labels is None or labels.parameter is not None:
+            return False
+        return places.get(labels.producer) in removal.operations
+
+    gone = {node for node in nodes if is_gone(node)}
+    idle = {node for node in nodes if not node.users and node.op != "output"}
+    for node in nodes:
+        if node in gone or not gone & set(node.all_input_nodes):
+            continue
+        rest = [one for one in node.all_input_nodes if one not in gone]
+        if node.op in ("call_function", "call_method") and _is_sum(node) and len(rest) == 1:
+            if any(_writes(module, user) for user in node.users):
+                with traced.graph.inserting_before(node):
+                    rest = [traced.graph.call_method("clone", (rest[0],))]
+            node.replace_all_uses_with(rest[0])
+        elif node.op != "output":
+            node.args = tuple(_kept(argument, gone) for argument in node.args)
+            node.kwargs = {key: _kept(argument, gone) for key, argument in node.kwargs.items()}
+    needed = _needed([node for node in traced.graph.nodes if node.op in ("output", "placeholder")])
+    # What nobody reads stays where it has nothing to do with the branch: it may write somewhere.
+    aside = [node for node in idle if node.op != "placeholder" and not _needed([node]) & gone]
+    needed |= _needed(aside)
+    if needed & gone - {node for node in gone if node.op == "placeholder"}:
+        raise Mismatch(min(removal.joins), f"the code of {path or 'the network'} uses the branch in another way too")
+    called = {str(node.target) for node in traced.graph.nodes if node.op in ("call_module", "get_attr")}
+    for node in reversed(list(traced.graph.nodes)):
+        if node not in needed:
+            traced.graph.erase_node(node)
+    left = {str(node.target) for node in traced.graph.nodes if node.op in ("call_module", "get_attr")}
+    give_code(module, traced)
+    _take_out(graph, path, module, called - left, removal)
+
+
+def _is_sum(node: fx.Node) -> bool:
+    return node.target in _SUMS or getattr(node.target, "__name__", node.target) in _SUM_NAMES
+
+
+def _writes(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a node may write into what it is given."""
+    if node.op == "call_module":
+        return any(getattr(one, "inplace", False) for one in module.get_submodule(str(node.target)).modules())
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    written = name.startswith("i") and node.target is getattr(operator, name, None)
+    return bool(node.kwargs.get("inplace")) or True in node.args[1:] or name.endswith("_") or written
+
+
+def _kept(argument: Any, gone: set[fx.Node]) -> Any:
+    """`argument` without what is gone in its lists."""
+    if isinstance(argument, dict):
+        return {key: _kept(value, gone) for key, value in argument.items()}
+    if isinstance(argument, (list, tuple)):
+        inner = [_kept(value, gone) for value in argument]
+        listed = [value for value in inner if not isinstance(value, fx.Node) or value not in gone]
+        return type(argument)(listed if all(isinstance(value, fx.Node) for value in inner) else inner)
+    return argument
+
+
+def _needed(nodes: list[fx.Node]) -> set[fx.Node]:
+    """`nodes` and all that they are computed from."""
+    found: set[fx.Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += node.all_input_nodes
+    return found
+
+
+def _take_out(graph: ConvGraph, path: str, module: nn.Module, targets: set[str], removal: Removal) -> None:
+    """Take modules and parameters that the code of `module` no longer asks for out of it."""
+    for target in sorted(targets):
+        full = f"{path}.{target}" if path else target
+        parent, _, name = target.rpartition(".")
+        owner = module.get_submodule(parent)
+        if isinstance(owner._modules.get(name), nn.Module):
+            ran = [i for i, one in enumerate(graph.tape.operations) if f"{one.module}.".startswith(f"{full}.")]
+            if ran and removal.operations.issuperset(ran):
+                owner._modules[name] = nn.Identity()
+        elif full in removal.parameters:
+            (owner._parameters if name in owner._parameters else owner._buffers)[name] = None
+
+
+def _check_operations(seed: Tape, tape: Tape, removal: Removal) -> None:
+    """The network that came out does what the seed did, without what went."""
+
+    def done(one: Tape, but: frozenset[int]) -> list[tuple[str, str]]:
+        steps = [(o.kind, o.module) for i, o in enumerate(one.operations) if i not in but]
+        return [step for step in steps if step[0] != "clone"]
+
+    sums = frozenset(i for i in removal.joins if seed.operations[i].kind in ("add", "sub"))
+    wanted = done(seed, removal.operations | sums)
+    found = done(tape, frozenset())
+    if wanted != found:
+        raise Mismatch(min(removal.joins), "the network without this branch does something else")
+    names = {name for operation in tape.operations for name in operation.parameters.values()}
+    if names & removal.parameters or removal.parameters & tape.shapes.keys():
+        raise Mismatch(min(removal.joins), "parameters of the branch are still in use")
+
+
+def _same_units(graph: ConvGraph, found: ConvGraph, removal: Removal, plan: Plan) -> np.ndarray:
+    """`v` int64: the seed's unit for every unit of the network without branches.
+
+    Raises:
+        Mismatch: units or groups are not those of the seed without those that are gone.
+    """
+    wrong = Mismatch(min(removal.joins), "its channels are coupled in another way without this branch")
+    units = np.full(found.num_units, -1, np.int64)
+    before, after = graph.resolution.unit_of, found.resolution.unit_of
+    for slot, ids in found.tape.slots.items():
+        if slot not in plan.gather:
+            raise wrong
+        old, new = before[graph.tape.identifiers[slot][plan.gather[slot]]], after[ids]
+        if old.size != new.size or ((old >= 0) != (new >= 0)).any():
+            raise wrong
+        held = new >= 0
+        units[new[held]] = np.where(units[new[held]] < 0, old[held], units[new[held]])
+        if (units[new[held]] != old[held]).any():
+            raise wrong
+    staying = np.nonzero(~np.isin(graph.unit_group, list(removal.groups)))[0]
+    if not np.array_equal(units, staying):
+        raise wrong
+    pairs = set(zip(found.unit_group.tolist(), graph.unit_group[units].tolist(), strict=True))
+    if len(pairs) != len(set(found.unit_group.tolist())) or len(pairs) != len({old for _, old in pairs}):
+        raise wrong
+    return units
