@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphsearch.costs.backward import backward
+from morphsearch.costs.base import batch_size
 from morphsearch.costs.lifetimes import lifetimes
 from morphsearch.costs.peak import Part, PeakCost
 from morphsearch.costs.polynomial import Polynomial
@@ -41,7 +42,7 @@ class MemoryCost:
         parts = [*always, *(Part(storage.size / MIB, storage.module) for storage in seen.storages)]
         fixed = frozenset(range(len(always)))
         moments = [fixed | {len(always) + storage for storage in live} for live in seen.live]
-        return PeakCost(len(graph.groups), parts, moments or [fixed], self.unit)
+        return PeakCost(len(graph.groups), parts, moments or [fixed], self.unit, notes=[_note(graph)])
 
 
 class TrainingMemoryCost:
@@ -71,7 +72,13 @@ class TrainingMemoryCost:
             fixed | {first + storage for storage in live} | {place[name] for name in done if name in place}
             for live, done in step.moments
         ]
-        return PeakCost(len(graph.groups), parts, moments or [fixed], self.unit, uncounted=step.unknown)
+        notes = [f"{_note(graph)}, by an optimizer that keeps {self.states} more for each parameter"]
+        return PeakCost(len(graph.groups), parts, moments or [fixed], self.unit, uncounted=step.unknown, notes=notes)
+
+
+def _note(graph: ConvGraph) -> str:
+    count = batch_size(graph)
+    return f"tensors in memory at once, at a batch of {count} image{'s' * (count != 1)} (--input N,C,H,W)"
 
 
 def _layer(name: str) -> str:

@@ -34,6 +34,7 @@ class PeakCost:
         moments: for every moment the indices of the parts that are there.
         unit: of the sizes.
         uncounted: what has no size here, by name.
+        notes: what the figures rest on, a sentence each.
     """
 
     whole = False
@@ -46,8 +47,9 @@ class PeakCost:
         unit: str,
         *,
         uncounted: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
-        self.unit, self.uncounted = unit, tuple(uncounted)
+        self.unit, self.uncounted, self.notes = unit, tuple(uncounted), tuple(notes)
         self.parts = list(parts)
         distinct = _maximal(moments) or [frozenset()]
         present = torch.zeros(len(distinct), len(self.parts), dtype=torch.float64)
@@ -80,7 +82,7 @@ class PeakCost:
         rises = self._present @ self._table.dense_rises(widths)
         return (at[:, None] + rises).amax(0) - at.max()
 
-    def prices(self, widths: Tensor, limit: float) -> Tensor:
+    def pressure(self, widths: Tensor, limit: float) -> Tensor:
         """`g`: how much a unit of each group counts in getting the peak under `limit`.
 
         Every moment above `limit` has to come down, not only the largest, so the rises of all of them count, each by

@@ -308,6 +308,11 @@ class Budgets:
         """Cost over limit of the budget that binds most; 1 is exactly full."""
         return max(self._loads(vector(self.graph, widths)))
 
+    @property
+    def notes(self) -> list[str]:
+        """What the costs that are bounded rest on, a sentence each."""
+        return [f"{name}: {note}" for name in self.metrics for note in getattr(self.bound[name], "notes", ())]
+
     def loads(self, widths: Mapping[str, int]) -> dict[str, float]:
         """Cost over limit of every budget of the present stage, by its text."""
         texts = [budget.text for budget in self.budgets]

@@ -88,7 +88,7 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
             for g in graph.groups.values()
         ],
         steps=steps,
-        notes=[*data.notes, *strategy.notes],
+        notes=[*data.notes, *budgets.notes, *strategy.notes],
     )
 
 

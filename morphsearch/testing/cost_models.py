@@ -25,10 +25,12 @@ class CostModelConformance:
             def cost_model(self):
                 return Energy()
 
+    What a cost cannot promise it declares, here or as an attribute of the same name of what it binds.
+
     Attributes:
         monotone: a wider group never costs less (set False for measured costs that step).
-        additive: the layers add up to the total (set False for peaks).
-        differentiable: gradients flow to the widths.
+        additive: the layers add up to the total (also those of a peak, which are what each holds at that moment).
+        differentiable: gradients flow to the widths, and are the slope.
         tolerance: relative error between figures that should be equal.
     """
 
@@ -62,6 +64,10 @@ class CostModelConformance:
             draws.append(scale(graph, 1.0, {n: w * rng.uniform(0.5, 2) for n, w in graph.widths.items()}))
         return [vector(graph, widths) for widths in draws]
 
+    def declares(self, promise: str, bound: BoundCost) -> bool:
+        """Whether the cost makes a promise: "monotone", "additive" or "differentiable"."""
+        return bool(getattr(bound, promise, True)) and bool(getattr(self, promise))
+
     def close(self, left: float, right: float) -> bool:
         """Equal up to :attr:`tolerance`."""
         return abs(left - right) <= self.tolerance * max(1.0, abs(left), abs(right))
@@ -83,7 +89,7 @@ class CostModelConformance:
 
     def test_layers_add_up_to_the_total(self, bound: BoundCost, points: list[Tensor]) -> None:
         """So that a table's footer is the sum of its column."""
-        if not self.additive:
+        if not self.declares("additive", bound):
             pytest.skip("declared not additive")
         for widths in points:
             layers = {name: float(value) for name, value in bound.per_layer(widths).items()}
@@ -107,14 +113,46 @@ class CostModelConformance:
 
     def test_wider_never_costs_less(self, bound: BoundCost, points: list[Tensor]) -> None:
         """Or the cost model says ``monotone = False``."""
-        if not self.monotone:
+        if not self.declares("monotone", bound):
             pytest.skip("declared not monotone")
         for widths in points:
             assert (bound.marginal(widths) >= -self.tolerance).all(), "one more unit makes it cheaper"
 
+    def test_layers_are_modules_that_cost_something(
+        self, graph: ConvGraph, bound: BoundCost, points: list[Tensor]
+    ) -> None:
+        """Each has a module of the network to stand under, and none is paid for being there."""
+        modules = {name for name, _ in graph.model.named_modules()}
+        for widths in points:
+            for name, value in bound.per_layer(widths).items():
+                assert name in modules, f"{name!r} is no module of the network"
+                assert float(value) >= 0, f"{name} costs {float(value)}"
+
+    def test_what_steers_a_search_is_a_price_for_every_group(
+        self, graph: ConvGraph, bound: BoundCost, points: list[Tensor]
+    ) -> None:
+        """Where a cost says for itself what units are worth: ``pressure(widths, limit)`` or ``prices(widths)``."""
+        for widths in points:
+            asked = [bound.prices(widths)] if hasattr(bound, "prices") else []
+            if hasattr(bound, "pressure"):
+                total = float(bound.total(widths))
+                asked += [bound.pressure(widths, share * total) for share in (0.5, 1.0, 2.0)]
+            for found in asked:
+                assert found.shape == (len(graph.groups),), f"it has shape {tuple(found.shape)}"
+                assert torch.isfinite(found).all(), f"it is {found.tolist()}"
+                assert (found >= -self.tolerance).all(), "a unit that is paid for being there would never leave"
+
+    def test_details_are_of_its_layers(self, bound: BoundCost, points: list[Tensor]) -> None:
+        """Where a cost says what its layers are made of, they are the layers that it prices."""
+        for widths in points:
+            details = bound.details(widths) if hasattr(bound, "details") else {}
+            assert set(details) <= set(bound.per_layer(widths))
+            for layer, parts in details.items():
+                assert parts.get("bound", "") in {"", *parts}, f"{layer} is bound by {parts.get('bound')!r}"
+
     def test_is_differentiable_in_fractional_widths(self, bound: BoundCost, points: list[Tensor]) -> None:
         """The gradient is the slope: it agrees with a central difference."""
-        if not self.differentiable:
+        if not self.declares("differentiable", bound):
             pytest.skip("declared not differentiable")
         direction = torch.linspace(0.5, 1.5, points[0].numel(), dtype=torch.float64)
         for widths in points:

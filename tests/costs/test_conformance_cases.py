@@ -42,6 +42,18 @@ class Wrong(LayerwiseCost):
             total, marginal = bound.total, bound.marginal
             bound.total = lambda widths: 1e9 - total(widths)  # type: ignore[method-assign]
             bound.marginal = lambda widths: -marginal(widths)  # type: ignore[method-assign]
+        if self.mistake == "pays a layer":
+            shifted = bound.per_layer
+            bound.per_layer = lambda widths: {  # type: ignore[method-assign]
+                name: value * (-1 if name == "head" else 1) for name, value in shifted(widths).items()
+            }
+        if self.mistake == "names no module":
+            named = bound.per_layer
+            bound.per_layer = lambda widths: {f"{name}!": v for name, v in named(widths).items()}  # type: ignore[method-assign]
+        if self.mistake == "pays for units":
+            bound.prices = lambda widths: -bound.marginal(widths)  # type: ignore[attr-defined]
+        if self.mistake == "details of others":
+            bound.details = lambda widths: {"nowhere": {"bound": "memory"}}  # type: ignore[attr-defined]
         return bound
 
 
@@ -53,6 +65,10 @@ class Wrong(LayerwiseCost):
         ("forgets a layer", "test_layers_add_up_to_the_total"),
         ("falls", "test_wider_never_costs_less"),
         ("rounds", "test_is_differentiable_in_fractional_widths"),
+        ("pays a layer", "test_layers_are_modules_that_cost_something"),
+        ("names no module", "test_layers_are_modules_that_cost_something"),
+        ("pays for units", "test_what_steers_a_search_is_a_price_for_every_group"),
+        ("details of others", "test_details_are_of_its_layers"),
     ],
 )
 def test_mistakes_are_caught(mistake: str, case: str) -> None:
@@ -71,3 +87,15 @@ def test_mistakes_are_caught(mistake: str, case: str) -> None:
     names = method.__func__.__code__.co_varnames[1 : method.__func__.__code__.co_argcount]
     with pytest.raises(AssertionError):
         method(**{name: facts[name] for name in names})
+
+
+def test_what_a_cost_declares_is_not_asked_of_it() -> None:
+    class Cases(CostModelConformance):
+        def cost_model(self) -> Any:
+            return Wrong("falls")
+
+    graph = record(NETWORKS["plain"](), example_inputs())
+    bound = Cases().cost_model().bind(graph)
+    bound.monotone = False
+    with pytest.raises(pytest.skip.Exception, match="not monotone"):
+        Cases().test_wider_never_costs_less(bound, [vector(graph, graph.widths)])

@@ -248,6 +248,6 @@ def test_the_search_prices_every_moment_that_is_over_the_limit() -> None:
     bound = PeakCost(2, parts, [frozenset({0}), frozenset({1})], "MiB")
     widths = torch.tensor([10.0, 9.0], dtype=torch.float64)
     assert bound.marginal(widths).tolist() == [1.0, 0.0]
-    both = bound.prices(widths, 5.0)
+    both = bound.pressure(widths, 5.0)
     assert both[0] > both[1] > 0
-    assert bound.prices(widths, 9.5).tolist()[0] > bound.prices(widths, 9.5).tolist()[1]
+    assert bound.pressure(widths, 9.5).tolist()[0] > bound.pressure(widths, 9.5).tolist()[1]
