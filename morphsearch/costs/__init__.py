@@ -3,16 +3,21 @@
 from morphsearch.costs.base import LayerwiseCost, batch_size
 from morphsearch.costs.flops import FlopsCost, elements_of, flops_of, weights_of
 from morphsearch.costs.params import ParamsCost
+from morphsearch.costs.peak import Part, PeakCost
 from morphsearch.costs.polynomial import Polynomial, PolynomialCost
 from morphsearch.costs.pricing import Cost, bind, cost, get, vector
+from morphsearch.costs.table import PolynomialTable
 
 __all__ = [
     "Cost",
     "FlopsCost",
     "LayerwiseCost",
     "ParamsCost",
+    "Part",
+    "PeakCost",
     "Polynomial",
     "PolynomialCost",
+    "PolynomialTable",
     "batch_size",
     "bind",
     "cost",
