@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--quick] [--out benchmarks/results/memory.json]
 
-For every network, at the seed's widths and at random ones, batch 1 and 8, inference (``memory``) and one training step
+For every network, at the seed's widths and at random ones, batch 2 and 8, inference (``memory``) and one training step
 of SGD with momentum (``memory-training``). Measured: every allocation and release of the step, as ``torch.profiler``
 reports them, from what was there before. The random widths are predicted from the seed's graph, before the network of
 those widths exists.
@@ -166,26 +166,34 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     chosen = given.only or (QUICK if given.quick else NETWORKS)
-    rows = []
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(given.out.read_text())["rows"] if given.out.exists() else []
+    done = {(row["network"], row["input"][0]) for row in rows}
     for spec in chosen:
         for batch in (2, 8):
-            rows += rows_of(spec, NETWORKS[spec], batch, 1 if given.quick else 2)
+            if (spec, batch) not in done:
+                rows += rows_of(spec, NETWORKS[spec], batch, 1 if given.quick else 2)
+                write(given.out, rows)
+    print(json.dumps(write(given.out, rows), indent=1))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Save what is measured so far, and return its summary; what is saved is not measured again."""
     summary = {}
     for name in ("memory", "memory-training"):
         for key in ("error", "error_with_scratch"):
             found = np.abs([row[key] for row in rows if row["cost"] == name])
             summary[f"{name} {key}"] = {
                 "cases": int(found.size),
-                "networks": len(chosen),
+                "networks": len({row["network"] for row in rows}),
                 "mean_absolute": float(found.mean()),
                 "median": float(np.median(found)),
                 "worst": float(found.max()),
                 "within_1_percent": float((found <= 0.01).mean()),
                 "within_5_percent": float((found <= 0.05).mean()),
             }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"torch": torch.__version__, "summary": summary, "rows": rows}, indent=1) + "\n")
-    print(json.dumps(summary, indent=1))
+    path.write_text(json.dumps({"torch": torch.__version__, "summary": summary, "rows": rows}, indent=1) + "\n")
+    return summary
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ class BudgetRow:
     """A budget beside what is possible: `requested`, the `seed`'s cost and the `lowest` that the network can reach.
 
     `uniform` is the cost of the seed scaled by the largest factor that meets all budgets (None where none does), and
-    `binds` says whether this budget is then the fullest. `holds` names the layers that make up most of the lowest cost.
+    `binds` says whether this budget is then the fullest. `holds` names the dearest layers at the lowest.
     """
 
     text: str
@@ -382,7 +382,7 @@ class Budgets:
         return found
 
     def _holds(self, metric: str, widths: Mapping[str, int]) -> tuple[str, ...]:
-        """The layers, three at most, that make up most of a cost."""
+        """The dearest layers, three at most, with their shares of a cost."""
         layers = {
             name: float(value) for name, value in self.bound[metric].per_layer(vector(self.graph, widths)).items()
         }
@@ -439,10 +439,10 @@ def impossible(rows: Sequence[BudgetRow], round_to: int = 1) -> BudgetError:
 
 def _lowest_of(row: BudgetRow) -> str:
     share = 100 * row.lowest / row.seed if row.seed else 100.0
-    held = f", most of it in {', '.join(row.holds)}" if row.holds else ""
+    held = f"; the dearest layers then: {', '.join(row.holds)}" if row.holds else ""
     return (
         f"the lowest that this network can reach is {figure(row.lowest)} {row.unit} "
-        f"({share:.2f}% of the seed's {figure(row.seed)}{held})"
+        f"({share:.2f}% of the seed's {figure(row.seed)}){held}"
     )
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from morphsearch.report import style
 from morphsearch.report.inspection import Inspection, LayerRow
-from morphsearch.report.numbers import change, exact, percent, short
+from morphsearch.report.numbers import change, exact, headings, percent, short
 
 MOST = 100
 
@@ -26,7 +26,7 @@ def layers(found: Inspection, *, depth: int | None = None, compact: bool = False
     of = "seed's " if found.changed else ""
     shapes = [] if compact else [f">{of}input", f">{of}output"]
     columns = ["layer", "kind", *shapes, ">channels"]
-    columns += [f">{found.units[metric]}" for metric in metrics]
+    columns += [f">{heading}" for heading in headings(found.units)]
     parts = _parts(found)
     columns += [f"{'' if part == 'bound' else '>'}{_PARTS[part]}" for _, part in parts]
     totals = [change(found.totals_before[metric], found.totals[metric], show) for metric in metrics]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -36,6 +36,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 def change(before: float, after: float, show: Callable[[float | None], str] = exact) -> str:
     """``64 -> 37``, or one number where nothing changed."""
     return show(before) if before == after else f"{show(before)} -> {show(after)}"
+
+
+def headings(units: Mapping[str, str]) -> list[str]:
+    """What columns of costs are called: by their units, and by their names where two share one."""
+    shared = list(units.values())
+    return [unit if shared.count(unit) == 1 else f"{name} ({unit})" for name, unit in units.items()]
 
 
 def duration(seconds: float | None) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from morphsearch.report import style
-from morphsearch.report.numbers import change, exact, percent, short
+from morphsearch.report.numbers import change, exact, headings, percent, short
 
 if TYPE_CHECKING:
     from morphsearch.loop.architecture import Architecture
@@ -96,7 +96,9 @@ def plan(record: Plan) -> RenderableType:
 def found(result: SearchResult) -> list[RenderableType]:
     """The architectures of a search in the order in which they were found, and the widths of the best one."""
     units = {metric: cost["unit"] for item in result.architectures for metric, cost in item.costs.items()}
-    made = style.table("found", ["architecture", *(f">{unit}" for unit in units.values()), ">validation accuracy"])
+    made = style.table(
+        "found", ["architecture", *(f">{heading}" for heading in headings(units)), ">validation accuracy"]
+    )
     for item in result.architectures:
         costs = [exact((item.costs.get(metric) or {}).get("total")) for metric in units]
         mark = " (best)" if item.name == result.best.name and len(result.architectures) > 1 else ""
@@ -138,7 +140,13 @@ def comparison(record: Comparison) -> list[RenderableType]:
     timed = any(row.latency for row in record.rows)
     foretold = timed and any("predicted" in (row.latency or {}) for row in record.rows)
     times = [">ms measured", ">interval", *([">ms predicted"] if foretold else [])] if timed else []
-    columns = ["architecture", *(f">{unit}" for unit in units.values()), *times, f">{'/'.join(judged)} accuracy", ">n"]
+    columns = [
+        "architecture",
+        *(f">{heading}" for heading in headings(units)),
+        *times,
+        f">{'/'.join(judged)} accuracy",
+        ">n",
+    ]
     made = style.table("", columns)
     top = max((row.mean for row in record.rows if row.mean is not None and row.kind != "seed"), default=None)
     for row in record.rows:
