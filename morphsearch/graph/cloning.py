@@ -10,6 +10,7 @@ from collections import OrderedDict
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 _ATOMIC = (int, float, bool, str, bytes, type(None), type, complex)
 _HOOKS = ("__deepcopy__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
@@ -48,17 +49,21 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
         return table
     if type(value) is tuple and all(isinstance(v, _ATOMIC) for v in value):
         return value
+    if type(value) in (list, set) and all(isinstance(v, _ATOMIC) for v in value):
+        memo[id(value)] = twin = type(value)(value)
+        return twin
     return copy.deepcopy(value, memo)
 
 
 _KNOWN: dict[type, bool] = {}
+_PLAIN = {"__setstate__": _ConvNd.__setstate__}  # it only gives old pickles what they lack
 
 
 def _ordinary(kind: type) -> bool:
     """The type says nothing of its own about how it is copied."""
     if kind not in _KNOWN:
         _KNOWN[kind] = (
-            all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _HOOKS)
+            all(getattr(kind, name, None) in (getattr(nn.Module, name, None), _PLAIN.get(name)) for name in _HOOKS)
             and getattr(kind, "__reduce_ex__", None) is getattr(object, "__reduce_ex__", None)
             and getattr(kind, "__new__", None) is getattr(object, "__new__", None)
             and not any("__slots__" in vars(base) for base in kind.__mro__ if base is not object)

@@ -111,6 +111,8 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> 
     memo: dict[int, Any] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name not in slots_of and not (meta and tensor.is_floating_point()):
+            if type(tensor) is torch.Tensor and not tensor.requires_grad:  # a counter, say: quicker than deepcopy
+                memo[id(tensor)] = tensor.clone()
             continue  # an index keeps its numbers, also in a trial
         new = tensor.detach().to("meta") if meta else tensor.detach()
         new = gathered(new, [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())])
