@@ -98,7 +98,7 @@ class _Acting:
         for more in saved:
             until.append(until[-1] | more)
         # What the caller still holds in the backward pass: the inputs and the outputs of the network.
-        held = frozenset(s for s, storage in enumerate(self.seen.storages) if s in self._inputs())
+        held = frozenset(self._inputs())
         ends = [n for n, op in enumerate(self.operations) if op.kind == "output"]
         held |= frozenset(s for n in ends for s in self.seen.inputs[n] if s >= 0)
         done: set[str] = set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,11 +52,7 @@ class PeakCost:
     ) -> None:
         self.unit, self.uncounted, self.notes = unit, tuple(uncounted), tuple(notes)
         self.parts = list(parts)
-        distinct = _maximal(moments) or [frozenset()]
-        present = torch.zeros(len(distinct), len(self.parts), dtype=torch.float64)
-        for row, there in enumerate(distinct):
-            present[row, sorted(there)] = 1.0
-        self._present = present
+        self._present = torch.from_numpy(_maximal(moments, len(self.parts)).astype(np.float64))
         self._table = PolynomialTable([part.size for part in self.parts], groups)
 
     def _at(self, widths: Tensor) -> Tensor:
@@ -95,11 +92,17 @@ class PeakCost:
         return weights @ (self._present @ self._table.dense_rises(widths))
 
 
-def _maximal(moments: Sequence[frozenset[int]]) -> list[frozenset[int]]:
-    """Those that are no part of another one: nothing is smaller than zero, so only they can be a peak."""
-    ordered = sorted(dict.fromkeys(moments), key=lambda there: -len(there))
-    found: list[frozenset[int]] = []
-    for there in ordered:
-        if not any(there < other for other in found):
-            found.append(there)
-    return sorted(found, key=lambda there: list(moments).index(there))
+def _maximal(moments: Sequence[frozenset[int]], parts: int) -> np.ndarray:
+    """`m x s` bool: the moments that are no part of another one, each once, in order.
+
+    Nothing is smaller than zero, so only they can be a peak.
+    """
+    distinct = list(dict.fromkeys(moments)) or [frozenset()]
+    present = np.zeros((len(distinct), parts), bool)
+    for row, there in enumerate(distinct):
+        present[row, list(there)] = True
+    sizes = present.sum(1)
+    both = present.astype(np.float32) @ present.astype(np.float32).T  # counts below 2**24 are exact
+    within = (both == sizes[:, None]) & (sizes[:, None] < sizes[None, :])
+    found: np.ndarray = present[~within.any(1)]
+    return found
