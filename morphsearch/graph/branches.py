@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAY_GO, GONE, NAMED = "may go:", "gone:", "named:"
 LEFT = "all its units have left, and its layers with them"
 
-MOST_TRIES = 12  # rewrites that are tried to find the branches that may go all at once
+MOST_TRIES = 24  # rewrites that are tried to find the branches that may go all at once
 
 _SUMS = frozenset((operator.add, operator.iadd, operator.sub, operator.isub))
 _SUM_NAMES = frozenset("add add_ sub sub_ __add__ __iadd__ __radd__".split())

@@ -247,7 +247,7 @@ class Architecture:
         """Record `model` and check that it is the seed of this architecture."""
         from morphsearch.graph import record
 
-        graph = record(model, self.example_inputs(), decisions=self.decisions)
+        graph = record(model, self.example_inputs(), decisions=self.decisions or None)
         if graph.widths != self.seed_widths:
             differing = [
                 n for n in {**graph.widths, **self.seed_widths} if graph.widths.get(n) != self.seed_widths.get(n)

@@ -14,7 +14,7 @@ from morphsearch.loop import live, morphing
 from morphsearch.loop.controller import Controller
 from morphsearch.loop.inplace import swap
 from morphsearch.loop.live import Leaving
-from morphsearch.loop.selection import Facts, from_positions
+from morphsearch.loop.selection import Facts, from_positions, widths_of
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -67,8 +67,16 @@ class Shrinking:
                 facts, lambda w: self.budgets.fits(w, allowed), self.rules.threshold, self.rules.round_to
             )
             self.leaving.look(self.model, ranked, 1)
-        if self.leaving.silent.sum() > before and self.followers is not None:
-            self.leaving.hush(self.model, self.followers.optimizer)
+        if self.leaving.silent.sum() > before:
+            self._count_again()
+            if self.followers is not None:
+                self.leaving.hush(self.model, self.followers.optimizer)
+
+    def _count_again(self) -> None:
+        """Layers that are silent with their branch cost nothing any more: prices are those that a cut would give."""
+        widths = widths_of(self.graph, self.leaving.present)
+        if any(not widths[name] for name in self.graph.free):
+            self.budgets = self.budgets.rebound(self.graph.left_at(widths))
 
     def _allowed(self, target: float) -> float:
         """The load that a strategy without pressure of its own may have by now."""
@@ -187,6 +195,7 @@ class Shrinking:
             self.leaving.looks = tensors["leaving.looks"].numpy().copy()
             self.leaving.silent = tensors["leaving.silent"].numpy().copy()
             self.leaving.hold_these(self.model)
+            self._count_again()
             self._start_load, self.notes = state["start_load"], list(state["notes"])
             self._followed = bool(state["followed"])
             self.strategy.load_state_dict(own, state["strategy"])

@@ -68,7 +68,7 @@ class Gated(nn.Module):
 
 NETWORKS = {
     "basic": (lambda: build_seed("resnet20").model, (2, 3, 16, 16), 9),
-    "padded shortcut": (lambda: build_seed("resnet20?shortcut=A").model, (2, 3, 16, 16), 8),
+    "padded shortcut": (lambda: build_seed("resnet20?shortcut=A").model, (2, 3, 16, 16), 7),
     "in-place": (lambda: models().resnet18(weights=None, num_classes=4), (2, 3, 32, 32), 8),
     "bottleneck": (lambda: build_seed("resnet50?num_classes=4&stem=cifar").model, (2, 3, 8, 8), 32),
     "inverted": (lambda: models().mobilenet_v2(weights=None, num_classes=4), (2, 3, 32, 32), 10),
