@@ -91,7 +91,11 @@ class CostModel(Protocol):
 
 @runtime_checkable
 class BoundCost(Protocol):
-    """A cost as a function of widths. Widths come as a float64 tensor `g`, one entry a group in the graph's order."""
+    """A cost as a function of widths. Widths come as a float64 tensor `g`, one entry a group in the graph's order.
+
+    It may also have ``prices(widths)`` or ``pressure(widths, limit)`` (`g`: what units are worth to a search, where
+    differences mislead), ``details(widths)`` (module path to what its cost is made of), ``uncounted`` and ``notes``.
+    """
 
     unit: str
 

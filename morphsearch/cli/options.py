@@ -64,8 +64,8 @@ budget = click.option(
     metavar="METRIC=N%[,N%...]|METRIC<=N",
     default=("flops=50%",),
     show_default=True,
-    help="What the network may cost: flops=50%, params<=1.2M. Repeat it for several at once. A falling schedule, "
-    "flops=80%,65%,50%, makes one morph for each.",
+    help="What the network may cost: flops=50%, params<=1.2M, memory<=64MiB. Repeat it for several at once. A falling "
+    "schedule, flops=80%,65%,50%, makes one morph for each.",
 )
 strategy = click.option(
     "--strategy",

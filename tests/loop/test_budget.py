@@ -247,6 +247,13 @@ def test_the_fullest_budget_binds() -> None:
     assert other.uniform / other.requested < binding.uniform / binding.requested
 
 
+def test_a_search_says_which_budget_binds_as_it_goes() -> None:
+    search = ms.Search(network(), example(), ["flops=60%", "params=35%"])
+    status = search.status()
+    assert status["binding"] == "params=35%"
+    assert status["load"] == pytest.approx(1 / 0.35)
+
+
 def test_a_schedule_has_a_binding_budget_at_every_stage() -> None:
     graph = ms.record(network(), example())
     rows = {row.text: row for row in Budgets(graph, ["flops=80%,20%", "params=50%"]).rows()}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ("morphsearch inspect resnet50 --input 1,3,224,224 --depth 2", "its larger parts only"),
         ("morphsearch inspect torchvision:densenet121 --groups", "which layers share their widths, and what is frozen"),
         ("morphsearch inspect my_net.py:build --input 1,3,64,64 --json", "your own network, for programs"),
+        ("morphsearch inspect resnet50 --input 1,3,224,224 --cost latency --hardware v100", "what binds each layer"),
         ("morphsearch inspect runs/a", "what a search found, against its seed"),
     ],
 )
