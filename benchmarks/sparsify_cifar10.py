@@ -4,7 +4,9 @@
 
 DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Arms: ``dense``; ``layer``, 70% of
 all parameters zero, every layer alike (--of network); ``global``, the same by one ranking of all weights (--scope
-global); ``prunable``, 70% of every convolution and linear layer, depthwise kernels and norms out of the count.
+global); ``early`` and ``late``, as ``global``, with the schedule from 0 to 40% of the training and from 40% to 90%;
+``prunable``, 70% of every convolution and linear layer, depthwise kernels and norms out of the count.
+``--images N`` trains on the first N of a random order (a probe), and ``--results FILE`` writes elsewhere.
 Resumable: stop it at any time and give the same command again; finished trainings are not repeated. Prints a JSON line
 a training, and after each writes benchmarks/results/sparsify_cifar10.json, which docs/benchmarks.md quotes;
 ``--report`` writes it from what is finished, and trains nothing.
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 
 from morphsearch.data import DataSplits, load
+from morphsearch.data.arrays import ArraySplit
 from morphsearch.files import read_json, read_tensors, write_json
 from morphsearch.models import build_seed
 from morphsearch.report.progress import progress
@@ -33,9 +36,11 @@ from morphsearch.training import Recipe, retrain
 TARGET, CLASSES, SHAPE = "70%", 10, (3, 32, 32)
 TRAINING: dict[str, Any] = {"precision": "fp32", "channels_last": True, "batch_size": 128}
 RESULTS = Path(__file__).parent / "results" / "sparsify_cifar10.json"
-SPARSE: dict[str, dict[str, str]] = {
+SPARSE: dict[str, dict[str, Any]] = {
     "layer": {"of": "network"},
     "global": {"of": "network", "scope": "global"},
+    "early": {"of": "network", "scope": "global", "begin": 0, "end": 0.4},
+    "late": {"of": "network", "scope": "global", "begin": 0.4, "end": 0.9},
     "prunable": {},
 }
 ARMS = ("dense", *SPARSE)
@@ -108,6 +113,15 @@ def summary(trainings: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def subset(data: DataSplits, images: int) -> DataSplits:
+    """The first `images` of a random order of the training images."""
+    split = data.train
+    assert isinstance(split, ArraySplit)
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:images].numpy()
+    split.images, split.labels = split.images[chosen], split.labels[chosen]
+    return data
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
@@ -116,10 +130,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", default="dense,global,layer")
+    parser.add_argument("--images", type=int, help="train on so many only")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     model = f"mobilenet_v1?alpha={args.alpha:g}"
     data = None if args.report else load(args.data, seed=0)
+    if data is not None and args.images:
+        data = subset(data, args.images)
     with progress(every=30.0) as listener:
         for seed in range(args.seeds):
             for arm in args.arms.split(","):
@@ -130,7 +148,7 @@ def main() -> None:
                 found = [collect(a, s, args.work / f"{a}-seed{s}", model) for a in ARMS for s in range(args.seeds)]
                 trainings = [one for one in found if one is not None]
                 about = {"torch": torch.__version__, "python": platform.python_version()}
-                write_json(RESULTS, {"about": about, "trainings": trainings, "summary": summary(trainings)})
+                write_json(args.results, {"about": about, "trainings": trainings, "summary": summary(trainings)})
 
 
 if __name__ == "__main__":
