@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +221,13 @@ class ConvGraph:
             order = {name: position for position, name in enumerate(self.groups)}
             self._gone_with[asked] = self.flow.removal(order[name] for name in asked)
         return self._gone_with[asked]
+
+    def keep_branches(self) -> None:
+        """From now on no group may lose all its units."""
+        decisions = self.tape.decisions
+        self.tape.decisions = {key: why for key, why in decisions.items() if not key.startswith(branches.MAY_GO)}
+        groups = {name: replace(one, floor=max(one.floor, min(1, one.width))) for name, one in self.groups.items()}
+        self.resolution = replace(self.resolution, groups=groups)
 
     # -- rewriting -----------------------------------------------------------------------------------------------
 

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch import plugins
-from morphsearch.errors import DivergedError, InputError, UnknownName, UsageError
+from morphsearch.errors import DivergedError, GraphError, InputError, UnknownName, UsageError
 from morphsearch.graph import record
 from morphsearch.loop import live, morphing
-from morphsearch.loop.hardware import hardware_for, keep_hardware
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions, versions
 from morphsearch.loop.controller import Controller
 from morphsearch.loop.follow import Followers
+from morphsearch.loop.hardware import hardware_for, keep_hardware
 from morphsearch.loop.rundir import RunDirectory, iteration_line
 from morphsearch.loop.schema import finite
 from morphsearch.loop.selection import (
@@ -343,7 +343,15 @@ class Search(Shrinking):
         if self.followers is not None:
             self.followers.check(self.model)
         with self.strategy.plain():
-            rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
+            try:
+                rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
+            except GraphError as error:
+                if not any(self.graph.widths[name] and not width for name, width in choice.widths.items()):
+                    raise
+                self.notes.append(f"Branches stay, with one unit at least: {error.arrived}.")
+                self.graph.keep_branches()
+                choice = self._choice()
+                rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
         metrics = dict(finite(dict(judge(rebuilt.network)))) if judge is not None else {}
         architecture = self._architecture(choice, rebuilt, metrics)
         if self.run is not None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import morphsearch as ms
-from morphsearch.errors import InputError
+from morphsearch.errors import GraphError, InputError
+from morphsearch.graph import ConvGraph
 from morphsearch.loop import live
 
 
@@ -171,6 +172,23 @@ def test_an_architecture_without_a_branch(tmp_path: Path) -> None:
     assert resumed.graph.widths == search.graph.widths
     x = images(4, 3)[0].double()
     torch.testing.assert_close(resumed.model.eval()(x), search.model.eval()(x))
+
+
+def test_branches_that_cannot_be_left_out_after_all_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = searched(live=False)
+    run(search, adam(search), 80)
+    planned = ConvGraph.planned
+
+    def refuse(graph: ConvGraph, multiplicity: np.ndarray) -> Any:
+        if not multiplicity[graph.units_of(INNER)].any():
+            raise GraphError("something is in the way", "a rule", "a repair")
+        return planned(graph, multiplicity)
+
+    monkeypatch.setattr(ConvGraph, "planned", refuse)
+    found = search.morph()
+    assert found.widths[INNER] >= 1
+    assert any("something is in the way" in note for note in found.notes)
+    assert search.budgets.fits(found.widths)
 
 
 def test_a_file_cannot_take_a_group_below_its_floor(tmp_path: Path) -> None:
