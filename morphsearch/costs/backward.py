@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from morphsearch.costs.kinds import MOVES, VIEWS
 from morphsearch.costs.lifetimes import Lifetimes, Storage
 from morphsearch.costs.polynomial import Polynomial
+from morphsearch.costs.running import running
 from morphsearch.graph.labels import Labels
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def backward(graph: ConvGraph, seen: Lifetimes) -> Step:
 
 class _Acting:
     def __init__(self, graph: ConvGraph, seen: Lifetimes) -> None:
-        self.operations, self.seen = graph.operations, seen
+        self.runs, self.seen = running(graph), seen
+        self.operations = self.runs.operations
         self.storages = list(seen.storages)
         self.trained = {name for name, parameter in graph.model.named_parameters() if parameter.requires_grad}
         self.waiting: dict[int, int] = {}  # gradients, from the identity of a value's labels to a storage
@@ -92,7 +94,8 @@ class _Acting:
         so_far: frozenset[int] = frozenset()
         for number, live in enumerate(self.seen.live):
             so_far |= saved[number]
-            step.moments.append((live | so_far, frozenset()))
+            if number not in self.runs.gone:
+                step.moments.append((live | so_far, frozenset()))
         step.saved = so_far
         until = [frozenset[int]()]
         for more in saved:
@@ -122,7 +125,10 @@ class _Acting:
     def _flows(self) -> list[bool]:
         """Whether a gradient reaches each operation: it has parameters, or what it reads depends on some."""
         flows = []
-        for op in self.operations:
+        for number, op in enumerate(self.operations):
+            if number in self.runs.gone and number not in self.runs.left:
+                flows.append(False)
+                continue
             own = any(name in self.trained for name in op.parameters.values())
             found = own or any(self._value(labels) in self.differentiable for labels in op.raw.inputs)
             flows.append(found)

@@ -7,15 +7,18 @@ weak references tell which storages are still there. Views and in-place operatio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from morphsearch.costs.polynomial import Polynomial
+from morphsearch.costs.running import Running, running
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.recording import run_tape
@@ -42,6 +45,7 @@ class Lifetimes:
         live: for every operation, the storages that are there as it ends: its inputs, its outputs, and all that wait.
         inputs, outputs: for every operation, the storage of each of its inputs and outputs; -1 where it is not known.
         seen: whether the lifetimes were watched; else they end with the last operation that reads.
+        gone: operations that do not run, since their branch is left out.
     """
 
     storages: tuple[Storage, ...]
@@ -49,6 +53,7 @@ class Lifetimes:
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
     seen: bool
+    gone: frozenset[int] = frozenset()
 
 
 class _Watch(Tape):
@@ -79,7 +84,50 @@ class _Watch(Tape):
         self.live.setdefault(now, set()).update(self.alive.values())
 
 
+# Of graphs whose network was run already: a strategy may hang its gates on a network that is bound again later.
+_KNOWN: WeakKeyDictionary[Tape, tuple[Any, Lifetimes]] = WeakKeyDictionary()
+
+
 def lifetimes(graph: ConvGraph) -> Lifetimes:
+    """When each tensor is in memory in the network of `graph`, less the branches that are left out of it."""
+    known = _KNOWN.get(graph.tape)
+    if known is None or known[0] is not graph.resolution:
+        runs = running(graph)
+        whole = copy.copy(graph)
+        whole.__dict__["operations"] = runs.operations
+        known = _KNOWN[graph.tape] = graph.resolution, _watched(whole)
+    return _less(known[1], running(graph))
+
+
+def _less(seen: Lifetimes, runs: Running) -> Lifetimes:
+    """Lifetimes without what is gone; what reads a sum that is gone reads what is left of it."""
+    if not runs.gone:
+        return seen
+    maker: dict[int, int] = {}
+    for number, outputs in enumerate(seen.outputs):
+        for storage in outputs:
+            maker.setdefault(storage, number)
+    stands: dict[int, tuple[int, int]] = {}  # storage of a sum to its operation, and the storage that is left
+
+    def left(storage: int, number: int) -> int:
+        if maker.get(storage, -1) not in runs.gone:
+            return storage
+        since, other = stands.get(storage, (number + 1, -1))
+        return other if since <= number else -1
+
+    for number, place in sorted(runs.left.items()):
+        other = left(seen.inputs[number][place], number)
+        stands.update(dict.fromkeys(seen.outputs[number], (number, other)))
+    return replace(
+        seen,
+        live=tuple(frozenset(left(s, n) for s in live) - {-1} for n, live in enumerate(seen.live)),
+        inputs=tuple(tuple(left(s, n) for s in one) for n, one in enumerate(seen.inputs)),
+        outputs=tuple(tuple(left(s, n) for s in one) for n, one in enumerate(seen.outputs)),
+        gone=runs.gone,
+    )
+
+
+def _watched(graph: ConvGraph) -> Lifetimes:
     """Run the network of `graph` once more, as it was recorded, and watch its storages.
 
     Where the second run is not the first (a network that counts its calls), lifetimes are derived from the graph alone:

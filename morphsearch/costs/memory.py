@@ -41,7 +41,11 @@ class MemoryCost:
         always = _held(graph, 1)
         parts = [*always, *(Part(storage.size / MIB, storage.module) for storage in seen.storages)]
         fixed = frozenset(range(len(always)))
-        moments = [fixed | {len(always) + storage for storage in live} for live in seen.live]
+        moments = [
+            fixed | {len(always) + storage for storage in live}
+            for number, live in enumerate(seen.live)
+            if number not in seen.gone
+        ]
         return PeakCost(len(graph.groups), parts, moments or [fixed], self.unit, notes=[_note(graph)])
 
 
@@ -106,7 +110,11 @@ def _buffers(graph: ConvGraph) -> dict[str, Polynomial]:
     resolution = graph.resolution
     widths = np.array([group.width for group in resolution.groups.values()], np.float64)
     found = {}
+    there = {_layer(name) for name in graph.parameter_shapes}
+    gone = {_layer(name) for name, _ in graph.model.named_parameters()} - there  # left out with their branch
     for name, buffer in graph.model.named_buffers():
+        if _layer(name) in gone:
+            continue
         slots = graph.tape.slots
         shape = [
             Extent.count(widths, resolution.unit_of[slots[name, dim]], resolution.unit_group)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from morphsearch.costs.flops import flops_of, weights_of
 from morphsearch.costs.kinds import VIEWS
 from morphsearch.costs.polynomial import Polynomial
+from morphsearch.costs.running import running
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, canonical
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ def kernels_of(graph: ConvGraph, *, fuses: bool) -> list[Kernel]:
 
 class _Fusing:
     def __init__(self, graph: ConvGraph, fuses: bool) -> None:
-        self.operations, self.fuses = graph.operations, fuses
+        self.runs, self.fuses = running(graph), fuses
+        self.operations = self.runs.operations
         self.sizes = {name: Polynomial.product(*shape) for name, shape in graph.parameter_shapes.items()}
         self.readers: dict[int, int] = {}
-        for operation in self.operations:
-            for producer in {labels.producer for labels in operation.raw.inputs}:
+        for operation in graph.operations:
+            for producer in {self.runs.producer(labels.producer) for labels in operation.raw.inputs}:
                 self.readers[producer] = self.readers.get(producer, 0) + 1
 
     def kernels(self) -> list[Kernel]:
@@ -57,7 +59,7 @@ class _Fusing:
         home: dict[int, int] = {}
         for index, operation in enumerate(self.operations):
             kind = canonical(operation.kind)
-            if operation.kind in VIEWS or kind == VIEW or not operation.outputs:
+            if index in self.runs.gone or operation.kind in VIEWS or kind == VIEW or not operation.outputs:
                 continue
             into = self._absorbing(operation, kind, home) if self.fuses else None
             if into is None:
@@ -72,12 +74,13 @@ class _Fusing:
         """The latest kernel that can take in an operation."""
         if kind not in POINTWISE:
             return None
+        makers = [self.runs.producer(labels.producer) for labels in operation.raw.inputs]
         able = [
-            home[labels.producer]
-            for labels in operation.raw.inputs
-            if labels.producer in home
-            and self.readers[labels.producer] == 1
-            and canonical(self.operations[labels.producer].kind) in POINTWISE | WEIGHTED
+            home[maker]
+            for maker in makers
+            if maker in home
+            and self.readers[maker] == 1
+            and canonical(self.operations[maker].kind) in POINTWISE | WEIGHTED
         ]
         return max(able, default=None)
 
@@ -91,7 +94,7 @@ class _Fusing:
             kernel.computed += self._computed(operation)
             kernel.elements += self._weights(operation)
             for labels, shape in zip(operation.raw.inputs, operation.inputs, strict=True):
-                if labels.producer not in inside:
+                if self.runs.producer(labels.producer) not in inside:
                     read[id(labels)] = shape
         written = self.operations[members[-1]].outputs
         for shape in [*read.values(), *written]:

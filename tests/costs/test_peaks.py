@@ -251,3 +251,28 @@ def test_the_search_prices_every_moment_that_is_over_the_limit() -> None:
     both = bound.pressure(widths, 5.0)
     assert both[0] > both[1] > 0
     assert bound.pressure(widths, 9.5).tolist()[0] > bound.pressure(widths, 9.5).tolist()[1]
+
+
+@pytest.mark.parametrize("metric", ["activations", "memory", "memory-training", "latency"])
+@pytest.mark.parametrize("branches", [1, 3])
+def test_a_branch_that_is_left_out_costs_what_the_network_without_it_saves(metric: str, branches: int) -> None:
+    model, x = build_seed("resnet20").model, torch.zeros(2, 3, 32, 32)
+    graph = record(model, x)
+    optional = [name for name, group in graph.groups.items() if group.floor == 0][1::2][:branches]
+    assert len(optional) == branches
+    widths = {**graph.widths, **dict.fromkeys(optional, 0)}
+    hardware = "v100" if metric == "latency" else None
+    rebuilt = record(graph.resize(widths), x)
+    told = cost(graph, metric, widths, hardware=hardware).total
+    assert told < cost(graph, metric, hardware=hardware).total
+    assert told == pytest.approx(cost(rebuilt, metric, hardware=hardware).total, rel=1e-9)
+
+
+def test_gates_that_a_strategy_hangs_on_a_network_are_not_priced() -> None:
+    model, x = build_seed("resnet20").model, torch.zeros(2, 3, 32, 32)
+    graph = record(model, x)
+    before = cost(graph, "memory").total
+    handles = [module.register_forward_hook(lambda m, a, y: y * 1.5) for module in model.modules()]
+    assert cost(graph, "memory").total == before
+    for handle in handles:
+        handle.remove()
