@@ -48,7 +48,7 @@ CONFIGS = {
     "eager-b16": (Settings("eager", batch=16, threads=1), 64),
     "onnxruntime-b16": (Settings("onnxruntime", batch=16, threads=1), 64),
 }
-FIT, TEST = 8, 7
+FIT, TEST = 7, 6
 
 
 def target(name: str, size: int) -> Target:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from morphsearch.hardware.kinds import canonical
 from morphsearch.hardware.settings import Settings
+from morphsearch.hardware.timing import settled
 from morphsearch.types import Observation
 
 TRANSPOSED = 6  # place of the argument of aten::convolution
@@ -83,10 +84,11 @@ class _Clock(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        start = time.perf_counter()
+        used, start = time.process_time(), time.perf_counter()
         out = func(*args, **kwargs)
         self.wait()
-        self.seconds.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self.seconds.append(settled(seconds, time.process_time() - used)[0])
         if self.describe:
             self.calls.append(_described(func, args, out))
         return out

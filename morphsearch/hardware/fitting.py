@@ -124,7 +124,8 @@ class FamilyFit:
         arrays: dict[str, Any] = {
             name: np.asarray(data[name], np.float64) for name in ("theta", "centre", "scale", "weights", "low", "high")
         }
-        places = np.asarray(data["places"], np.float64).reshape(len(data["weights"]), -1)
+        count = len(data["weights"])
+        places = np.asarray(data["places"], np.float64).reshape(count, -1) if count else np.zeros((0, 0))
         rest = {name: data[name] for name in ("length", "noise", "samples", "error")}
         return cls(places=places, **arrays, **rest)
 

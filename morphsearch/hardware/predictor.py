@@ -19,9 +19,20 @@ from morphsearch.hardware.kinds import POINTWISE, WEIGHTED
 from morphsearch.hardware.work import COLUMNS
 
 PARTS = ("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "linear", "pointwise", "rest")
-WRITTEN = COLUMNS.index("written")
+GROUPED = ("conv_depthwise", "conv_grouped")
+CHANNELS, PER_GROUP, KERNEL, WRITTEN = map(COLUMNS.index, ("channels_in", "per_group", "kernel", "written"))
 SHORTEST = 0.2  # of an observed time that is left at least once the cost of watching is taken off
 LOOSE = 0.1  # how much a scale may leave 1 for one network's worth of evidence
+
+
+def actual(family: str, row: np.ndarray) -> str:
+    """The family at these widths: a grouped convolution that has lost all groups but one is a plain one."""
+    if family not in GROUPED:
+        return family
+    channels, per_group, kernel = row[CHANNELS], row[PER_GROUP], row[KERNEL]
+    if channels <= per_group * (1 + 1e-9):
+        return "conv" if kernel > 1 else "conv_1x1"
+    return "conv_depthwise" if per_group <= 1 + 1e-9 else "conv_grouped"
 
 
 def part_of(family: str) -> int:
@@ -72,18 +83,18 @@ class Predictor:
     whole: bool = False
 
     def operations(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """`... x o` milliseconds of operations; `rows` is `... x o x f`. Scaled, without what lies between them."""
-        result = np.zeros(rows.shape[:-1])
-        for name in dict.fromkeys(names):
-            places = [place for place, other in enumerate(names) if other == name]
-            fit = self.families.get(name) or self.families.get(self.stand_in(name))
+        """`o` milliseconds of operations; `rows` is `o x f`. Scaled, without what lies between them."""
+        result = np.zeros(len(rows))
+        own = np.array([actual(name, row) for name, row in zip(names, rows, strict=True)], object)
+        for name in dict.fromkeys(own.tolist()):
+            known = name if name in self.families else self.stand_in(name)
+            fit = self.families.get(known)
             if fit is None:
                 continue
-            known = name if name in self.families else self.stand_in(name)
-            part = rows[..., places, :]
-            flat = fit.seconds(known, part.reshape(-1, rows.shape[-1])).reshape(part.shape[:-1])
+            places = np.nonzero(own == name)[0]
+            found = fit.seconds(known, rows[places])
             # What writes nothing does not run: a branch that is left out.
-            result[..., places] = 1e3 * flat * self.scales[part_of(name)] * (part[..., WRITTEN] > 0)
+            result[places] = 1e3 * found * self.scales[part_of(name)] * (rows[places, WRITTEN] > 0)
         return result
 
     def stand_in(self, name: str) -> str:
@@ -196,7 +207,8 @@ def _parts(predictor: Predictor, samples: Sequence[NetworkSample]) -> tuple[np.n
     parts = np.zeros((len(samples), len(PARTS)))
     for number, sample in enumerate(samples):
         own = plain.operations(sample.families, sample.rows)
-        np.add.at(parts[number], [part_of(name) for name in sample.families], own)
+        names = map(actual, sample.families, sample.rows)
+        np.add.at(parts[number], [part_of(name) for name in names], own)
     return parts, np.array([float(s.steps) for s in samples]), np.array([s.ms for s in samples])
 
 

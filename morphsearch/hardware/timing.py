@@ -1,8 +1,9 @@
 """Timing that a busy machine spoils as little as possible: warm-up, interleaved rounds, medians, an honest interval.
 
-Networks take turns, so that a slow moment falls on all of them; each round gives the lower quartile of a few passes,
-since what else runs on a machine only ever adds to a pass, and the median of the rounds is the result. Rounds far from
-the others are outliers and only count in `dropped`.
+Networks take turns, so that a slow moment falls on all of them. A pass in which the process had to wait for a processor
+(its clock ran on, its processor time did not) is disturbed: its processor time stands in for it, and it does not count
+where others are left. Each round gives the lower quartile of its passes, since what else runs on a machine only ever
+adds to one, and the median of the rounds is the result. Rounds far from the others are outliers; `dropped` counts them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 FAR = 4.0  # times the median deviation from the median: an outlier
+WAITED = 0.02  # share of a pass that may be spent waiting
+TICK = 2e-5  # seconds that clocks may differ by
 NOISY = 0.05  # a spread above this share of the median is told
 
 
@@ -23,7 +26,7 @@ class Timing:
 
     Attributes:
         ms: the median of the rounds. low, high: the interval that holds the middle half of them.
-        rounds: of each. dropped: how many were outliers.
+        rounds: of each. dropped: how many were outliers. disturbed: share of passes that had to wait.
     """
 
     ms: float
@@ -31,16 +34,17 @@ class Timing:
     high: float
     rounds: tuple[float, ...]
     dropped: int = 0
+    disturbed: float = 0.0
 
     @classmethod
-    def of(cls, rounds: Sequence[float]) -> Timing:
+    def of(cls, rounds: Sequence[float], disturbed: float = 0.0) -> Timing:
         """From the milliseconds of every round."""
         centre = statistics.median(rounds)
         spread = statistics.median(abs(value - centre) for value in rounds)
         near = [value for value in rounds if abs(value - centre) <= FAR * max(spread, 0.005 * centre)]
         kept = sorted(near or rounds)
         low, high = kept[len(kept) // 4], kept[-1 - len(kept) // 4]
-        return cls(statistics.median(kept), low, high, tuple(rounds), len(rounds) - len(kept))
+        return cls(statistics.median(kept), low, high, tuple(rounds), len(rounds) - len(kept), disturbed)
 
     @property
     def spread(self) -> float:
@@ -76,20 +80,34 @@ def time_interleaved(
     for run in runs:
         for _ in range(warmup):
             run()
-        counts.append(max(1, min(most, round(seconds / max(1e-7, _once(run))))))
+        counts.append(max(1, min(most, round(seconds / max(1e-7, min(once(run)[0] for _ in range(3)))))))
     found: list[list[float]] = [[] for _ in runs]
+    waited = [0 for _ in runs]
     for _ in range(rounds):
         for place, run in enumerate(runs):
             run()
-            found[place].append(1e3 * _lower_quartile([_once(run) for _ in range(counts[place])]))
-    return [Timing.of(values) for values in found]
+            passes = [once(run) for _ in range(counts[place])]
+            waited[place] += sum(disturbed for _, disturbed in passes)
+            found[place].append(1e3 * undisturbed(passes))
+    return [Timing.of(values, waited[place] / (rounds * counts[place])) for place, values in enumerate(found)]
 
 
-def _lower_quartile(values: Sequence[float]) -> float:
-    return sorted(values)[(len(values) - 1) // 4]
-
-
-def _once(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def once(run: Callable[[], Any]) -> tuple[float, bool]:
+    """Seconds of one pass, and whether it had to wait for a processor; the seconds are then those that it had one."""
+    used, start = time.process_time(), time.perf_counter()
     run()
-    return time.perf_counter() - start
+    seconds, used = time.perf_counter() - start, time.process_time() - used
+    return settled(seconds, used)
+
+
+def settled(seconds: float, used: float) -> tuple[float, bool]:
+    """Seconds to count and whether they were disturbed, from those of the clock and those of the processor."""
+    # Several threads use more than the clock says, another device none: then the clock is all there is.
+    disturbed = 0.1 * seconds < used < seconds - max(WAITED * seconds, TICK)
+    return (used if disturbed else seconds), disturbed
+
+
+def undisturbed(passes: Sequence[tuple[float, bool]]) -> float:
+    """The lower quartile of the passes that did not wait; of all where each did."""
+    values = sorted([seconds for seconds, disturbed in passes if not disturbed] or [seconds for seconds, _ in passes])
+    return values[(len(values) - 1) // 4]

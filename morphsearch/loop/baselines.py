@@ -10,6 +10,7 @@ import numpy as np
 from morphsearch.errors import UnknownName
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.selection import fill_up
+from morphsearch.loop.settling import settle
 from morphsearch.strategies.registry import get as get_strategy
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def baseline(kind: str, found: Architecture, graph: ConvGraph, budgets: Budgets,
     rng = np.random.default_rng(draw)
     widths = get_strategy(kind).propose(graph, fits, rng)
     assert widths is not None
-    widths = fill_up(graph, widths, fits)
+    widths = settle(graph, fill_up(graph, widths, fits), budgets, fits=fits)
     return _architecture(found, graph, budgets, widths, kind, draw if kind == "random" else None)
 
 

@@ -28,6 +28,7 @@ class Row:
         mean, spread: of them; the spread is the sample standard deviation, None for fewer than two.
         baseline_of: the found architecture that a baseline matches in cost.
         val_accuracies: the same on the validation part, which choices may be made on.
+        latency: milliseconds where they were measured: `measured`, `low`, `high`, and `predicted` where a profile says.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Row:
     seconds: float = 0.0
     widths: dict[str, int] = field(default_factory=dict)
     baseline_of: str | None = None
+    latency: dict[str, float] | None = None
 
 
 @dataclass
@@ -53,12 +55,14 @@ class Comparison:
         verdict: in words.
         metrics_units: unit of every cost.
         warnings: what to mind when reading it.
+        latency_of: how latency was measured; None where it was not.
     """
 
     rows: list[Row]
     verdict: str
     metrics_units: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    latency_of: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -26,6 +26,7 @@ from morphsearch.loop.selection import (
     protect,
     widths_of,
 )
+from morphsearch.loop.settling import settle
 
 if TYPE_CHECKING:
     from morphsearch.graph.rewrite import Plan
@@ -105,6 +106,7 @@ def choose(
         budgets = budgets.rebound(graph.left_at(kept))
     limit = rules.limit if rules.expand else 1.0
     multiplier, widths = expansion(graph, kept, budgets.fits, limit=limit, round_to=rules.round_to)
+    widths = settle(graph, widths, budgets, round_to=rules.round_to, grow=rules.expand)
     if rules.expand and multiplier >= rules.limit * (1 - 1e-6):
         notes.append(f"Expansion stopped at {rules.limit:g} times what was kept; the budget is not full.")
     return Choice(widths, occurrences(graph, alive, facts.score, widths), multiplier, notes)
@@ -132,6 +134,7 @@ def propose(graph: ConvGraph, strategy: Strategy, budgets: Budgets, rules: Rules
             "report it to the strategy's authors",
         )
     widths = fill_up(graph, widths, budgets.fits, limit=rules.limit, round_to=rules.round_to)
+    widths = settle(graph, widths, budgets, round_to=rules.round_to)
     everyone = np.ones(graph.num_units, bool)
     return Choice(widths, occurrences(graph, everyone, np.zeros(graph.num_units), widths), None)
 

@@ -13,9 +13,9 @@ from morphsearch.graph import ConvGraph
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.baselines import BASELINES, baseline
 from morphsearch.loop.budget import Budgets
-from morphsearch.loop.hardware import of_run
 from morphsearch.loop.comparison import Comparison, Row, compare, is_family, verdict
 from morphsearch.loop.config import SearchConfig, batch_size_for
+from morphsearch.loop.hardware import of_run
 from morphsearch.loop.run import data_of, recorded_config
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.loop.runner import Listener, silent

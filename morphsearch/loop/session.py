@@ -33,11 +33,13 @@ from morphsearch.loop.selection import (
 )
 from morphsearch.loop.shrinking import Shrinking
 from morphsearch.strategies.registry import get as get_strategy
+from morphsearch.strategies.widths import lowest
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumulates
 WARMUP, LATER_WARMUP = 0.2, 0.1  # share of the schedule without pressure, in the first morph and in later ones
 
+MUCH = 0.1  # of a budget that is spent at the lowest possible widths already
 PRICINGS = ("share", "unit")
 
 
@@ -54,8 +56,9 @@ class Search(Shrinking):
         steps: length of the shrinking schedule of a morph, in optimizer steps; without it the controller paces itself.
         strength: a fixed lambda instead of the controller's (per unit of learning rate: see :meth:`follow`).
         threshold: scores up to it are dead; default: the strategy's own.
-        shrink_to: the share of the budget that a morph shrinks to before it expands; default 0.75, or 1 without
-            expansion and in a schedule of budgets.
+        shrink_to: the share of the budget that a morph shrinks to before it expands; default 0.75 (of the room
+            above the lowest possible cost, where that is much of the budget), or 1 without expansion and in a schedule
+            of budgets.
         expand: fill the budget by widening what is left.
         limit: no group becomes wider than this many times what was kept of it.
         round_to: widths are multiples of it.
@@ -141,7 +144,7 @@ class Search(Shrinking):
         self.budgets.check(expand=expand)
         self.rules = morphing.Rules(
             threshold=float(self.strategy.default_threshold if threshold is None else threshold),
-            shrink_to=shrink_to if shrink_to is not None else (0.75 if expand and self.budgets.stages == 1 else 1.0),
+            shrink_to=self._room(expand) if shrink_to is None else shrink_to,
             expand=expand,
             limit=limit,
             round_to=round_to,
@@ -156,6 +159,14 @@ class Search(Shrinking):
         self._begin_morph()
         if run_dir is not None:
             self._open(RunDirectory(run_dir), resume)
+
+    def _room(self, expand: bool) -> float:
+        """The default of `shrink_to`: three quarters of the budget, or of its room above the lowest possible cost where
+        that is much of it (latency, of which launches take their part at any widths)."""
+        if not expand or self.budgets.stages > 1:
+            return 1.0
+        least = self.budgets.load(lowest(self.graph, round_to=self.budgets.round_to))
+        return 0.75 if least <= MUCH else min(1.0, least + 0.75 * (1 - least))
 
     # -- while training --------------------------------------------------------------------------------------------
 

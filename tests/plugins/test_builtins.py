@@ -9,7 +9,7 @@ import pytest
 from morphsearch import plugins
 from morphsearch.types import CostModel, ModelRecord
 
-SIMPLE = ["cost_models", "strategies", "exporters", "executors", "commands"]
+SIMPLE = ["cost_models", "strategies", "exporters", "executors", "latency_backends", "commands"]
 
 
 def _builtin(kind: str) -> list[Any]:
@@ -21,7 +21,7 @@ def test_every_builtin_can_be_made(kind: str, name: str) -> None:
     made: Any = plugins.create(kind, name)
     if kind == "cost_models":
         assert isinstance(made, CostModel)
-    if kind in ("cost_models", "strategies", "commands"):
+    if kind in ("cost_models", "strategies", "latency_backends", "commands"):
         assert made.name == name
     if kind == "exporters":
         assert made.suffix.startswith(".")

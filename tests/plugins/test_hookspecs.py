@@ -134,6 +134,20 @@ def _command(_: Path) -> None:
     assert re.fullmatch(r"(\S+ \d+\n)+", done.output)
 
 
+def _latency_backend(_: Path) -> None:
+    import torch
+    from torch import nn
+
+    from morphsearch.hardware import Settings
+
+    backend = plugins.create("latency_backends", "channels-last")
+    model, x = nn.Conv2d(3, 4, 3).eval(), torch.randn(1, 3, 6, 6)
+    expected = model(x).detach()
+    found = backend.prepare(model, [x], Settings("channels-last"))()
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert backend.observe(model, [x], Settings("channels-last"), 3) == []
+
+
 def _iteration_end(folder: Path) -> None:
     architecture = types.SimpleNamespace(name="002", widths={"a": 3, "b": 5})
     search = types.SimpleNamespace(run=types.SimpleNamespace(path=folder))
@@ -154,6 +168,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "morphsearch_data": _data,
     "morphsearch_exporters": _exporter,
     "morphsearch_executors": _executor,
+    "morphsearch_latency_backends": _latency_backend,
     "morphsearch_commands": _command,
     "morphsearch_iteration_end": _iteration_end,
     "morphsearch_search_end": _search_end,

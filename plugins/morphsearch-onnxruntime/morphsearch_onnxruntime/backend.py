@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from morphsearch.errors import InputError
+from morphsearch.hardware.timing import once
 from morphsearch.types import Observation
 from morphsearch_onnxruntime import sessions
-from morphsearch_onnxruntime.nodes import observations
+from morphsearch_onnxruntime.nodes import WARMUP, observations
 
 # What ONNX Runtime's optimizer makes part of a convolution or a matrix product before it.
 FUSED = frozenset(("batch_norm", "relu", "hardtanh", "sigmoid", "tanh", "leaky_relu", "hardsigmoid", "add"))
@@ -58,6 +59,5 @@ class OnnxRuntime:
                 made, threads=settings.threads, device=settings.device, profile=folder / "profile"
             )
             given = sessions.feed(opened, inputs)
-            for _ in range(repeats + 2):
-                opened.run(None, given)
-            return observations(made, opened.end_profiling(), repeats)
+            waited = [once(lambda: opened.run(None, given))[1] for _ in range(repeats + WARMUP)]
+            return observations(made, opened.end_profiling(), waited[WARMUP:])

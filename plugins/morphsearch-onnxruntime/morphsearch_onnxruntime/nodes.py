@@ -8,6 +8,7 @@ that needs another one: before it, or after it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,24 @@ KINDS = {
     "Split": "copy",
 }
 VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant", "Cast"))
+WARMUP = 2
 SUFFIXES = ("_kernel_time", "_nchwc")
 
 
-def observations(model: bytes, profile: str, repeats: int) -> list[Observation]:
-    """What a profile of a session over `model` says of the last `repeats` passes."""
+def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[Observation]:
+    """What a profile of a session over `model` says of its last passes; `disturbed` ones are left out where half or
+    more are left."""
     path = Path(profile)
     events = [event for event in json.loads(path.read_text(encoding="utf-8")) if event.get("cat") == "Node"]
     events = [event for event in events if str(event.get("name", "")).endswith("_kernel_time")]
-    passes = repeats + 2
+    passes = len(disturbed) + WARMUP
     count, rest = divmod(len(events), passes)
     if rest or not count:
         return []
-    rows = [events[start * count : (start + 1) * count] for start in range(2, passes)]
+    rows = [events[start * count : (start + 1) * count] for start in range(WARMUP, passes)]
+    steady = [row for row, waited in zip(rows, disturbed, strict=True) if not waited]
+    rows = steady if 2 * len(steady) >= len(rows) else rows
+    repeats = len(rows)
     filters = _filters(model)
     times = [[float(row[place]["dur"]) for row in rows] for place in range(count)]
     found: list[Observation] = []

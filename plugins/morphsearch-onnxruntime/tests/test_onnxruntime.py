@@ -1,0 +1,93 @@
+"""The plugin as a user has it: found, measuring, checking."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from morphsearch_onnxruntime import checking, sessions
+from morphsearch_onnxruntime.backend import OnnxRuntime
+from torch import nn
+
+from morphsearch import plugins
+from morphsearch.cli import main
+from morphsearch.errors import InputError
+from morphsearch.hardware import Settings, profile
+from morphsearch.hardware.kinds import WEIGHTED, Fusion
+from morphsearch.hardware.sampling import Target, build, draw_widths
+from morphsearch.hardware.work import row_of, works_of
+from morphsearch.models import build_seed
+
+
+@pytest.fixture(scope="module")
+def target():
+    torch.manual_seed(0)
+    return Target.of("mobilenet_v1", build_seed("mobilenet_v1").model, torch.zeros(1, 3, 32, 32))
+
+
+def test_it_is_found_through_its_entry_point():
+    for kind, name in (("latency_backends", "onnxruntime"), ("commands", "onnx-check")):
+        assert plugins.record(kind, name).origin == "morphsearch-onnxruntime 0.1.0"
+    assert not plugins.problems()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_convolutions_are_told_apart_at_their_true_sizes(target, seed):
+    widths = draw_widths(target.graph, np.random.default_rng(seed))
+    seen = OnnxRuntime().observe(build(target, widths), [torch.randn(2, 3, 32, 32)], Settings(batch=2), repeats=3)
+    observed = sorted(tuple(row[:6]) for name, row in map(row_of, seen) if name in WEIGHTED - {"linear"})
+    works = works_of(target.graph, Fusion.of(OnnxRuntime()), 2)
+    rows = works.rows(np.array([{**target.graph.widths, **widths}[name] for name in target.graph.groups], float))
+    expected = sorted(
+        tuple(row[:6]) for name, row in zip(works.families, rows, strict=True) if name in WEIGHTED - {"linear"}
+    )
+    assert np.allclose(observed, expected)
+    assert all(len(one.seconds) == 3 and min(one.seconds) >= 0 for one in seen)
+    assert "batch_norm" not in works.families
+    assert "relu" not in works.families
+
+
+def test_a_prepared_network_computes_what_pytorch_does():
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), torch.randn(2, 3, 9, 9)
+    (found,) = OnnxRuntime().prepare(model, [x], Settings(batch=2))()
+    with torch.no_grad():
+        assert np.allclose(found, model(x).numpy(), atol=1e-5)
+
+
+def test_a_profile_is_measured_with_it(target):
+    found = profile([target], Settings("onnxruntime"), limit=60, networks=6)
+    assert found.versions["onnxruntime"]
+    assert {"conv", "conv_1x1", "conv_depthwise"} <= set(found.predictor.families)
+    assert found.fusion.into_weights >= {"batch_norm", "relu"}
+
+
+def test_check_passes_a_faithful_export_and_refuses_another(monkeypatch):
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), torch.randn(1, 3, 8, 8)
+    assert checking.check(model, x).error <= checking.TOLERANCE
+    other = sessions.export(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), [x])
+    monkeypatch.setattr(sessions, "export", lambda model, inputs: other)
+    with pytest.raises(InputError, match="something else"):
+        checking.check(model, x)
+
+
+def test_the_command():
+    done = CliRunner().invoke(main, ["onnx-check", "digits_net", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["error"] <= 1e-4
+
+
+def test_what_cannot_be_exported_is_refused_by_name():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvals(x)
+
+    with pytest.raises(InputError, match="cannot be exported"):
+        sessions.export(Odd().eval(), [torch.randn(3, 3)])
+
+
+def test_a_device_without_its_provider_is_refused():
+    with pytest.raises(InputError, match="onnxruntime-gpu"):
+        OnnxRuntime().check(Settings("onnxruntime", device="cuda"))

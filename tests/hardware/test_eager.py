@@ -1,0 +1,100 @@
+"""What the graph foresees is what PyTorch runs, operation by operation, at any widths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import hardware_fakes as fakes
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from morphsearch.hardware import Settings
+from morphsearch.hardware.eager import Eager
+from morphsearch.hardware.kinds import WEIGHTED, Fusion, canonical
+from morphsearch.hardware.measure import finish, profile
+from morphsearch.hardware.sampling import Made, Target, build, draw_widths, sweep
+from morphsearch.hardware.work import row_of, works_of
+from morphsearch.models import build_seed
+from morphsearch.testing.networks import NETWORKS, example_inputs
+
+
+def _target(name: str) -> Target:
+    torch.manual_seed(0)
+    if name in NETWORKS:
+        return Target.of(name, NETWORKS[name](), example_inputs())
+    if name == "made":
+        return Target.of(name, Made(3), torch.zeros(1, 3, 64, 64))
+    return Target.of(name, build_seed(name).model, torch.zeros(1, 3, 32, 32))
+
+
+def _weighted(families: list[str], rows: np.ndarray) -> Counter[Any]:
+    found = zip(families, rows, strict=True)
+    return Counter((name, tuple(np.round(row, 6))) for name, row in found if name in WEIGHTED)
+
+
+@pytest.mark.parametrize("name", [*sorted(NETWORKS), "made", "mobilenet_v1", "resnet20"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_convolutions_are_foreseen_exactly(name: str, batch: int) -> None:
+    target = _target(name)
+    widths = draw_widths(target.graph, np.random.default_rng(5))
+    shape = target.graph.example_inputs.shape
+    seen = Eager().observe(build(target, widths), [torch.randn(batch, *shape[1:])], Settings(batch=batch), repeats=1)
+    observed = [row_of(one) for one in seen]
+    works = works_of(target.graph, Fusion(), batch)
+    at = np.array([{**target.graph.widths, **widths}[group] for group in target.graph.groups], float)
+    expected = _weighted(works.families, works.rows(at))
+    assert _weighted([name for name, _ in observed], np.array([row for _, row in observed])) == expected
+    kinds = {canonical(operation.kind) for operation in target.graph.operations} - {"view"}
+    if "batch_norm" in kinds:
+        assert any(name == "batch_norm" for name, _ in observed)
+
+
+def test_fusion_takes_what_follows_a_convolution() -> None:
+    target = fakes.target()
+    plain = works_of(target.graph, Fusion(), 1).families
+    fused = works_of(target.graph, Fusion(into_weights=frozenset(("batch_norm", "relu"))), 1).families
+    assert Counter(plain) - Counter(fused) == {"batch_norm": 3, "relu": 4}
+
+
+def test_what_two_operations_read_is_not_fused_away() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return torch.relu(y) + y
+
+    target = Target.of("twice", Twice(), torch.zeros(1, 3, 8, 8))
+    fused = works_of(target.graph, Fusion(into_weights=frozenset(("relu", "add"))), 1).families
+    assert "relu" in fused
+
+
+def test_a_device_is_measured_and_the_profile_says_how_well() -> None:
+    found = profile([fakes.target()], Settings(), limit=60, networks=8)
+    assert len(found.samples) == 8
+    assert {"conv", "conv_depthwise", "conv_1x1", "linear", "batch_norm", "relu"} <= set(found.predictor.families)
+    assert found.error["networks"] == 8
+    assert all(sample.low <= sample.ms <= sample.high for sample in found.samples)
+    assert torch.get_num_threads() == 1
+    total = float(
+        found.bind(fakes.target().graph).total(torch.tensor([*fakes.target().graph.widths.values()]).double())
+    )
+    assert total > 0
+
+
+def test_too_little_measured_is_refused() -> None:
+    from morphsearch.errors import InputError
+    from morphsearch.hardware.measure import Session
+
+    with pytest.raises(InputError, match="raise --limit"):
+        finish(fakes.samples(fakes.target(), count=3), Session(Settings()))
+
+
+def test_the_general_sweep_holds_the_usual_operations() -> None:
+    kinds = {canonical(operation.kind) for target in sweep(32, count=6) for operation in target.graph.operations}
+    assert {"conv", "batch_norm", "relu", "silu", "hardswish", "add", "cat", "mul", "mean", "linear"} <= kinds

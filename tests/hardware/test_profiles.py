@@ -1,0 +1,142 @@
+"""Profiles as files: they travel, they are found by name, and what is wrong with them is said."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hardware_fakes as fakes
+import pytest
+
+import morphsearch as ms
+from morphsearch.errors import InputError, MorphError, UnknownName
+from morphsearch.hardware import HardwareWarning, Latency, Settings, load
+from morphsearch.hardware.profiles import MeasuredProfile
+
+
+@pytest.fixture(scope="module")
+def target() -> fakes.Target:
+    return fakes.target()
+
+
+@pytest.fixture(scope="module")
+def made(target: fakes.Target) -> MeasuredProfile:
+    return fakes.profile(target)
+
+
+def test_a_saved_profile_is_found_by_name_and_by_file(
+    made: MeasuredProfile, target: fakes.Target, tmp_path: Path
+) -> None:
+    by_name = made.save()
+    elsewhere = made.save(tmp_path / "elsewhere.json")
+    expected = ms.cost(target.graph, "latency", hardware=made).total
+    for reference in ("simulated", str(by_name), elsewhere):
+        found = ms.cost(target.graph, "latency", hardware=reference)
+        assert found.unit == "ms"
+        assert found.total == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_newest_profile_of_this_device_is_the_default(made: MeasuredProfile, target: fakes.Target) -> None:
+    fakes.profile(target, name="old", created="2025-01-01T00:00:00+00:00").save()
+    made.save()
+    assert Latency().profile().name == "simulated"
+
+
+def test_without_a_profile_it_says_how_to_make_one(target: fakes.Target) -> None:
+    with pytest.raises(InputError) as caught:
+        ms.cost(target.graph, "latency")
+    assert "morphsearch profile" in caught.value.repair
+    assert "--hardware v100" in caught.value.repair or "v100" in caught.value.repair
+
+
+def test_a_profile_of_another_machine_is_no_default_and_warns_when_named(
+    made: MeasuredProfile, target: fakes.Target, tmp_path: Path
+) -> None:
+    data = made.to_dict()
+    data["device"] = {**data["device"], "name": "Other CPU"}
+    data["versions"] = {**data["versions"], "torch": "1.0"}
+    path = tmp_path / "profiles" / "other.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="other"):
+        Latency().profile()
+    with pytest.warns(HardwareWarning) as caught:
+        ms.cost(target.graph, "latency", hardware="other")
+    told = " ".join(str(warning.message) for warning in caught)
+    assert "Other CPU" in told
+    assert made.device["name"] in told
+    assert "torch 1.0" in told
+
+
+def test_operations_that_the_profile_has_not_seen_warn_with_their_share(made: MeasuredProfile) -> None:
+    import torch
+    from torch import nn
+
+    graph = ms.record(nn.Sequential(nn.Conv2d(3, 24, 3), nn.GELU(), nn.Conv2d(24, 8, 5)), torch.zeros(1, 3, 32, 32))
+    with pytest.warns(HardwareWarning, match=r"gelu \d+%"):
+        ms.cost(graph, "latency", hardware=made)
+
+
+def test_a_profile_made_here_for_this_network_does_not_warn(made: MeasuredProfile, target: fakes.Target) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ms.cost(target.graph, "latency", hardware=made)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"format": "something"}, "format"),
+        ({"schema_version": 99}, "schema_version is 99"),
+        ({"kind": "guessed"}, "kind"),
+        ({"fit": {}}, "fit"),
+        ({"settings": []}, "settings"),
+    ],
+)
+def test_damaged_files_are_refused_with_the_field(
+    made: MeasuredProfile, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps({**made.to_dict(), **change}))
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert told in str(caught.value)
+
+
+def test_arrays_of_other_sizes_never_predict(made: MeasuredProfile, tmp_path: Path) -> None:
+    data = made.to_dict()
+    data["fit"]["families"]["conv"]["theta"].pop()
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="conv"):
+        load(path)
+
+
+def test_a_misspelt_name_gets_the_nearest(made: MeasuredProfile) -> None:
+    made.save()
+    with pytest.raises(UnknownName, match="did you mean simulated"):
+        load("simulatd")
+
+
+def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.json"):
+        load(tmp_path / "absent.json")
+
+
+def test_known_hardware_is_found_by_its_figures(target: fakes.Target) -> None:
+    assert ms.cost(target.graph, "latency", hardware="v100").total > 0
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": "float31"}, {"batch": 0}, {"threads": -1}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(MorphError) as caught:
+        Settings(**wrong)
+    assert str(next(iter(wrong.values()))) in caught.value.arrived
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        Settings(device="cuda:9").require_device()
+    assert "cuda:9" in caught.value.arrived
