@@ -97,10 +97,13 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
     args, kwargs = inputs_like(example_inputs, generator)
     done: list[Trial] = []
     mixing = [name for name in graph.free if graph.groups[name].mixes]
-    plans = [False] * trials + ([True] if mixing else [])
+    branches = [name for name in graph.free if not graph.groups[name].floor and name not in mixing]
+    plans = [(False, False)] * trials + [(False, True)] * bool(branches) + [(True, False)] * bool(mixing)
     shrunk: nn.Module = twin
-    for with_mixing in plans:
+    for with_mixing, with_branches in plans:
         keep = random_keep(graph, rng, skip=() if with_mixing else mixing)
+        if with_branches:
+            keep |= {name: [] for name in rng.permutation(branches)[: (len(branches) + 1) // 2].tolist()}
         shrunk = graph.shrink(keep).eval()
         reference = zeroed(graph, keep).eval()
         with torch.no_grad():
@@ -170,13 +173,17 @@ def random_keep(
 
 
 def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
-    """A copy of the seed in which the parameters of the units that `keep` drops are zero."""
+    """A copy of the seed in which the parameters of the units that `keep` drops are zero, and all parameters of layers
+    that go with branches of which it keeps no unit."""
     dropped = np.zeros(graph.num_units, bool)
+    removal = graph.gone_with([name for name, positions in keep.items() if not len(positions)])
     for name, positions in keep.items():
         units = graph.units_of(name)
         gone = np.ones(units.size, bool)
         gone[list(positions)] = False
         dropped[units[gone]] = True
+    if removal is not None:
+        dropped |= np.isin(graph.unit_group, list(removal.groups))
     twin = copy.deepcopy(graph.model)
     parameters = dict(twin.named_parameters())
     with torch.no_grad():
@@ -184,6 +191,9 @@ def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
             if binding.tensor in parameters:
                 index = np.nonzero((binding.units >= 0) & dropped[np.maximum(binding.units, 0)])[0]
                 parameters[binding.tensor].index_fill_(binding.dim, torch.from_numpy(index), 0.0)
+        for name in removal.parameters if removal is not None else ():
+            if name in parameters:
+                parameters[name].zero_()
     return twin
 
 
