@@ -7,11 +7,13 @@ convolutions alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from morphsearch.costs.base import LayerwiseCost
 from morphsearch.costs.kinds import VIEWS
 from morphsearch.costs.polynomial import Polynomial
+from morphsearch.costs.running import running
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph, Operation
@@ -24,6 +26,10 @@ class ActivationsCost(LayerwiseCost):
     unit = "elements"
     whole = True
     per_image = True
+
+    def operations(self, graph: ConvGraph) -> Sequence[Operation]:
+        """Also the copies that are left of sums whose branch is left out."""
+        return running(graph).present
 
     def price(self, op: Operation, graph: ConvGraph) -> Polynomial:
         """Elements of the outputs of `op`; of a pool only the values, not the places it found them at."""

@@ -49,7 +49,7 @@ INPUT, OUTPUT, BOTH, FACTORS, NOTHING = (
 )
 # The gradient passes through as it is; that of a part (slice, split) fills new memory of the size of the whole.
 _PARTS = frozenset("chunk diagonal narrow select slice split split_with_sizes tensor_split unbind unfold".split())
-_THROUGH = (VIEWS | frozenset("add sub cat concat".split())) - _PARTS
+_THROUGH = (VIEWS | frozenset("add sub cat concat clone".split())) - _PARTS
 
 
 @dataclass

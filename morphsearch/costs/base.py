@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -44,11 +45,15 @@ class LayerwiseCost(ABC):
         its kind is then named in :attr:`Cost.uncounted <morphsearch.costs.Cost.uncounted>`, unless it only moves data.
         """
 
+    def operations(self, graph: ConvGraph) -> Sequence[Operation]:
+        """What is priced: all operations that run."""
+        return graph.operations
+
     def bind(self, graph: ConvGraph) -> PolynomialCost:
         """The cost of `graph` as a function of its widths."""
         layers: dict[str, Polynomial] = {}
         uncounted: set[str] = set()
-        for op in graph.operations:
+        for op in self.operations(graph):
             price = self.price(op, graph)
             if price is None:
                 uncounted.add(op.kind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,14 +18,13 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from morphsearch.costs.polynomial import Polynomial
-from morphsearch.costs.running import Running, running
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.tape import RawOperation, Tape, storage_key
 
 if TYPE_CHECKING:
-    from morphsearch.graph import ConvGraph
+    from morphsearch.graph import ConvGraph, Operation
 
 
 @dataclass(frozen=True)
@@ -88,43 +87,21 @@ class _Watch(Tape):
 _KNOWN: WeakKeyDictionary[Tape, tuple[Any, Lifetimes]] = WeakKeyDictionary()
 
 
-def lifetimes(graph: ConvGraph) -> Lifetimes:
-    """When each tensor is in memory in the network of `graph`, less the branches that are left out of it."""
+def everything(graph: ConvGraph) -> tuple[Operation, ...]:
+    """All operations of the network that was recorded, also those of branches that are left out of `graph`."""
+    whole = copy.copy(graph)
+    whole.__dict__.pop("operations", None)
+    return whole.operations
+
+
+def watched(graph: ConvGraph) -> Lifetimes:
+    """When each tensor is in memory in the network that was recorded, with all its branches; run once a graph."""
     known = _KNOWN.get(graph.tape)
     if known is None or known[0] is not graph.resolution:
-        runs = running(graph)
         whole = copy.copy(graph)
-        whole.__dict__["operations"] = runs.operations
+        whole.__dict__["operations"] = everything(graph)
         known = _KNOWN[graph.tape] = graph.resolution, _watched(whole)
-    return _less(known[1], running(graph))
-
-
-def _less(seen: Lifetimes, runs: Running) -> Lifetimes:
-    """Lifetimes without what is gone; what reads a sum that is gone reads what is left of it."""
-    if not runs.gone:
-        return seen
-    maker: dict[int, int] = {}
-    for number, outputs in enumerate(seen.outputs):
-        for storage in outputs:
-            maker.setdefault(storage, number)
-    stands: dict[int, tuple[int, int]] = {}  # storage of a sum to its operation, and the storage that is left
-
-    def left(storage: int, number: int) -> int:
-        if maker.get(storage, -1) not in runs.gone:
-            return storage
-        since, other = stands.get(storage, (number + 1, -1))
-        return other if since <= number else -1
-
-    for number, place in sorted(runs.left.items()):
-        other = left(seen.inputs[number][place], number)
-        stands.update(dict.fromkeys(seen.outputs[number], (number, other)))
-    return replace(
-        seen,
-        live=tuple(frozenset(left(s, n) for s in live) - {-1} for n, live in enumerate(seen.live)),
-        inputs=tuple(tuple(left(s, n) for s in one) for n, one in enumerate(seen.inputs)),
-        outputs=tuple(tuple(left(s, n) for s in one) for n, one in enumerate(seen.outputs)),
-        gone=runs.gone,
-    )
+    return known[1]
 
 
 def _watched(graph: ConvGraph) -> Lifetimes:

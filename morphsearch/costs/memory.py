@@ -17,9 +17,9 @@ import numpy as np
 
 from morphsearch.costs.backward import backward
 from morphsearch.costs.base import batch_size
-from morphsearch.costs.lifetimes import lifetimes
 from morphsearch.costs.peak import Part, PeakCost
 from morphsearch.costs.polynomial import Polynomial
+from morphsearch.costs.running import lifetimes
 from morphsearch.graph.extent import Extent
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ class _Fusing:
         self.operations = self.runs.operations
         self.sizes = {name: Polynomial.product(*shape) for name, shape in graph.parameter_shapes.items()}
         self.readers: dict[int, int] = {}
-        for operation in graph.operations:
+        for operation in self.runs.present:
             for producer in {self.runs.producer(labels.producer) for labels in operation.raw.inputs}:
                 self.readers[producer] = self.readers.get(producer, 0) + 1
 

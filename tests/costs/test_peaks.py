@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from morphsearch import costs
 from morphsearch.costs import cost, vector
 from morphsearch.costs.backward import backward
-from morphsearch.costs.lifetimes import lifetimes
 from morphsearch.costs.memory import TrainingMemoryCost
 from morphsearch.costs.peak import Part, PeakCost
 from morphsearch.costs.polynomial import Polynomial
+from morphsearch.costs.running import lifetimes
 from morphsearch.graph import record
 from morphsearch.models import build_seed
 from morphsearch.testing import NETWORKS, CostModelConformance, example_inputs
@@ -266,6 +266,43 @@ def test_a_branch_that_is_left_out_costs_what_the_network_without_it_saves(metri
     told = cost(graph, metric, widths, hardware=hardware).total
     assert told < cost(graph, metric, hardware=hardware).total
     assert told == pytest.approx(cost(rebuilt, metric, hardware=hardware).total, rel=1e-9)
+
+
+class InPlace(nn.Module):
+    """A residual block whose sum and activation are in place: without its branch, the sum leaves a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.relu = nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True)
+        self.first, self.norm = nn.Conv2d(16, 24, 1), nn.BatchNorm2d(24)
+        self.second, self.head = nn.Conv2d(24, 16, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        y = self.second(self.relu(self.norm(self.first(x))))
+        y += x
+        return self.head(self.relu(y))
+
+
+@pytest.mark.parametrize("metric", ["activations", "memory-training", "latency"])
+def test_what_is_copied_where_a_branch_ended_is_priced(metric: str) -> None:
+    x = torch.zeros(2, 3, 16, 16)
+    graph = record(InPlace(), x)
+    optional = [name for name, group in graph.groups.items() if group.floor == 0]
+    widths = {**graph.widths, optional[0]: 0}
+    hardware = "v100" if metric == "latency" else None
+    rebuilt = record(graph.resize(widths), x)
+    assert any(op.kind == "clone" for op in rebuilt.operations)
+    told = cost(graph, metric, widths, hardware=hardware).total
+    assert told == pytest.approx(cost(rebuilt, metric, hardware=hardware).total, rel=1e-9)
+
+
+def test_code_written_anew_may_free_sooner_but_never_later() -> None:
+    x = torch.zeros(2, 3, 16, 16)
+    graph = record(InPlace(), x)
+    optional = [name for name, group in graph.groups.items() if group.floor == 0]
+    widths = {**graph.widths, optional[0]: 0}
+    assert cost(graph, "memory", widths).total >= cost(record(graph.resize(widths), x), "memory").total
 
 
 def test_gates_that_a_strategy_hangs_on_a_network_are_not_priced() -> None:
