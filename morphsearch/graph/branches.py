@@ -57,34 +57,35 @@ def decided(resolution: Resolution, decisions: Mapping[str, str]) -> Resolution:
 
 
 def may_go(graph: ConvGraph) -> dict[str, str]:
-    """Decisions on the groups that may lose all their units, each and all at once: tried, and proven by recording."""
+    """Decisions on the groups that may lose all their units, each and all at once.
+
+    Two branches that end in each kind of module are tried, and proven by recording: modules of one type that run the
+    same operations have the same code. (Every later rewrite is recorded again in any case.)
+    """
     names = list(graph.groups)
-    alone = {}
-    for position, name in enumerate(names):
-        removal = graph.flow.removal([position]) if graph.groups[name].frozen is None else None
-        if removal is not None:
-            alone[name] = {names[one] for one in removal.groups}
-    chosen = _extend(graph, set(), list(alone), lambda found: graph.gone_with(found) is not None)
-    modules = dict(graph.model.named_modules())
-    tries = 0
-
-    def works(found: set[str]) -> bool:
-        nonlocal tries
-        tries += 1
-        return tries <= MOST_TRIES and _failure(graph, found) is None
-
-    while chosen and tries < MOST_TRIES:
-        tries += 1
-        failed = _failure(graph, chosen)
+    alone = [
+        name
+        for position, name in enumerate(names)
+        if graph.groups[name].frozen is None and graph.flow.removal([position]) is not None
+    ]
+    left = _extend(graph, set(), alone, lambda found: graph.gone_with(found) is not None)
+    of_module = _kinds(graph)
+    kinds = {
+        name: frozenset(of_module[graph.tape.operations[join].module] for join in _joins(graph, name))
+        for name in alone
+        if name in left
+    }
+    joins = {name: len(_joins(graph, name)) for name in kinds}  # those that end in fewest places are quickest tried
+    for _ in range(MOST_TRIES):
+        same: dict[frozenset[Kind], list[str]] = {}
+        for name, kind in kinds.items():
+            same.setdefault(kind, []).append(name)
+        failed = _failure(graph, {name for like in same.values() for name in sorted(like, key=joins.__getitem__)[:2]})
         if failed is None:
-            break
-        # The same code fails elsewhere too; where it is not the code, half of them may do.
-        kind = type(modules.get(graph.tape.operations[failed].module))
-        others = {name for name in chosen if not _ends_in(graph, modules, name, kind)}
-        chosen = others or _extend(graph, set(), [name for name in alone if name in chosen], works)
-    else:
-        chosen = set()
-    return {MAY_GO + name: "its branch can be left out" for name in alone if name in chosen}
+            return {MAY_GO + name: "its branch can be left out" for name in kinds}
+        wrong = of_module[graph.tape.operations[failed].module] if failed >= 0 else None
+        kinds = {name: kind for name, kind in kinds.items() if wrong is not None and wrong not in kind}
+    return {}
 
 
 def _extend(graph: ConvGraph, chosen: set[str], more: list[str], good: Callable[[set[str]], bool]) -> set[str]:
@@ -107,10 +108,23 @@ def _failure(graph: ConvGraph, names: set[str]) -> int | None:
     return None
 
 
-def _ends_in(graph: ConvGraph, modules: Mapping[str, nn.Module], name: str, kind: type) -> bool:
+Kind = tuple[str, ...]
+
+
+def _kinds(graph: ConvGraph) -> dict[str, Kind]:
+    """Of modules by path: their type, and the operations that their own code runs."""
+    types = {path: type(module) for path, module in graph.model.named_modules()}
+    found: dict[str, list[str]] = {}
+    for operation in graph.tape.operations:
+        kind = types.get(operation.module)
+        own = found.setdefault(operation.module, [f"{kind.__module__}.{kind.__qualname__}" if kind else ""])
+        own.append(operation.kind)
+    return {path: tuple(own) for path, own in found.items()}
+
+
+def _joins(graph: ConvGraph, name: str) -> frozenset[int]:
     removal = graph.gone_with([name])
-    joins = removal.joins if removal is not None else ()
-    return any(type(modules.get(graph.tape.operations[join].module)) is kind for join in joins)
+    return removal.joins if removal is not None else frozenset()
 
 
 @dataclass

@@ -159,6 +159,9 @@ class Flow:
         """Whether a sum without its terms that are zero is the one term that is alive."""
         operation = self.operations[index]
         alive = [shape for one, (_, _, shape) in zip(given, self.reads[index], strict=True) if one is None]
+        ends = [producer for one, (_, producer, _) in zip(given, self.reads[index], strict=True) if one is None]
+        if any(end >= 0 and self.operations[end].kind == "constant_pad_nd" for end in ends):
+            return False  # channels that a shortcut fills with zeros are coupled to nothing without the branch
         plain = not operation.attrs.get("numbers") and not operation.parameters and set(given) <= {ZERO, None}
         first = operation.kind == "add" or given[0] is None
         return plain and first and len(alive) == 1 and alive[0] == operation.outputs[0].shape

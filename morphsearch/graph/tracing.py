@@ -6,7 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -143,12 +143,21 @@ _READS_MODE: dict[type, bool] = {}
 def _reads_mode(kind: type) -> bool:
     """Whether the module's code may depend on ``training``; True where the code cannot be seen."""
     if kind not in _READS_MODE:
-        try:
-            own = [base for base in kind.__mro__ if base.__module__ != nn.Module.__module__]
-            _READS_MODE[kind] = any("training" in inspect.getsource(base) for base in own)
-        except (OSError, TypeError):
-            _READS_MODE[kind] = True
+        own = [base for base in kind.__mro__ if base is not object and base.__module__ != nn.Module.__module__]
+        _READS_MODE[kind] = any(_names_mode(value) for base in own for value in vars(base).values())
     return _READS_MODE[kind]
+
+
+def _names_mode(value: Any) -> bool:
+    """Whether a function, or one inside it, has a name ``training``."""
+    value = getattr(value, "__func__", getattr(value, "fget", value))  # static methods and properties
+    value = inspect.unwrap(value) if callable(value) else value
+    code = getattr(value, "__code__", value)
+    if not isinstance(code, CodeType):
+        return isinstance(code, torch.jit.ScriptFunction) or (callable(value) and not isinstance(value, type))
+    inner = [name for constant in code.co_consts if isinstance(constant, tuple) for name in constant]
+    names = {*code.co_names, *code.co_varnames, *inner, *code.co_consts}
+    return "training" in names or any(_names_mode(one) for one in code.co_consts if isinstance(one, CodeType))
 
 
 # Nodes that only move elements; `getitem` also takes tuples apart.
