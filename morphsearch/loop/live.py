@@ -40,6 +40,7 @@ from morphsearch.loop.selection import (
     closed,
     death_order,
     fewest_deaths,
+    free_units,
     from_positions,
     protect,
     widths_of,
@@ -109,6 +110,14 @@ class Leaving:
         order, _ = death_order(self.graph, facts, threshold, round_to)
         order = order[(self.present & exact_units(self.graph))[order]]
         return self._enough(order, fits)
+
+    def unasked(self, facts: Facts, fits: Fits, round_to: int) -> np.ndarray:
+        """Unit indices that are dead though the cost would fit with them too, best first; none that are silent."""
+        alive = protect(self.graph, facts.alive, facts.score, round_to)[0]
+        dead = np.nonzero(~alive & facts.judged & self.present & free_units(self.graph))[0]
+        worst_first = dead[np.argsort(facts.score[dead], kind="stable")]
+        count, _ = fewest_deaths(self.graph, worst_first, fits, self.present)
+        return worst_first[count:][::-1].copy()
 
     def _enough(self, order: np.ndarray, fits: Fits) -> np.ndarray:
         """As much of `order` as it takes to fit, all of it where that is not enough."""

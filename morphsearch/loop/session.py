@@ -17,7 +17,7 @@ from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions, versions
-from morphsearch.loop.controller import Controller
+from morphsearch.loop.controller import ENOUGH, Controller
 from morphsearch.loop.follow import Followers
 from morphsearch.loop.hardware import hardware_for, keep_hardware
 from morphsearch.loop.rundir import RunDirectory, iteration_line
@@ -281,6 +281,11 @@ class Search(Shrinking):
             need = float(needs[count - 1]) if count else 0.0
             fullness = self.budgets.load(widths) / target
         self.controller.update(self.morph_step, need, lr, fullness)
+        if self.strategy.presses and self.controller.fixed is None and fullness < ENOUGH:
+            fits: Callable[[dict[str, int]], bool] = lambda widths: self.budgets.fits(widths, target)  # noqa: E731
+            back = self.leaving.unasked(facts, fits, self.rules.round_to)
+            if back.size:
+                self.strategy.revive(torch.from_numpy(back))
         # Units that nothing presses leave all the same, masked where the network cannot be cut.
         followed = self.live and self.followers is not None
         if self.strategy.needs_training and self.strategy.live and (followed or not self.strategy.presses):

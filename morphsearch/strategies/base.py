@@ -111,6 +111,16 @@ class Strategy(ABC):
         Gradients may be gone by now; a strategy that needs them takes them by hooks of the parameters.
         """
 
+    def revive(self, units: Tensor) -> None:  # noqa: B027
+        """Units that died though the cost did not ask for it, best first: let them live, where dead units can.
+
+        Called at a look that finds the cost well below its target. By default nothing happens: a scale at zero has
+        nothing to come back with.
+
+        Args:
+            units: `k` int64, in the flat numbering of `u`.
+        """
+
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths | None:
         """Widths straight away, the largest of their kind that `fits` accepts; None where units are chosen by score.
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 LEAST = 0.01  # probabilities stay at least so far from 0 and 1
 MEMORY = 0.98  # share of the former mean square of the gradients that stays at every step
 LONGEST = 0.1  # step of a probability along the gradient of the loss
+OPEN_AGAIN = 0.05  # above the threshold: the probability of a gate that is opened again
 SEEDS_APART = 1_000_003
 
 
@@ -207,6 +208,13 @@ class LogisticSigmoid(Strategy):
         amounts = prices.to(on.device, on.dtype) * (lr * strength)
         on = on - amounts.index_fill(0, self._best(), 0.0)
         self._logits.copy_(torch.logit(on.clamp(LEAST, 1 - LEAST)))
+        self._shut = None
+
+    @torch.no_grad()
+    def revive(self, units: Tensor) -> None:
+        """Open the gates of units that closed together with more than had to: they all start out alike."""
+        back = torch.logit(torch.tensor(min(self.default_threshold + OPEN_AGAIN, 1 - LEAST)))
+        self._logits[units.to(self._logits.device)] = back.to(self._logits)
         self._shut = None
 
     @torch.no_grad()
