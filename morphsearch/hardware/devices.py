@@ -12,7 +12,17 @@ from typing import Any
 from morphsearch.errors import UnknownName
 from morphsearch.hardware.roofline import RooflineProfile
 
-_MORPHNET = "google-research/morph-net, PEAK_COMPUTE and MEMORY_BANDWIDTH of its resource_function.py"
+_MORPHNET = "google-research/morph-net, network_regularizers/resource_function.py, after {}"
+_NVIDIA = "https://images.nvidia.com/content/"
+_SHEETS = {
+    "k80": "https://www.nvidia.com/content/dam/en-zz/"
+    "Solutions/Data-Center/tesla-product-literature/nvidia-tesla-k80-overview.pdf",
+    "p4": _NVIDIA + "pdf/tesla/184457-Tesla-P4-Datasheet-NV-Final-Letter-Web.pdf",
+    "t4": "https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/t4-tensor-core-datasheet.pdf",
+    "p100": _NVIDIA + "tesla/pdf/nvidia-tesla-p100-PCIe-datasheet.pdf",
+    "v100": _NVIDIA + "technologies/volta/pdf/tesla-volta-v100-datasheet-letter-fnl-web.pdf",
+    "tpu-v2": "http://learningsys.org/nips17/assets/slides/dean-nips17.pdf",
+}
 _LAUNCH = "reframe-hpc/reframe, cscs-checks/microbenchmarks/gpu/kernel_latency: launches in a row, measured at CSCS"
 _LAUNCH_K80 = "reframe-hpc/reframe, cscs-checks/microbenchmarks/kernel_latency (2020): launches in a row, at CSCS"
 _LOCKWOOD = "https://glennklockwood.com/garden/processors/"
@@ -52,12 +62,12 @@ def _device(
 
 _TABLE: dict[str, dict[str, Any]] = {
     # The classic list.
-    "k80": _device({"float32": 8.74}, 480, _MORPHNET, (5.7, _LAUNCH_K80)),
-    "p4": _device({"float32": 5.5}, 192, _MORPHNET),
-    "t4": _device({"float32": 8.1}, 300, _MORPHNET),
-    "p100": _device({"float32": 9.3}, 732, _MORPHNET, (2.2, _LAUNCH)),
-    "v100": _device({"float16": 125.0}, 900, _MORPHNET, (1.83, _LAUNCH)),
-    "tpu-v2": _device({"bfloat16": 22.5}, 300, _MORPHNET),
+    "k80": _device({"float32": 8.74}, 480, _MORPHNET.format(_SHEETS["k80"]), (5.7, _LAUNCH_K80)),
+    "p4": _device({"float32": 5.5}, 192, _MORPHNET.format(_SHEETS["p4"])),
+    "t4": _device({"float32": 8.1}, 300, _MORPHNET.format(_SHEETS["t4"])),
+    "p100": _device({"float32": 9.3}, 732, _MORPHNET.format(_SHEETS["p100"]), (2.2, _LAUNCH)),
+    "v100": _device({"float16": 125.0}, 900, _MORPHNET.format(_SHEETS["v100"]), (1.83, _LAUNCH)),
+    "tpu-v2": _device({"bfloat16": 22.5}, 300, _MORPHNET.format(_SHEETS["tpu-v2"])),
     # Data centre.
     "a100": _device(
         {"tf32": 156.0, "float32": 19.5, "float16": 312.0, "bfloat16": 312.0},

@@ -80,13 +80,13 @@ class RooflineProfile:
         """
         known = {"kind", "name", "peak_flops", "bandwidth", "launch_overhead", "dtype", "fuses", "sources"}
         needed = ("name", "peak_flops", "bandwidth")
-        missing = [key for key in needed if key not in data]
-        if missing:
-            raise _damaged(missing[0], "is missing")
         unknown = sorted(set(data) - known - {"format", "schema_version", "created"})
         if unknown:
             close = UnknownName.of("field", unknown[0], known)
             raise InputError(f"hardware profile: {close.arrived}", close.rule, close.repair)
+        missing = [key for key in needed if key not in data]
+        if missing:
+            raise _damaged(missing[0], "is missing")
         kinds = {"name": str, "peak_flops": Mapping, "dtype": str, "fuses": bool, "sources": Mapping}
         wrong = [key for key, kind in kinds.items() if key in data and not isinstance(data[key], kind)]
         if wrong or not data["peak_flops"]:
