@@ -17,6 +17,7 @@ import argparse
 import copy
 import fnmatch
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -349,6 +350,13 @@ def measure(spec: str, line: dict[str, Any]) -> None:
     line.pop("phase")
     line["status"] = "ok"
     line["base_mib"] = base
+
+
+def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    """The two matrix products of an attention, which fvcore does not count."""
+    query, key, value = (list(one.type().sizes()) for one in inputs[:3])
+    rows = math.prod(query[:-1])
+    return int(rows * key[-2] * (query[-1] + value[-1]))
 
 
 def counted(graph: Any, widths: dict[str, int], model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:

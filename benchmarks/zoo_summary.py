@@ -13,8 +13,15 @@ def summary(lines: list[Line], everything: int) -> str:
     """Markdown: totals, one row a family, what is frozen most, and every failure, of `everything` networks."""
     done = [line for line in lines if line["status"] == "ok"]
     failed = [line for line in lines if line["status"] == "failed"]
-    rows = [_totals(done, failed, everything), _families(done), _least_free(done), _slow(done), _failures(failed)]
-    return "\n\n".join(rows) + "\n"
+    rows = [
+        _totals(done, failed, everything),
+        _uneven(done),
+        _families(done),
+        _least_free(done),
+        _slow(done),
+        _failures(failed),
+    ]
+    return "\n\n".join(row for row in rows if row) + "\n"
 
 
 def exact(line: Line) -> bool:
@@ -28,6 +35,8 @@ def _totals(done: list[Line], failed: list[Line], everything: int) -> str:
     memory = [line["memory"]["ratio"] for line in done]
     trained = sum(line["runs"]["train"] == "ok" for line in done)
     copied = sum(line["runs"]["state_dict"] == line["runs"]["deepcopy"] == "ok" for line in done)
+    counts = [line["costs"][which] for line in done if "costs" in line for which in ("seed", "shrunk")]
+    traced = [count for count in counts if "flops" in count]
     rows = [
         ("networks measured so far", f"{len(done) + len(failed)} of {everything}"),
         ("ran to the end", f"{len(done)} of {len(done) + len(failed)}"),
@@ -43,6 +52,11 @@ def _totals(done: list[Line], failed: list[Line], everything: int) -> str:
             "convolution channels removed by halving every free group, median",
             f"{statistics.median(line['channels']['removed'] for line in done):.1%}",
         ),
+        (
+            "FLOPs equal to fvcore's, of the seed and shrunk (lines that have them, and that fvcore can trace)",
+            f"{sum(count['flops'] == 0 for count in traced)} of {len(traced)}",
+        ),
+        ("parameters equal to `numel`", f"{sum(count['params'] == 0 for count in counts)} of {len(counts)}"),
         ("one backward pass in training mode", f"{trained} of {len(done)}"),
         ("`state_dict` and `deepcopy`", f"{copied} of {len(done)}"),
         ("seconds to record and halve, median", f"{statistics.median(seconds):.2f}"),
@@ -54,6 +68,19 @@ def _totals(done: list[Line], failed: list[Line], everything: int) -> str:
         ),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _uneven(done: list[Line]) -> str:
+    """Networks whose FLOPs are not fvcore's, with the operations that differ."""
+    apart = [
+        (line["network"], line["costs"]["seed"])
+        for line in done
+        if "costs" in line and line["costs"]["seed"].get("flops")
+    ]
+    if not apart:
+        return ""
+    rows = [f"| {name} | {count['flops']:+,.0f} | {'; '.join(count['operations'][:3])} |" for name, count in apart]
+    return "\n".join(["| FLOPs apart from fvcore's | ours less theirs | operations |", "|---|---|---|", *rows])
 
 
 def family(line: Line) -> str:

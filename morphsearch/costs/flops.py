@@ -4,9 +4,10 @@ Source of the formulas: ``fvcore/nn/jit_handles.py`` and ``fvcore/nn/flop_count.
 transposed convolutions, linear layers, matrix products, norms, bilinear and nearest upsampling, grid sampling and
 adaptive average pooling; the kinds of all other operations that compute something are named as uncounted.
 
-Two things that fvcore misses are counted here like their equals: convolutions whose padding is the word "same" or
-"valid" (another operation to its tracer), and einsum exactly (fvcore reads most of them from a text of four digits),
-as the matrix products that torch runs.
+Three things that fvcore misses are counted here like their equals: convolutions whose padding is the word "same" or
+"valid" (another operation to its tracer); attention in one call (``scaled_dot_product_attention``) as its two matrix
+products; and einsum exactly (fvcore reads most of them from a text of four digits), as the matrix products that torch
+runs.
 """
 
 from __future__ import annotations
