@@ -19,6 +19,7 @@ TRIES = 3
 LOWER = 1 / 3  # of the learning rate, at each try
 EASED = 0.5  # of the strongest pressure, after a collapse
 COLLAPSED = 0.25  # of the margin over chance that the best accuracy of the morph had
+UNLEARNT = 0.05  # a margin over chance up to which nothing was learnt
 WORTH_LOSING = 0.2  # margins over chance below this cannot collapse
 
 
@@ -54,12 +55,12 @@ class Recovery:
         """JSON-ready."""
         return asdict(self)
 
-    def watch(self, accuracy: float, chance: float, *, standing: bool) -> str:
+    def watch(self, accuracy: float, chance: float, *, standing: bool, over: bool = False) -> str:
         """What to warn of after an epoch, or an empty text.
 
         Args:
             accuracy: on the validation part. chance: that of guessing.
-            standing: no unit has died though all should have by now.
+            standing: no unit has died though all should have by now. over: the morph's training is at its end.
 
         Raises:
             Collapsed: the accuracy fell to near chance, for the first time in this morph.
@@ -76,6 +77,11 @@ class Recovery:
             self.best = accuracy  # said once
             return f"{text}, though the morph was begun anew: give it more epochs, a lower rate or a larger budget."
         self.best = max(self.best, accuracy)
+        if over and self.best - chance < UNLEARNT:
+            return (
+                f"The validation accuracy never rose above {100 * self.best:.1f}%, near chance ({100 * chance:.1f}%): "
+                "the network has not learnt, so which units left says little. Give it more epochs or another rate."
+            )
         if standing and not self.warned:
             self.warned = True
             return (

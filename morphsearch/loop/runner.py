@@ -299,6 +299,7 @@ class Runner:
             accuracy,
             1 / max(1, self.data.num_classes),
             standing=standing and trainer.step >= controller.end and search.strategy.presses,
+            over=trainer.finished,
         )
         if warning:
             if search.run is not None:
