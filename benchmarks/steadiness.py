@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from morphsearch.data import load
-from morphsearch.errors import MorphError
+from morphsearch.errors import MorphError, StoppedError
 from morphsearch.loop.config import SearchConfig
 from morphsearch.loop.run import start
 from morphsearch.models import build_seed
@@ -35,14 +35,14 @@ RESULTS = HERE / "results" / "steadiness.jsonl"
 OWN = HERE / "steadiness_networks.py"
 NETWORKS = {
     "digits_net": "digits_net",
-    "resnet20": "resnet20",
     "vgg-like": f"{OWN}:vgg",
     "without norms": f"{OWN}:bare",
+    "resnet20": "resnet20",
     "mobilenet_v1 x0.25": "mobilenet_v1?alpha=0.25",
 }
 COSTS = {"flops": ("flops=50%",), "params": ("params=50%",), "both": ("flops=50%", "params=50%")}
 STRATEGIES = ("gamma-l1", "group-lasso", "logistic-sigmoid", "magnitude", "taylor")
-RATES = (0.02, 0.2)
+RATES = (0.2, 0.02)
 TARGET = 0.75  # of the budget, before the expansion
 
 
@@ -85,6 +85,8 @@ def search(strategy: str, cost: str, network: str, rate: float, epochs: int) -> 
         run = Path(folder) / "run"
         try:
             found = start(config, run, listener=listen).architectures[-1]
+        except StoppedError:
+            raise
         except MorphError as error:
             return {"error": f"{type(error).__name__}: {error.arrived}", "repair": error.repair}
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -116,7 +118,7 @@ def main() -> None:
         begun = time.monotonic()
         done = {key(line) for line in lines}
         cells = [("none", "none", network, rate) for network, rate in product(NETWORKS, RATES)]
-        cells += [(s, c, n, r) for c, n, r, s in product(COSTS, NETWORKS, RATES, STRATEGIES)]
+        cells += [(s, c, n, r) for c, r, n, s in product(COSTS, RATES, NETWORKS, STRATEGIES)]
         for strategy, cost, network, rate in cells:
             if (strategy, cost, network, rate) in done or time.monotonic() - begun > args.seconds:
                 continue
