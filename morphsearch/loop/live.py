@@ -14,7 +14,7 @@ A unit leaves in three steps.
    have, to rounding. Only random draws whose shape changes (dropout inside of the network) fall out differently.
 
 Where a group loses its last unit and its branch can be left out, all parameters of the layers that go with it are
-masked and gone too, the shift of the branch's last norm included.
+masked and gone too, the shift of the branch's last norm included, which is faded out like what a dying unit emits.
 
 Units of groups in which something *mixes* (a norm over channels) do not leave before the morph: their removal is not
 exact. Neither does a unit whose removal would take the cost below the target: the expansion would only bring it back.
@@ -135,6 +135,9 @@ class Leaving:
             factor = np.ones(self.graph.num_units)
             factor[fading] = (patience - count[fading]) / (patience - count[fading] + 1)
             fade(model, self.graph, factor)
+            staying = self.present
+            staying[dying] = False
+            fade_all(model, self._with_branches(staying) - self._with_branches(self.present), float(factor.min()))
         ripe = dying[count[dying] >= patience]
         if ripe.size:
             self.silent[ripe] = True
@@ -159,7 +162,7 @@ class Leaving:
                 continue
             mask = masks.setdefault(binding.tensor, torch.ones_like(parameter, requires_grad=False))
             mask.index_fill_(binding.dim, torch.from_numpy(np.nonzero(off)[0]).to(mask.device), 0)
-        for name in self._with_branches():
+        for name in self._with_branches(self.present):
             if name in parameters:
                 masks[name] = torch.zeros_like(parameters[name], requires_grad=False)
         kinds: dict[tuple[Any, Any], tuple[list[Tensor], list[Tensor]]] = {}
@@ -171,9 +174,9 @@ class Leaving:
         self._held = list(kinds.values())
         self.hold()
 
-    def _with_branches(self) -> frozenset[str]:
-        """Parameters that go with the branches of groups that are silent as a whole."""
-        counts = np.bincount(self.graph.unit_group[self.present], minlength=len(self.graph.groups))
+    def _with_branches(self, staying: np.ndarray) -> frozenset[str]:
+        """Parameters that go with the branches of groups of which no unit is `staying`."""
+        counts = np.bincount(self.graph.unit_group[staying], minlength=len(self.graph.groups))
         pairs = zip(self.graph.groups.items(), counts, strict=True)
         emptied = [name for (name, group), count in pairs if group.width > count == 0]
         removal = self.graph.gone_with(emptied) if emptied else None
@@ -258,6 +261,14 @@ def fade(model: nn.Module, graph: ConvGraph, factor: np.ndarray) -> None:
         factors = np.where(units >= 0, factor[units], 1.0)
         if (factors != 1).any():
             parameter.mul_(torch.from_numpy(factors).to(parameter))
+
+
+@torch.no_grad()
+def fade_all(model: nn.Module, names: frozenset[str], factor: float) -> None:
+    """Multiply those of these parameters that have one dimension: what a dying branch would still add is faded too."""
+    for name, parameter in model.named_parameters():
+        if name in names and parameter.dim() == 1:
+            parameter.mul_(factor)
 
 
 def cubic(step: int, begin: int, end: float, start: float, target: float) -> float:

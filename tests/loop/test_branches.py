@@ -106,6 +106,23 @@ def test_a_branch_leaves_while_training_goes_on_as_if_it_were_masked(monkeypatch
     np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
+def test_what_a_dying_branch_still_adds_is_faded_out() -> None:
+    model = Blocks()
+    graph = ms.record(model, example())
+    leaving = live.Leaving.none(graph)
+    shift = model.get_parameter("blocks.1.bn2.bias").detach()  # the same numbers
+    with torch.no_grad():
+        shift.fill_(0.9)
+        model.get_parameter("blocks.0.bn2.bias").fill_(0.9)
+    seen = []
+    for _ in range(3):
+        leaving.look(model, graph.units_of(INNER), 3)
+        seen.append(float(shift[0]))
+    assert seen == pytest.approx([0.6, 0.3, 0.0])
+    assert leaving.silent.sum() == 10
+    assert float(model.get_parameter("blocks.0.bn2.bias").detach()[0]) == pytest.approx(0.9)
+
+
 def test_an_average_follows() -> None:
     search = searched()
     optimizer = torch.optim.SGD(search.model.parameters(), lr=0.05, momentum=0.9)
