@@ -19,7 +19,7 @@ TRIES = 3
 LOWER = 1 / 3  # of the learning rate, at each try
 EASED = 0.5  # of the strongest pressure, after a collapse
 COLLAPSED = 0.25  # of the margin over chance that the best accuracy of the morph had
-UNLEARNT = 0.05  # a margin over chance up to which nothing was learnt
+UNLEARNT = 0.05  # a margin over chance up to which a network can do nothing
 WORTH_LOSING = 0.2  # margins over chance below this cannot collapse
 
 
@@ -77,10 +77,10 @@ class Recovery:
             self.best = accuracy  # said once
             return f"{text}, though the morph was begun anew: give it more epochs, a lower rate or a larger budget."
         self.best = max(self.best, accuracy)
-        if over and self.best - chance < UNLEARNT:
+        if over and accuracy - chance < UNLEARNT:
             return (
-                f"The validation accuracy never rose above {100 * self.best:.1f}%, near chance ({100 * chance:.1f}%): "
-                "the network has not learnt, so which units left says little. Give it more epochs or another rate."
+                f"The validation accuracy ended at {100 * accuracy:.1f}%, near chance ({100 * chance:.1f}%; "
+                f"the best was {100 * self.best:.1f}%): which units left says little. Give it more epochs, another rate or strategy."
             )
         if standing and not self.warned:
             self.warned = True
