@@ -80,7 +80,8 @@ class Recovery:
         if over and accuracy - chance < UNLEARNT:
             return (
                 f"The validation accuracy ended at {100 * accuracy:.1f}%, near chance ({100 * chance:.1f}%; "
-                f"the best was {100 * self.best:.1f}%): which units left says little. Give it more epochs, another rate or strategy."
+                f"the best was {100 * self.best:.1f}%): which units left says little. "
+                "Give it more epochs, another rate or another strategy."
             )
         if standing and not self.warned:
             self.warned = True
