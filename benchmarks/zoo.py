@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import fnmatch
+import gc
 import json
 import math
 import multiprocessing
@@ -168,6 +170,8 @@ class Peak:
     """Peak resident memory, in MiB above what was there at the start."""
 
     def __enter__(self) -> Peak:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be used again, unseen
         self.base = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         return self
