@@ -256,7 +256,7 @@ class Architecture:
             here, there = graph.widths.get(name), self.seed_widths.get(name)
             raise InputError(
                 f"group {name!r} has width {here} in this network and {there} in the seed",
-                f"architecture {self.name!r} applies to the network that it was found for",
+                f"architecture {self.path or self.name!r} applies to the network that it was found for",
                 "build the network with the arguments of the search (number of classes, width, input shape)",
             )
         return graph
