@@ -8,7 +8,7 @@ of modules, layout changes, the runtime itself), and are fitted to whole network
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from morphsearch.hardware.work import COLUMNS
 PARTS = ("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "linear", "pointwise", "rest")
 GROUPED = ("conv_depthwise", "conv_grouped")
 CHANNELS, PER_GROUP, KERNEL, WRITTEN = map(COLUMNS.index, ("channels_in", "per_group", "kernel", "written"))
+DRIFT = 2.0  # times that a machine may be slower when a network is watched than when it is timed
 SHORTEST = 0.2  # of an observed time that is left at least once the cost of watching is taken off
 LOOSE = 0.1  # how much a scale may leave 1 for one network's worth of evidence
 
@@ -151,22 +152,37 @@ def fit(samples: Sequence[NetworkSample], seed: int = 0) -> Predictor:
     names = sorted({name for sample in samples for name in sample.seen[0]})
     if not names:
         return _fit_whole(samples)
-    families, over = {}, overhead(samples)
+    families, steady = {}, steadied(samples, overhead(samples))
     for name in names:
-        rows, seconds = _of_family(samples, name)
-        seconds = np.maximum(seconds - over, SHORTEST * seconds)
+        rows, seconds = _of_family(steady, name)
         families[name] = fit_family(name, rows, seconds, seed)
     return calibrate(Predictor(families), samples)
 
 
 def overhead(samples: Sequence[NetworkSample]) -> float:
     """Seconds that watching adds to each operation: what makes them add up to no more than their networks take."""
-    counts = np.array([float(len(sample.seen[2])) for sample in samples])
-    sums = np.array([float(sample.seen[2].sum()) for sample in samples])
-    totals = np.array([sample.ms for sample in samples]) / 1e3
-    # Least squares of relative errors of (sums - overhead * counts) against totals.
-    weights = counts / totals
-    return max(0.0, float((weights * (sums - totals) / totals).sum() / max(1e-30, (weights**2).sum())))
+    found = [
+        (float(sample.seen[2].sum()) - sample.ms / 1e3) / len(sample.seen[2])
+        for sample in samples
+        if len(sample.seen[2])
+    ]
+    return max(0.0, float(np.median(found))) if found else 0.0
+
+
+def steadied(samples: Sequence[NetworkSample], over: float) -> list[NetworkSample]:
+    """The samples with their observed times free of what watching adds, and of what the machine did in between.
+
+    A network is watched at one moment and timed at another, when the machine may run faster or slower. The observed
+    times of each are scaled so that they make up the share of their network that they make up in the median.
+    """
+    sums = [np.maximum(sample.seen[2] - over, SHORTEST * sample.seen[2]) for sample in samples]
+    shares = np.array([1e3 * float(times.sum()) / sample.ms for times, sample in zip(sums, samples, strict=True)])
+    usual = float(np.median(shares[shares > 0])) if (shares > 0).any() else 1.0
+    found = []
+    for sample, times, share in zip(samples, sums, shares, strict=True):
+        factor = np.clip(usual / share, 1 / DRIFT, DRIFT) if share > 0 else 1.0
+        found.append(replace(sample, seen=(*sample.seen[:2], times * factor)))
+    return found
 
 
 def _of_family(samples: Sequence[NetworkSample], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FORMAT = "morphsearch-hardware-profile"
 SCHEMA_VERSION = 1
 FOLDER = "MORPHSEARCH_PROFILES"
-_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_NUMBERS = {"type": "array"}  # of numbers: that is checked by making arrays of them, since there are many
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["format", "schema_version", "kind"],
@@ -62,7 +62,7 @@ _SCHEMA: dict[str, Any] = {
                         ],
                         "properties": {
                             **dict.fromkeys(("theta", "centre", "scale", "weights", "low", "high"), _NUMBERS),
-                            "places": {"type": "array", "items": _NUMBERS},
+                            "places": _NUMBERS,
                         },
                     },
                 },
@@ -306,6 +306,8 @@ def _whole(profile: MeasuredProfile) -> MeasuredProfile:
     from morphsearch.hardware.fitting import coordinates, terms
 
     for name, fit in profile.predictor.families.items():
+        if not all(np.isfinite(part).all() for part in (fit.theta, fit.places, fit.weights, fit.centre, fit.scale)):
+            raise ValueError(f"the family {name} has numbers that are not finite")
         row = np.ones((1, len(COLUMNS)))
         sizes = (terms(name, row).shape[1], coordinates(name, row).shape[1])
         if fit.theta.shape != sizes[:1] or (fit.weights.size and fit.places.shape[1:] != sizes[1:]):

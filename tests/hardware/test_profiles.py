@@ -114,6 +114,16 @@ def test_arrays_of_other_sizes_never_predict(made: MeasuredProfile, tmp_path: Pa
         load(path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), "one", None])
+def test_numbers_that_are_none_never_predict(made: MeasuredProfile, tmp_path: Path, value: Any) -> None:
+    data = made.to_dict()
+    data["fit"]["families"]["conv"]["weights"][0] = value
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="fit"):
+        load(path)
+
+
 def test_a_misspelt_name_gets_the_nearest(made: MeasuredProfile) -> None:
     made.save()
     with pytest.raises(UnknownName, match="did you mean simulated"):
