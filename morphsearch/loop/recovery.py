@@ -1,10 +1,10 @@
 """What a run does about a training that goes wrong: go back, take less, and say so.
 
-A loss that is not finite sends the run back to its last checkpoint with a third of the learning rate, then twice to the
-start of the morph with a third of that. An accuracy that collapses is the pressure's fault and shows late: it sends the
-run back to the start of the morph, once, with half of the strength that the controller had come to as its ceiling, and
-a third of the learning rate. What was tried is part of every checkpoint, so that a run that is killed meanwhile goes on
-with it.
+A loss that is not finite sends the run back to its last checkpoint with a third of the learning rate, then twice to
+the start of the morph with a third of that. An accuracy that collapses is the pressure's fault and shows late: it
+sends the run back to the start of the morph, once, with a third of the learning rate and a ceiling of the strength
+that allows half of the pressure (rate times strength) that the controller had come to. What was tried is part of
+every checkpoint, so that a run that is killed meanwhile goes on with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from morphsearch.errors import DivergedError
 
 TRIES = 3
 LOWER = 1 / 3  # of the learning rate, at each try
-EASED = 0.5  # of the strongest pressure, after a collapse
+EASED = 0.5  # of the strongest pressure, which is learning rate times strength, after a collapse
 COLLAPSED = 0.25  # of the margin over chance that the best accuracy of the morph had
 UNLEARNT = 0.05  # a margin over chance up to which a network can do nothing
 WORTH_LOSING = 0.2  # margins over chance below this cannot collapse
@@ -108,7 +108,7 @@ class Recovery:
             self,
             tries=self.tries + 1,
             lr_scale=self.lr_scale * LOWER,
-            ceiling=EASED * peak if collapsed and peak > 0 else self.ceiling,
+            ceiling=EASED / LOWER * peak if collapsed and peak > 0 else self.ceiling,
             best=0.0,
             restarted=self.restarted or collapsed,
             collapsed=collapsed,

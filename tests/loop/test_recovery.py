@@ -142,7 +142,8 @@ def test_what_counts_as_a_collapse() -> None:
     with pytest.raises(Collapsed):
         recovery.watch(0.2, 0.1, standing=False)
     again = recovery.again(Collapsed("a", "b", "c"), peak=2.0)
-    assert (again.ceiling, again.restarted, again.tries) == (1.0, True, 1)
+    assert (again.ceiling, again.restarted, again.tries) == (3.0, True, 1)
+    assert again.ceiling * again.lr_scale == pytest.approx(0.5 * 2.0)  # half of the pressure
     assert Recovery.of(again.state()) == again
 
 
