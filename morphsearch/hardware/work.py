@@ -13,6 +13,7 @@ import numpy as np
 
 from morphsearch.costs.base import batch_size
 from morphsearch.costs.flops import flops_of
+from morphsearch.costs.running import Running, running
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, Fusion, canonical, family
 
 if TYPE_CHECKING:
@@ -80,11 +81,12 @@ class Works:
 def works_of(graph: ConvGraph, fusion: Fusion, batch: int) -> Works:
     """The work of `graph` at a batch size, fused as a backend does it."""
     scale = batch / batch_size(graph)
-    charged = _fused(graph, fusion)
+    runs = running(graph)
+    charged = _fused(runs, fusion)
     families, modules, constants, linears = [], [], [], []
     groups = len(graph.groups)
-    for index, operation in enumerate(graph.operations):
-        if index in charged or not operation.outputs:
+    for index, operation in enumerate(runs.operations):
+        if index in charged or index in runs.gone or not operation.outputs:
             continue
         name, extents = _extents(operation, scale)
         constant, linear = np.zeros(len(COLUMNS)), np.zeros((len(COLUMNS), groups))
@@ -98,7 +100,7 @@ def works_of(graph: ConvGraph, fusion: Fusion, batch: int) -> Works:
         linears.append(linear)
     if not families:
         return Works([], [], np.zeros((0, len(COLUMNS))), np.zeros((0, len(COLUMNS), groups)), 0)
-    return Works(families, modules, np.stack(constants), np.stack(linears), len(graph.operations))
+    return Works(families, modules, np.stack(constants), np.stack(linears), len(runs.present))
 
 
 def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
@@ -136,24 +138,26 @@ def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
     return kind, [Extent()] * 6 + [read, written]
 
 
-def _fused(graph: ConvGraph, fusion: Fusion) -> set[int]:
+def _fused(runs: Running, fusion: Fusion) -> set[int]:
     """Positions of the operations that vanish into the one before them."""
-    operations = graph.operations
     into_weights, into_pointwise = fusion.into_weights, fusion.into_pointwise
     if not into_weights and not into_pointwise:
         return set()
     readers: dict[int, int] = {}
-    for operation in operations:
+    for operation in runs.present:
         for labels in operation.raw.inputs:
-            readers[labels.producer] = readers.get(labels.producer, 0) + 1
+            producer = runs.producer(labels.producer)
+            readers[producer] = readers.get(producer, 0) + 1
     heads: dict[int, str] = {}  # what runs the operation at this position: "weights", "pointwise" or neither
     gone: set[int] = set()
-    for index, operation in enumerate(operations):
+    for index, operation in enumerate(runs.operations):
+        if index in runs.gone:
+            continue
         kind = canonical(operation.kind)
         plain = "conv" if kind.startswith("conv") else kind
         heads[index] = "weights" if plain in WEIGHTED else "pointwise" if kind in POINTWISE else ""
         for labels in operation.raw.inputs:
-            before = labels.producer
+            before = runs.producer(labels.producer)
             if not 0 <= before < index or readers.get(before) != 1:
                 continue
             into = heads[before]
