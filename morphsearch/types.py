@@ -182,9 +182,7 @@ class LatencyBackend(Protocol):
         """A function that runs one forward pass of `model` (in evaluation mode) and returns when it is over."""
         ...
 
-    def observe(
-        self, model: nn.Module, inputs: Sequence[Tensor], settings: Any, repeats: int
-    ) -> Sequence[Observation]:
+    def observe(self, model: nn.Module, inputs: Sequence[Tensor], settings: Any, repeats: int) -> Sequence[Observation]:
         """Time every operation within the running network; nothing where the backend cannot."""
         ...
 
