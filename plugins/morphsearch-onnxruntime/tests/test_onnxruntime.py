@@ -45,7 +45,9 @@ def test_convolutions_are_told_apart_at_their_true_sizes(target, seed):
         tuple(row[:6]) for name, row in zip(works.families, rows, strict=True) if name in WEIGHTED - {"linear"}
     )
     assert np.allclose(observed, expected)
-    assert all(len(one.seconds) == 3 and min(one.seconds) >= 0 for one in seen)
+    passes = {len(one.seconds) for one in seen}
+    assert passes in ({2}, {3}), "a pass that had to wait for a core is left out, while half or more are left"
+    assert all(min(one.seconds) >= 0 for one in seen)
     assert "batch_norm" not in works.families
     assert "relu" not in works.families
 
