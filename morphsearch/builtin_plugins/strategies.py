@@ -38,6 +38,12 @@ def _taylor(**options: Any) -> Any:
     return Taylor(**options)
 
 
+def _slimmable(**options: Any) -> Any:
+    from morphsearch.strategies.slimmable import Slimmable
+
+    return Slimmable(**options)
+
+
 def _uniform(**options: Any) -> Any:
     from morphsearch.strategies.uniform import Uniform
 
@@ -58,13 +64,14 @@ def _magnitude_sparsity(**options: Any) -> Any:
 
 @hookimpl
 def morphsearch_strategies() -> list[StrategyRecord]:
-    """Those that press (gamma-l1, group-lasso, logistic-sigmoid), that rank (magnitude, taylor), and the baselines."""
+    """Those that press (gamma-l1, group-lasso, logistic-sigmoid), that rank (magnitude, taylor), that evaluate (slimmable), and the baselines."""
     return [
         StrategyRecord("gamma-l1", "L1 on the scales of the norms, priced by marginal cost (MorphNet)", _gamma_l1),
         StrategyRecord("group-lasso", "Group lasso on rows of weights; for networks without norms", _group_lasso),
         StrategyRecord("logistic-sigmoid", "Gates that are open with a learned probability (FiGS)", _logistic_sigmoid),
         StrategyRecord("magnitude", "Small filters leave by rank: L1 or L2 norms of rows", _magnitude),
         StrategyRecord("taylor", "Units leave by rank of the first-order change of the loss, accumulated", _taylor),
+        StrategyRecord("slimmable", "Trained at many widths, then narrowed greedily by held-out loss", _slimmable),
         StrategyRecord("uniform", "Baseline: every group narrowed by the same factor, no training", _uniform),
         StrategyRecord("random", "Baseline: random widths of the same cost, no training", _random),
         StrategyRecord(

@@ -20,6 +20,7 @@ from morphsearch.loop.rundir import progress_of
 from morphsearch.loop.session import Search
 from morphsearch.training import (
     EpochStats,
+    HeldOut,
     Interrupt,
     Recipe,
     Trainer,
@@ -101,6 +102,8 @@ class Runner:
                 device = str(trainer.device)
                 self._train(trainer, saved)
                 saved = None
+                if self.search.judges:
+                    self._phase(trainer)
             self.where = f"at the end of morph {self.number} of {self.iterations}"
             self._tell(self.search.morph(partial(self._judge, device=device)))
         return self._result(complete)
@@ -259,6 +262,22 @@ class Runner:
                 tries=recovery.tries,
             )
         self.hear("warning", {"text": text})
+
+    def _phase(self, trainer: Trainer) -> None:
+        """The strategy's own phase; interrupted, it is repeated from its beginning."""
+        began, total = time.monotonic(), max(1e-9, self.search.status()["load"] - self.search.rules.shrink_to)
+
+        def on_step(widths: dict[str, int], loss: float) -> None:
+            left = self.search.budgets.load(widths) - self.search.rules.shrink_to
+            done = round(100 * min(1.0, 1 - left / total))
+            self.hear("progress", {"phase": "judging", "done": done, "total": 100, "unit": "%", "loss": loss})
+
+        calls = self.search.run_phase(HeldOut(trainer.model, self.data.val), on_step)
+        if self.search.run is not None:
+            seconds = time.monotonic() - began
+            self.search.run.log(
+                "judged", iteration=self.number, step=self.search.total_steps, evaluations=calls, seconds=seconds
+            )
 
     def _log_epoch(self, trainer: Trainer, stats: EpochStats) -> None:
         # Running statistics lag behind while scales shrink; a few batches bring them up to date.

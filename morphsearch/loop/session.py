@@ -32,6 +32,7 @@ from morphsearch.loop.selection import (
     widths_of,
 )
 from morphsearch.loop.shrinking import Shrinking
+from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.registry import get as get_strategy
 from morphsearch.strategies.widths import lowest
 
@@ -338,6 +339,38 @@ class Search(Shrinking):
         self.controller = Controller(self.steps, warmup=warmup, fixed=self.fixed)
 
     # -- morphing --------------------------------------------------------------------------------------------------
+
+    @property
+    def judges(self) -> bool:
+        """Whether the strategy has a phase of its own before a morph, see :meth:`run_phase`."""
+        return getattr(type(self.strategy), "run_phase", Strategy.run_phase) is not Strategy.run_phase
+
+    def run_phase(
+        self, loss: Callable[[], float], on_step: Callable[[dict[str, int], float], None] | None = None
+    ) -> int:
+        """Let a strategy that judges by evaluation choose the widths; to be called right before :meth:`morph`.
+
+        Args:
+            loss: returns the loss of :attr:`model`, as it is at that moment, on held-out data; always the same data.
+                Batch norms should take the statistics of the batch.
+            on_step: hears widths and their loss on the way.
+
+        Returns:
+            How often `loss` was called; 0 for a strategy that has no such phase.
+        """
+        self._require_going_on("run_phase()")
+        share = self.rules.shrink_to
+        phase = Phase(
+            self.model,
+            self.graph,
+            loss,
+            lambda widths: self.budgets.fits(widths, share),
+            self.budgets.load,
+            round_to=self.rules.round_to,
+            on_step=on_step,
+        )
+        self.strategy.run_phase(phase)
+        return phase.evaluations
 
     def morph(self, judge: Callable[[nn.Module], Mapping[str, float | None]] | None = None) -> Architecture:
         """Shrink to the units that matter, expand to the budget, save; :attr:`model` becomes the new network.

@@ -21,6 +21,36 @@ Widths = dict[str, int]
 Fits = Callable[[Widths], bool]
 
 
+class Phase:
+    """What a strategy has in :meth:`Strategy.run_phase`.
+
+    Attributes:
+        model: the network that was trained. graph: its graph. widths: of its groups.
+        loss: the held-out loss of the network as it is now, gates and all: batch norms take the statistics of the
+            held-out batch, everything else is in evaluation.
+        fits: whether complete widths meet every budget as far as the morph narrows. load: how full they make the budget
+            that binds, 1 for full. round_to: widths are multiples of it.
+        on_step: to be told widths and loss on the way.
+        evaluations: how often the strategy evaluated; it counts.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ConvGraph,
+        loss: Callable[[], float],
+        fits: Fits,
+        load: Callable[[Widths], float],
+        *,
+        round_to: int = 1,
+        on_step: Callable[[Widths, float], None] | None = None,
+    ) -> None:
+        self.model, self.graph, self.widths = model, graph, dict(graph.widths)
+        self.loss, self.fits, self.load, self.round_to = loss, fits, load, round_to
+        self.on_step: Callable[[Widths, float], None] = on_step or (lambda widths, loss: None)
+        self.evaluations = 0
+
+
 class Strategy(ABC):
     """Scores the units of a graph.
 
@@ -135,8 +165,8 @@ class Strategy(ABC):
         """
         return None
 
-    def run_phase(self, context: Any) -> None:  # noqa: B027
-        """A training or evaluation phase of the strategy's own, before units are chosen. `context` is the loop's."""
+    def run_phase(self, context: Phase) -> None:  # noqa: B027
+        """A phase of the strategy's own, before units are chosen: judge by held-out loss, say."""
 
     def plain(self) -> AbstractContextManager[None]:
         """A context in which the network is without gates and hooks of the strategy, to be copied or rebuilt.

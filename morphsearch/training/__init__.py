@@ -6,6 +6,7 @@ from morphsearch.training.devices import flush_denormals
 from morphsearch.training.epoch import EpochStats
 from morphsearch.training.evaluation import Evaluation, evaluate
 from morphsearch.training.executors import LocalExecutor
+from morphsearch.training.heldout import HeldOut
 from morphsearch.training.interrupts import Interrupt, deferred_interrupts
 from morphsearch.training.outputs import classification_loss, split_outputs
 from morphsearch.training.precision import Choice
@@ -17,6 +18,7 @@ __all__ = [
     "Choice",
     "EpochStats",
     "Evaluation",
+    "HeldOut",
     "Interrupt",
     "LocalExecutor",
     "Recipe",

@@ -1,0 +1,234 @@
+"""``slimmable``: train one network at many widths, then narrow it step by step where that hurts least.
+
+While it trains, every batch runs at other widths (universally slimmable networks: Yu and Huang, arXiv 1903.05134): all
+units, the narrowest widths, or widths drawn at random, a group each. Units have a fixed order in their group, so that a
+narrow group is the first part of a wider one, and what is learned at one width serves the others. One batch has one
+width (the papers run three or four on each batch), which costs what plain training costs. Afterwards groups are
+narrowed greedily by held-out loss per cost, with the statistics of the held-out batch in batch norms
+(:mod:`~morphsearch.strategies.greedy`; AutoSlim, arXiv 1903.11728).
+
+So a group's width is judged by what the whole network loses without the units, other groups being as narrow as they
+have become, and never by the size of weights.
+
+Within their group units are ordered by :mod:`~morphsearch.strategies.magnitude` when the morph begins: what a trained
+network brought is kept longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from morphsearch.errors import UsageError
+from morphsearch.strategies.base import Phase, Strategy
+from morphsearch.strategies.gates import Gates
+from morphsearch.strategies.greedy import narrow
+from morphsearch.strategies.judging import nothing_to_judge, number_in, unjudged_groups
+from morphsearch.strategies.magnitude import Magnitude
+from morphsearch.strategies.places import PerUnit, places, speaking
+from morphsearch.strategies.widths import lowest_width, step_of
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+SEEDS_APART = 1_000_003
+SPREAD = 0.35  # of the logarithm of a group's share around that of the whole draw
+CYCLE = ("full", "random", "least", "random")  # what batches run at, in turn
+
+
+class Slimmable(Strategy):
+    """Training at many widths, then greedy narrowing by held-out loss.
+
+    Args:
+        least: the smallest share of a group that is trained and chosen.
+        parts: a step of narrowing takes the ``1 / parts`` of a group's width.
+        seed: of the draws.
+
+    Raises:
+        UsageError: an argument out of range.
+    """
+
+    name = "slimmable"
+    presses = False
+    live = False
+
+    def __init__(self, *, least: float = 0.2, parts: int = 12, seed: int = 0) -> None:
+        self.least = number_in("least", least, 0, 1, "0.2 is usual", open_ends=True)
+        if not isinstance(parts, int) or isinstance(parts, bool) or parts < 2:
+            raise UsageError(f"parts={parts!r}", "parts is a whole number, 2 or more", "12 is usual")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise UsageError(f"seed={seed!r}", "a seed is a whole number, 0 or more", "use 0")
+        self.parts, self.seed = parts, seed
+        self._gates: Gates | None = None
+        self._draws = 0
+        self._rank = torch.zeros(0)
+        self._chosen: Tensor | None = None
+
+    def attach(self, model: nn.Module, graph: ConvGraph) -> None:
+        """Order the units of every group, and run every training batch at widths of its own from now on.
+
+        Raises:
+            UsageError: no unit may leave.
+        """
+        if self._gates is not None:
+            self._gates.remove()
+        found = speaking(places(model, graph))
+        if not found:
+            raise nothing_to_judge(self.name, graph, "parameters to put a gate on")
+        self._scored = PerUnit(np.concatenate([place.units for place in found]), graph.num_units).present()
+        self.notes = unjudged_groups(self.name, graph, self._scored, "no parameter speaks for them")
+        group = np.asarray(graph.unit_group, np.int64)
+        worth = _worth(model, graph)
+        order = np.lexsort((-worth, group))
+        starts = np.searchsorted(group[order], np.arange(len(graph.groups)))
+        rank = np.empty(graph.num_units, np.int64)
+        rank[order] = np.arange(graph.num_units) - starts[group[order]]
+        self._rank, self._group = torch.from_numpy(rank), torch.from_numpy(group)
+        self._widths = np.array(list(graph.widths.values()), np.int64)
+        judged = np.bincount(group[self._scored.cpu().numpy()], minlength=len(graph.groups)) > 0
+        self._open = judged & np.array([one.frozen is None for one in graph.groups.values()], bool)
+        self._steps = np.array([step_of(one) for one in graph.groups.values()], np.int64)
+        self._lowest = np.array([min(lowest_width(one), one.width) for one in graph.groups.values()], np.int64)
+        self._device = found[0].tensor
+        self._draws, self._now, self._chosen = 0, None, None
+        self._gates = Gates(model, found, graph.num_units, self._source)
+        self._gates.install()
+
+    # -- gates ---------------------------------------------------------------------------------------------------------
+
+    _now: Tensor | None = None  # `g` widths at which the network runs in evaluation, None for all units
+
+    def _source(self, model: nn.Module) -> Tensor | None:
+        if model.training and torch.is_grad_enabled():
+            return self._gate(self._draw())
+        return None if self._now is None else self._gate(self._now)
+
+    def _gate(self, widths: Tensor | None) -> Tensor | None:
+        """`u` gates, 1 for the first units of every group."""
+        if widths is None:
+            return None
+        device = self._device.device
+        if self._rank.device != device:
+            self._rank, self._group = self._rank.to(device), self._group.to(device)
+        return (self._rank < widths.to(device, non_blocking=True)[self._group]).float()
+
+    def _draw(self) -> Tensor | None:
+        """`g` widths for one batch."""
+        rng = np.random.default_rng([self.seed % SEEDS_APART, self._draws])
+        kind = CYCLE[self._draws % len(CYCLE)]
+        self._draws += 1
+        if kind == "full":
+            return None
+        if kind == "least":
+            share = np.full(self._widths.size, self.least)
+        else:
+            share = rng.uniform(self.least, 1.0) * np.exp(SPREAD * rng.standard_normal(self._widths.size))
+        return torch.from_numpy(self._legal(share.clip(self.least, 1.0) * self._widths))
+
+    def _legal(self, wanted: np.ndarray) -> np.ndarray:
+        widths = np.rint(wanted / self._steps).astype(np.int64) * self._steps
+        legal: np.ndarray = np.where(self._open, widths.clip(self._lowest, self._widths), self._widths)
+        return legal
+
+    # -- what the loop calls -------------------------------------------------------------------------------------------
+
+    def run_phase(self, context: Phase) -> None:
+        """Narrow greedily until the budget is met."""
+        names = list(context.widths)
+        place = {name: position for position, name in enumerate(names)}
+
+        def loss(widths: Mapping[str, int]) -> float:
+            self._now = torch.tensor([widths[name] for name in names])
+            try:
+                return context.loss()
+            finally:
+                self._now = None
+
+        def below(floor: float) -> Any:
+            def step(name: str, width: int) -> int | None:
+                at = place[name]
+                if not self._open[at]:
+                    return None
+                size = int(np.lcm(self._steps[at], context.round_to))
+                whole = int(self._widths[at])
+                amount = max(size, round(whole / self.parts / size) * size)
+                lower = (width - 1) // size * size if width % size else width - amount
+                least = max(int(self._lowest[at]), int(np.ceil(floor * whole / size)) * size)
+                return lower if lower >= least else None
+
+            return step
+
+        widths: dict[str, int] = dict(context.widths)
+        for floor in (self.least, 0.0):  # below what was trained only where nothing else meets the budget
+            widths, count = narrow(widths, below(floor), loss, context.load, context.fits, on_step=context.on_step)
+            context.evaluations += count
+            if context.fits(widths):
+                break
+        self._chosen = torch.tensor([widths[name] for name in names])
+
+    def scores(self) -> Tensor:
+        """`u` float32 in (0, 1]: the share of its group that a unit is among the first of."""
+        whole = torch.from_numpy(self._widths).to(self._rank.device)[self._group]
+        return 1.0 - self._rank.float() / whole
+
+    def scored(self) -> Tensor:
+        """`u` bool: units that may leave and speak."""
+        return self._scored
+
+    def alive(self, threshold: float) -> Tensor:
+        """`u` bool: all units, until widths are chosen."""
+        if self._chosen is None:
+            return torch.ones_like(self._scored)
+        return (self._rank.cpu() < self._chosen[self._group.cpu()]) | ~self._scored
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """Without gates; parameters are as they are."""
+        gates = self._gates
+        if gates is not None:
+            gates.remove()
+        try:
+            yield
+        finally:
+            if gates is not None and gates is self._gates:
+                gates.install()
+
+    def detach(self) -> None:
+        """Take the gates off; parameters are as they are."""
+        if self._gates is not None:
+            self._gates.remove()
+            self._gates = None
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The order of the units, how many draws there were, and the widths that were chosen."""
+        tensors = {"rank": self._rank.cpu().clone()}
+        if self._chosen is not None:
+            tensors["chosen"] = self._chosen.clone()
+        return tensors, {"draws": self._draws}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`.
+
+        Raises:
+            ValueError: it is of another network.
+        """
+        if tensors["rank"].numel() != self._rank.numel():
+            raise ValueError(f"an order of {tensors['rank'].numel()} units, not {self._rank.numel()}")
+        self._rank, self._draws = tensors["rank"].clone(), int(state["draws"])
+        self._chosen = tensors["chosen"].clone() if "chosen" in tensors else None
+
+
+def _worth(model: nn.Module, graph: ConvGraph) -> np.ndarray:
+    """`u`: by magnitude, where there are rows to judge by."""
+    judge = Magnitude()
+    try:
+        judge.attach(model, graph)
+    except UsageError:
+        return np.zeros(graph.num_units)
+    worth: np.ndarray = judge.scores().double().cpu().numpy()
+    return worth
