@@ -64,7 +64,7 @@ def _magnitude_sparsity(**options: Any) -> Any:
 
 @hookimpl
 def morphsearch_strategies() -> list[StrategyRecord]:
-    """Those that press (gamma-l1, group-lasso, logistic-sigmoid), that rank (magnitude, taylor), that evaluate (slimmable), and the baselines."""
+    """Those that press (gamma-l1, group-lasso, logistic-sigmoid), rank (magnitude, taylor) or judge; and baselines."""
     return [
         StrategyRecord("gamma-l1", "L1 on the scales of the norms, priced by marginal cost (MorphNet)", _gamma_l1),
         StrategyRecord("group-lasso", "Group lasso on rows of weights; for networks without norms", _group_lasso),

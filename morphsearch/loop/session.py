@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch import plugins
-from morphsearch.errors import DivergedError, GraphError, InputError, UnknownName, UsageError
+from morphsearch.errors import BudgetError, DivergedError, GraphError, InputError, UnknownName, UsageError
 from morphsearch.graph import record
 from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
@@ -34,7 +34,7 @@ from morphsearch.loop.selection import (
 from morphsearch.loop.shrinking import Shrinking
 from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.registry import get as get_strategy
-from morphsearch.strategies.widths import lowest
+from morphsearch.strategies.widths import largest_multiplier, lowest
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumulates
@@ -328,6 +328,11 @@ class Search(Shrinking):
     def _begin_morph(self) -> None:
         """Attach the strategy to the network as it is now, and pace anew."""
         self.strategy.detach()
+        fits: Callable[[dict[str, int]], bool] = lambda widths: self.budgets.fits(widths, self.rules.shrink_to)  # noqa: E731
+        try:
+            self.strategy.uniform_share = largest_multiplier(self.graph, None, fits, limit=1.0)[0]
+        except BudgetError:
+            self.strategy.uniform_share = 0.0
         self.strategy.attach(self.model, self.graph)
         self.notes += [note for note in self.strategy.notes if note not in self.notes]
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)

@@ -71,6 +71,7 @@ class Strategy(ABC):
         default_threshold: what :meth:`alive` is asked with unless the user says otherwise.
         notes: what the user should know about this network, one sentence each; filled by :meth:`attach`.
         progress: the share of the schedule that is done, 0 to 1, for what is annealed; set by the loop.
+        uniform_share: the share of every group that a plain scaling to the morph's target keeps; set by the loop.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Strategy(ABC):
     default_threshold: float = 0.0
     notes: Sequence[str] = ()
     progress: float = 0.0
+    uniform_share: float = 0.5
 
     @abstractmethod
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:

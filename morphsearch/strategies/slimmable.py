@@ -1,17 +1,17 @@
 """``slimmable``: train one network at many widths, then narrow it step by step where that hurts least.
 
-While it trains, every batch runs at other widths (universally slimmable networks: Yu and Huang, arXiv 1903.05134): all
-units, the narrowest widths, or widths drawn at random, a group each. Units have a fixed order in their group, so that a
-narrow group is the first part of a wider one, and what is learned at one width serves the others. One batch has one
-width (the papers run three or four on each batch), which costs what plain training costs. Afterwards groups are
-narrowed greedily by held-out loss per cost, with the statistics of the held-out batch in batch norms
-(:mod:`~morphsearch.strategies.greedy`; AutoSlim, arXiv 1903.11728).
+The first part of the training (``plain``) is as usual. Then units are ordered by magnitude in their group, and every
+batch runs at other widths (universally slimmable networks: Yu and Huang, arXiv 1903.05134): all units, a narrow
+network, or widths drawn at random, a group each. A narrow group is the first part of a wider one, so that what is
+learned at one width serves the others. One batch has one width (the papers run three or four on each batch), which
+costs what plain training costs. Beginning with a network that knows something is what Once-for-All does (Cai et al.,
+arXiv 1908.09791, section 3.3). Draws lie between the whole network and the widths that meet the budget: that is where
+it will be judged.
 
-So a group's width is judged by what the whole network loses without the units, other groups being as narrow as they
-have become, and never by the size of weights.
-
-Within their group units are ordered by :mod:`~morphsearch.strategies.magnitude` when the morph begins: what a trained
-network brought is kept longest.
+Afterwards groups are narrowed greedily by held-out loss per cost, with the statistics of the held-out batch in batch
+norms (:mod:`~morphsearch.strategies.greedy`; AutoSlim, arXiv 1903.11728). So a group's width is judged by what the
+whole network loses without the units, other groups being as narrow as they have become, and never by the size of
+weights.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.gates import Gates
 from morphsearch.strategies.greedy import narrow
 from morphsearch.strategies.judging import nothing_to_judge, number_in, unjudged_groups
-from morphsearch.strategies.magnitude import Magnitude
-from morphsearch.strategies.places import PerUnit, places, speaking
+from morphsearch.strategies.places import BIAS, SHIFT, PerUnit, places, rows_of, speaking
 from morphsearch.strategies.widths import lowest_width, step_of
 
 if TYPE_CHECKING:
@@ -45,7 +44,9 @@ class Slimmable(Strategy):
     """Training at many widths, then greedy narrowing by held-out loss.
 
     Args:
-        least: the smallest share of a group that is trained and chosen.
+        plain: share of the training in which all units work.
+        least: the smallest share of a group that is trained and chosen, as a share of what a uniform scaling to the
+            budget would leave.
         parts: a step of narrowing takes the ``1 / parts`` of a group's width.
         seed: of the draws.
 
@@ -57,8 +58,9 @@ class Slimmable(Strategy):
     presses = False
     live = False
 
-    def __init__(self, *, least: float = 0.2, parts: int = 12, seed: int = 0) -> None:
-        self.least = number_in("least", least, 0, 1, "0.2 is usual", open_ends=True)
+    def __init__(self, *, plain: float = 0.4, least: float = 0.5, parts: int = 12, seed: int = 0) -> None:
+        self.plain_share = number_in("plain", plain, 0, 1, "0.4 is usual")
+        self.relative_least = number_in("least", least, 0, 1, "0.5 is usual", open_ends=True)
         if not isinstance(parts, int) or isinstance(parts, bool) or parts < 2:
             raise UsageError(f"parts={parts!r}", "parts is a whole number, 2 or more", "12 is usual")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -67,10 +69,16 @@ class Slimmable(Strategy):
         self._gates: Gates | None = None
         self._draws = 0
         self._rank = torch.zeros(0)
+        self._ordered = False
         self._chosen: Tensor | None = None
 
+    @property
+    def least(self) -> float:
+        """The smallest share of a group that is trained and chosen."""
+        return self.relative_least * min(1.0, self.uniform_share)
+
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
-        """Order the units of every group, and run every training batch at widths of its own from now on.
+        """Find where units speak.
 
         Raises:
             UsageError: no unit may leave.
@@ -83,12 +91,9 @@ class Slimmable(Strategy):
         self._scored = PerUnit(np.concatenate([place.units for place in found]), graph.num_units).present()
         self.notes = unjudged_groups(self.name, graph, self._scored, "no parameter speaks for them")
         group = np.asarray(graph.unit_group, np.int64)
-        worth = _worth(model, graph)
-        order = np.lexsort((-worth, group))
-        starts = np.searchsorted(group[order], np.arange(len(graph.groups)))
-        rank = np.empty(graph.num_units, np.int64)
-        rank[order] = np.arange(graph.num_units) - starts[group[order]]
-        self._rank, self._group = torch.from_numpy(rank), torch.from_numpy(group)
+        self._group, self._places = torch.from_numpy(group), found
+        self._order(np.zeros(graph.num_units))
+        self._ordered = False
         self._widths = np.array(list(graph.widths.values()), np.int64)
         judged = np.bincount(group[self._scored.cpu().numpy()], minlength=len(graph.groups)) > 0
         self._open = judged & np.array([one.frozen is None for one in graph.groups.values()], bool)
@@ -99,13 +104,22 @@ class Slimmable(Strategy):
         self._gates = Gates(model, found, graph.num_units, self._source)
         self._gates.install()
 
+    def _order(self, worth: np.ndarray) -> None:
+        """Rank the units of every group, best first."""
+        group = self._group.cpu().numpy()
+        order = np.lexsort((-worth, group))
+        starts = np.searchsorted(group[order], group[order])
+        rank = np.empty(group.size, np.int64)
+        rank[order] = np.arange(group.size) - starts
+        self._rank = torch.from_numpy(rank)
+
     # -- gates ---------------------------------------------------------------------------------------------------------
 
     _now: Tensor | None = None  # `g` widths at which the network runs in evaluation, None for all units
 
     def _source(self, model: nn.Module) -> Tensor | None:
         if model.training and torch.is_grad_enabled():
-            return self._gate(self._draw())
+            return self._gate(self._draw()) if self._ordered else None
         return None if self._now is None else self._gate(self._now)
 
     def _gate(self, widths: Tensor | None) -> Tensor | None:
@@ -127,7 +141,9 @@ class Slimmable(Strategy):
         if kind == "least":
             share = np.full(self._widths.size, self.least)
         else:
-            share = rng.uniform(self.least, 1.0) * np.exp(SPREAD * rng.standard_normal(self._widths.size))
+            share = rng.uniform(min(1.0, self.uniform_share), 1.0) * np.exp(
+                SPREAD * rng.standard_normal(self._widths.size)
+            )
         return torch.from_numpy(self._legal(share.clip(self.least, 1.0) * self._widths))
 
     def _legal(self, wanted: np.ndarray) -> np.ndarray:
@@ -136,6 +152,26 @@ class Slimmable(Strategy):
         return legal
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
+
+    def after_step(self, prices: Tensor, strength: float, lr: float) -> None:
+        """Begin to run batches at widths of their own once the plain part is over."""
+        if not self._ordered and self.progress >= self.plain_share:
+            self._order(self._worth())
+            self._ordered = True
+
+    @torch.no_grad()
+    def _worth(self) -> np.ndarray:
+        """`u`: the size of the parameters through which a unit speaks, over the mean of its layer."""
+        units, sizes = [], []
+        for place in self._places:
+            if place.kind not in (SHIFT, BIAS):
+                size = torch.linalg.vector_norm(rows_of(place.tensor.detach(), place.dim).float(), dim=1)
+                sizes.append((size / size.mean().clamp(min=torch.finfo(size.dtype).tiny)).cpu())
+                units.append(place.units)
+        if not units:
+            return np.zeros(self._group.numel())
+        worth: np.ndarray = PerUnit(np.concatenate(units), self._group.numel()).mean(torch.cat(sizes)).double().numpy()
+        return worth
 
     def run_phase(self, context: Phase) -> None:
         """Narrow greedily until the budget is met."""
@@ -172,9 +208,10 @@ class Slimmable(Strategy):
         self._chosen = torch.tensor([widths[name] for name in names])
 
     def scores(self) -> Tensor:
-        """`u` float32 in (0, 1]: the share of its group that a unit is among the first of."""
+        """`u` float32 in (0, 1]: 1 for the first unit of a group, less for those behind it; NaN in a broken network."""
         whole = torch.from_numpy(self._widths).to(self._rank.device)[self._group]
-        return 1.0 - self._rank.float() / whole
+        broken = any(not bool(torch.isfinite(place.tensor).all()) for place in self._places)
+        return torch.full_like(whole, float("nan"), dtype=torch.float32) if broken else 1.0 - self._rank / whole
 
     def scored(self) -> Tensor:
         """`u` bool: units that may leave and speak."""
@@ -205,11 +242,11 @@ class Slimmable(Strategy):
             self._gates = None
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The order of the units, how many draws there were, and the widths that were chosen."""
+        """The order of the units, whether they are ordered yet, the number of draws, and the widths chosen."""
         tensors = {"rank": self._rank.cpu().clone()}
         if self._chosen is not None:
             tensors["chosen"] = self._chosen.clone()
-        return tensors, {"draws": self._draws}
+        return tensors, {"draws": self._draws, "ordered": self._ordered, "progress": self.progress}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`.
@@ -220,15 +257,5 @@ class Slimmable(Strategy):
         if tensors["rank"].numel() != self._rank.numel():
             raise ValueError(f"an order of {tensors['rank'].numel()} units, not {self._rank.numel()}")
         self._rank, self._draws = tensors["rank"].clone(), int(state["draws"])
+        self._ordered, self.progress = bool(state["ordered"]), float(state["progress"])
         self._chosen = tensors["chosen"].clone() if "chosen" in tensors else None
-
-
-def _worth(model: nn.Module, graph: ConvGraph) -> np.ndarray:
-    """`u`: by magnitude, where there are rows to judge by."""
-    judge = Magnitude()
-    try:
-        judge.attach(model, graph)
-    except UsageError:
-        return np.zeros(graph.num_units)
-    worth: np.ndarray = judge.scores().double().cpu().numpy()
-    return worth

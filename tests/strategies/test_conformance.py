@@ -47,6 +47,11 @@ class TestLogisticSigmoidRelaxed(StrategyConformance):
         return get("logistic-sigmoid", straight_through=False, temperature=0.5, final_temperature=0.1)
 
 
+class TestSlimmable(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("slimmable", plain=0.0)
+
+
 class TestMagnitude(StrategyConformance):
     def strategy(self) -> Strategy:
         return get("magnitude")
