@@ -102,9 +102,8 @@ def one(
     lines = []
     for seed in seeds:
         began = time.perf_counter()
-        result = retrain(
-            architecture.build, splits, recipe, seed=seed, folder=work / "retrained" / f"{task.folder}-{seed}"
-        )
+        folder = work / "retrained" / f"{task.folder}-{seed}"
+        result = retrain(architecture.build, splits, recipe, seed=seed, folder=folder, label=task.arm)
         lines.append(
             {
                 "network": task.network,

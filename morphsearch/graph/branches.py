@@ -13,6 +13,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,12 +71,13 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
     ]
     left = _extend(graph, set(), alone, lambda found: graph.gone_with(found) is not None)
     of_module = _kinds(graph)
+    removals = {name: found for name in alone if name in left and (found := graph.gone_with([name])) is not None}
     kinds = {
-        name: frozenset(of_module[graph.tape.operations[join].module] for join in _joins(graph, name))
-        for name in alone
-        if name in left
+        name: frozenset(of_module[graph.tape.operations[join].module] for join in removal.joins)
+        for name, removal in removals.items()
     }
-    joins = {name: len(_joins(graph, name)) for name in kinds}  # those that end in fewest places are quickest tried
+    joins = {name: len(removals[name].joins) for name in kinds}  # those that end in fewest places are quickest tried
+    once: set[frozenset[Kind]] = set()  # kinds of which some did not go, but others may
     for _ in range(MOST_TRIES):
         same: dict[frozenset[Kind], list[str]] = {}
         for name, kind in kinds.items():
@@ -83,6 +85,12 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
         failed = _failure(graph, {name for like in same.values() for name in sorted(like, key=joins.__getitem__)[:2]})
         if failed is None:
             return {MAY_GO + name: "its branch can be left out" for name in kinds}
+        blamed = {name for name in kinds if failed in removals[name].operations}
+        if blamed:  # an operation that still runs, elsewhere than where its branch ends
+            again = {kinds[name] for name in blamed} & once
+            once |= {kinds[name] for name in blamed}
+            kinds = {name: kind for name, kind in kinds.items() if name not in blamed and kind not in again}
+            continue
         wrong = of_module[graph.tape.operations[failed].module] if failed >= 0 else None
         kinds = {name: kind for name, kind in kinds.items() if wrong is not None and wrong not in kind}
     return {}
@@ -120,11 +128,6 @@ def _kinds(graph: ConvGraph) -> dict[str, Kind]:
         own = found.setdefault(operation.module, [f"{kind.__module__}.{kind.__qualname__}" if kind else ""])
         own.append(operation.kind)
     return {path: tuple(own) for path, own in found.items()}
-
-
-def _joins(graph: ConvGraph, name: str) -> frozenset[int]:
-    removal = graph.gone_with([name])
-    return removal.joins if removal is not None else frozenset()
 
 
 @dataclass
@@ -187,7 +190,7 @@ def _leave_out(graph: ConvGraph, twin: nn.Module, removal: Removal) -> None:
 
     def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
-            trace = _traced(modules[path], given, tapes)
+            trace = _traced(modules[path], given, tapes, graph.tape.graphs)
             if trace is not None:
                 watches[path] = Watch(modules[path], trace, tapes)
             return watches.get(path)
@@ -196,7 +199,10 @@ def _leave_out(graph: ConvGraph, twin: nn.Module, removal: Removal) -> None:
 
     paths = sorted({graph.tape.operations[join].module for join in removal.joins})
     with _all_running({modules[path]: watch(path) for path in paths}) as several:
-        run_tape(graph.model, graph.example_inputs, blank=blank, modes=(graph.on_meta,))
+        try:
+            run_tape(graph.model, graph.example_inputs, blank=blank, modes=(graph.on_meta,))
+        except GraphError as error:  # the trace of some module does not do what its code does
+            raise Mismatch(min(removal.joins), error.arrived) from error
     for path in paths:
         if path not in watches or modules[path] in several:
             join = next(i for i in sorted(removal.joins) if graph.tape.operations[i].module == path)
@@ -325,7 +331,9 @@ def _check_operations(seed: Tape, tape: Tape, removal: Removal) -> None:
     wanted = done(seed, removal.operations | sums)
     found = done(tape, frozenset())
     if wanted != found:
-        raise Mismatch(min(removal.joins), "the network without this branch does something else")
+        extra = next((step for step, other in zip_longest(found, wanted) if step != other), None)
+        still = [i for i in sorted(removal.operations) if (seed.operations[i].kind, seed.operations[i].module) == extra]
+        raise Mismatch([*still, min(removal.joins)][0], "the network without this branch does something else")
     names = {name for operation in tape.operations for name in operation.parameters.values()}
     if names & removal.parameters or removal.parameters & tape.shapes.keys():
         raise Mismatch(min(removal.joins), "parameters of the branch are still in use")

@@ -25,7 +25,7 @@ from morphsearch.graph.repair import NodeFacts, Repair, Watch
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan
 from morphsearch.graph.tape import Tape
-from morphsearch.graph.tracing import trace
+from morphsearch.graph.tracing import Memo, trace
 
 # Arguments that a module is called with, and that its code may ask for: those that are None, true, false or text.
 Fixed = frozenset[tuple[str, bool | str | None]]
@@ -53,7 +53,7 @@ def patch_modules(
 
     def repair_of(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
-            graph = _traced(twin_modules[path], given, tapes)
+            graph = _traced(twin_modules[path], given, tapes, tape.graphs)
             if graph is not None and seen[path].fixed == given:
                 repairs[path] = Repair(
                     twin_modules[path], graph, tapes, seen[path].facts, tape, resolution, plan, multiplicity
@@ -104,7 +104,7 @@ def _seen(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) ->
 
         def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
             def make(given: Fixed) -> fx.Interpreter | None:
-                graph = _traced(modules[path], given, tapes)
+                graph = _traced(modules[path], given, tapes, tape.graphs)
                 if graph is not None:
                     fixed[path] = given
                     watches[path] = Watch(modules[path], graph, tapes)
@@ -120,14 +120,14 @@ def _seen(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) ->
     return {path: found for path in paths if (found := tape.traces[path]) is not None}
 
 
-def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape]) -> fx.Graph | None:
+def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape], memo: Memo) -> fx.Graph | None:
     """The trace of a module that is called with the arguments `fixed`; nothing of it is recorded."""
     tapes[-1].muted += 1
     own = vars(module).pop("forward")  # ours, which asks for this
     try:
         if own.original is not None:
             vars(module)["forward"] = own.original
-        return trace(module, dict(fixed), own.lengths)
+        return trace(module, dict(fixed), own.lengths, memo)
     finally:
         vars(module)["forward"] = own
         tapes[-1].muted -= 1

@@ -38,11 +38,24 @@ class _InPlaceOf(fx.Interpreter):
         self.original = original
         self.module: fx.GraphModule
 
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return tuple(_own(one) for one in args), {name: _own(one) for name, one in kwargs.items()}
+
     def fetch_attr(self, target: str) -> Any:
         value: Any = self.original
         for name in target.split("."):
             value = getattr(value, name)
         return value
+
+
+def _own(value: Any) -> Any:
+    """Lists and dicts of a node's arguments as its code makes them: the callee may write into its own."""
+    if isinstance(value, list):
+        return [_own(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _own(one) for key, one in value.items()}
+    return tuple(_own(one) for one in value) if type(value) is tuple else value
 
 
 class Watch(_InPlaceOf):

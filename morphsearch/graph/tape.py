@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ class Layout:
     name: str
     ids: Tensor
     kept: int | None = None
+
+    @cached_property
+    def bounds(self) -> tuple[int, int]:
+        """The lowest and the highest identifier."""
+        return (int(self.ids.min()), int(self.ids.max())) if self.ids.numel() else (0, 0)
 
 
 class Untraceable(Exception):
@@ -95,6 +101,7 @@ class Tape:
         self.module_names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self.module_stack: list[str] = [""]
         self.visited: set[str] = set()
+        self.graphs: dict[Any, Any] = {}  # traces of modules, by what makes modules alike
         self.traces: dict[str, Any] = {}  # what traces of modules gave, by path, for every rewrite
         self.storages: dict[int, tuple[Tensor, Tensor]] = {}
         self.muted = 0

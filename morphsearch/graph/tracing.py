@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -63,14 +64,31 @@ def parts_of(node: fx.Node) -> int | None:
     return None
 
 
+Memo = dict[Any, "fx.Graph | None"]
+
+
 def trace(
-    module: nn.Module, fixed: dict[str, Any] | None = None, lengths: dict[str, int] | None = None
+    module: nn.Module,
+    fixed: dict[str, Any] | None = None,
+    lengths: dict[str, int] | None = None,
+    memo: Memo | None = None,
 ) -> fx.Graph | None:
     """The trace of a module with its children left whole; None where it cannot be traced or depends on the mode.
 
     `fixed` are arguments that its code may ask for, and the values that it is called with; `lengths` says how many
-    parts arguments have that are tuples.
+    parts arguments have that are tuples; `memo` holds traces of modules that were alike.
     """
+    key = alike(module) if memo is not None else None
+    if memo is None or key is None:
+        return _trace(module, fixed, lengths)
+    key = (key, tuple(sorted((fixed or {}).items(), key=repr)), tuple(sorted((lengths or {}).items())))
+    if key not in memo:
+        memo[key] = _trace(module, fixed, lengths)
+    found = memo[key]
+    return copy.deepcopy(found) if found is not None else None
+
+
+def _trace(module: nn.Module, fixed: dict[str, Any] | None, lengths: dict[str, int] | None) -> fx.Graph | None:
     graphs = _traces(module, fixed or None, lengths)
     if not graphs:
         with _helpers_whole(module):
@@ -158,6 +176,66 @@ def _names_mode(value: Any) -> bool:
     inner = [name for constant in code.co_consts if isinstance(constant, tuple) for name in constant]
     names = {*code.co_names, *code.co_varnames, *inner, *code.co_consts}
     return "training" in names or any(_names_mode(one) for one in code.co_consts if isinstance(one, CodeType))
+
+
+_INTERNAL = frozenset(vars(nn.Module())) - {"training"}
+_PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, type, FunctionType, BuiltinFunctionType)
+_READ: dict[type, frozenset[str]] = {}
+
+
+def alike(module: nn.Module) -> tuple[Any, ...] | None:
+    """Equal for modules whose code does the same: of one type, with the same children and the same values of whatever
+    attributes the code names. None where an attribute cannot be compared."""
+    names = _read(type(module))
+    found: list[Any] = []
+    for path, one in module.named_modules(remove_duplicate=False):
+        held = [(name, value is None) for part in (one._parameters, one._buffers) for name, value in part.items()]
+        found.append((path, type(one), tuple(held)))
+        for name, value in vars(one).items():
+            if name in _INTERNAL or name not in names or (path and name == "forward"):
+                continue
+            value = getattr(value, "__func__", value) if getattr(value, "__self__", None) is one else value
+            plain = _plain(value)
+            if plain is None:
+                return None
+            found.append((name, *plain))
+    return tuple(found)
+
+
+def _plain(value: Any) -> tuple[Any, ...] | None:
+    """Something that compares like `value`; None where there is nothing."""
+    if value is None or isinstance(value, _PLAIN):
+        return (type(value), value)
+    if isinstance(value, (tuple, list)):
+        inner = [_plain(one) for one in value]
+        return None if None in inner else (type(value), *inner)
+    return None
+
+
+def _read(kind: type) -> frozenset[str]:
+    """The names that the code of a type asks for, and that of the functions of its module that it calls by name."""
+    if kind not in _READ:
+        own = [vars(base) for base in kind.__mro__ if base is not object]
+        pending: list[Any] = [value for part in own for name, value in part.items() if name != "__init__"]
+        pending = [value for value in pending if getattr(value, "__module__", "") != nn.Module.__module__]
+        names: set[str] = set()
+        seen: set[CodeType] = set()
+        while pending:
+            value = pending.pop()
+            value = getattr(value, "__func__", getattr(value, "fget", value))
+            value = inspect.unwrap(value) if callable(value) else value
+            code = getattr(value, "__code__", value)
+            if not isinstance(code, CodeType) or code in seen:
+                continue
+            seen.add(code)
+            named = {*code.co_names, *(one for one in code.co_consts if isinstance(one, str))}
+            names |= named
+            pending += [one for one in code.co_consts if isinstance(one, CodeType)]
+            known = getattr(value, "__globals__", {})
+            here = [known[name] for name in named if isinstance(known.get(name), FunctionType)]
+            pending += [one for one in here if not str(one.__module__).startswith("torch.")]
+        _READ[kind] = frozenset(names)
+    return _READ[kind]
 
 
 # Nodes that only move elements; `getitem` also takes tuples apart.

@@ -95,6 +95,9 @@ def _origins(tape: Tape, ids: Tensor, dim: int) -> list[str]:
     if some.size < 2:
         return found
     for layout in tape.splits[-RECENT:]:
+        lowest, highest = layout.bounds
+        if some[0] < lowest or some[1] > highest:
+            continue
         first, other = ((layout.ids == int(one)).nonzero() for one in some)
         if first.shape[0] and other.shape[0]:
             moved = (first[0] != other[0]).nonzero().reshape(-1).tolist()

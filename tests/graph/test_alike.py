@@ -1,0 +1,129 @@
+"""Traces are shared between modules that are alike, and only between those."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from morphsearch.graph import record
+from morphsearch.graph.tracing import alike, trace
+
+
+class Shuffle(nn.Module):
+    """Shuffles channels in `groups` groups, a number that its code reads from an attribute."""
+
+    def __init__(self, groups: int, width: int = 12) -> None:
+        super().__init__()
+        self.groups, self.unread = groups, width
+        self.conv = nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        n, _, h, w = x.shape
+        return x.view(n, self.groups, 12 // self.groups, h, w).transpose(1, 2).reshape(n, 12, h, w)
+
+
+class Activated(nn.Module):
+    def __init__(self, act) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)
+
+
+def test_what_the_code_reads_tells_modules_apart():
+    assert alike(Shuffle(2)) == alike(Shuffle(2, 20))
+    assert alike(Shuffle(2)) != alike(Shuffle(3))
+    assert alike(Activated(torch.relu)) == alike(Activated(torch.relu)) != alike(Activated(torch.sigmoid))
+    assert alike(Activated(nn.ReLU())) != alike(Activated(nn.Sigmoid()))
+
+
+def test_what_cannot_be_compared_is_never_alike():
+    assert alike(Activated(functools.partial(torch.clamp, min=0.0))) is None
+    memo = {}
+    first = trace(Activated(functools.partial(torch.clamp, min=0.0)), memo=memo)
+    assert first is not None
+    assert not memo
+
+
+def test_a_shared_trace_is_a_copy():
+    memo = {}
+    first, second = (trace(Shuffle(2), memo=memo) for _ in range(2))
+    assert len(memo) == 1
+    assert [node.name for node in first.nodes] == [node.name for node in second.nodes]
+    assert not set(first.nodes) & set(second.nodes)
+
+
+def test_modules_with_other_numbers_are_patched_with_their_own():
+    """Sizes stand in the code, so that every shuffle is traced and repaired; each with its own number of groups."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 12, 3)
+            self.shuffles = nn.Sequential(Shuffle(2), Shuffle(3), Shuffle(2), Shuffle(4))
+            self.head = nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.shuffles(self.stem(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Net().double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    graph = record(model, x)
+    keep = {name: range(0, graph.widths[name], 2) for name in graph.free}
+    small = graph.shrink(keep).eval()
+    zeroed = Net().double().eval()
+    zeroed.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        parameters = dict(zeroed.named_parameters())
+        for binding in graph.bindings:
+            kept = {int(unit) for name in graph.free for unit in graph.units_of(name)[::2]}
+            gone = [i for i, unit in enumerate(binding.units.tolist()) if unit >= 0 and unit not in kept]
+            free = {int(unit) for name in graph.free for unit in graph.units_of(name)}
+            gone = [i for i in gone if int(binding.units[i]) in free]
+            parameters[binding.tensor].index_fill_(binding.dim, torch.tensor(gone, dtype=torch.int64), 0)
+    assert len(graph.free) > 0
+    torch.testing.assert_close(small(x), zeroed(x), rtol=1e-9, atol=1e-12)
+
+
+class Stage(nn.Module):
+    """Writes into the list it is given, as HRNet's stages do, and hands on two resolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.fuse = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(2))
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        for i, branch in enumerate(self.branches):
+            x[i] = branch(x[i])
+        return [fuse(x[0] + x[1]) for fuse in self.fuse]
+
+
+class TwoResolutions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.stage = Stage()
+        self.ends = nn.ModuleList(nn.Conv2d(8, 16, 1) for _ in range(2))
+        self.block = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        low, high = self.stage([x, x])
+        y = torch.relu(self.ends[0](low)) + self.ends[1](high)
+        return self.head((y + self.block(y)).mean((2, 3)))
+
+
+def test_a_module_that_writes_into_its_list_of_inputs():
+    """It is run by the trace of the network around it; a branch whose beginning another module computes stays."""
+    graph = record(TwoResolutions(), torch.zeros(1, 3, 8, 8))
+    floors = {name: group.floor for name, group in graph.groups.items() if group.frozen is None}
+    assert floors["block.0"] == 0
+    widths = {name: 0 if name == "block.0" else graph.widths[name] for name in graph.groups}
+    assert graph.resize(graph.closed(widths))(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
