@@ -32,7 +32,14 @@ class CostModelRecord(Record):
 
 @dataclass(frozen=True)
 class StrategyRecord(Record):
-    """``factory(**options) -> morphsearch.strategies.base.Strategy``."""
+    """``factory(**options) -> morphsearch.strategies.base.Strategy``.
+
+    `iterations` is how many morphs a search with it makes where nobody says; `recipe` holds the fields of
+    :class:`morphsearch.training.Recipe` in which its training differs from other searches'.
+    """
+
+    iterations: int = field(default=2, kw_only=True)
+    recipe: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,13 @@ def morphsearch_strategies() -> list[StrategyRecord]:
         StrategyRecord("logistic-sigmoid", "Gates that are open with a learned probability (FiGS)", _logistic_sigmoid),
         StrategyRecord("magnitude", "Small filters leave by rank: L1 or L2 norms of rows", _magnitude),
         StrategyRecord("taylor", "Units leave by rank of the first-order change of the loss, accumulated", _taylor),
-        StrategyRecord("slimmable", "Trained at many widths, then narrowed greedily by held-out loss", _slimmable),
+        StrategyRecord(
+            "slimmable",
+            "Trained at many widths, then narrowed greedily by held-out loss",
+            _slimmable,
+            iterations=1,
+            recipe={"schedule": "cosine", "lr": 0.1},
+        ),
         StrategyRecord("uniform", "Baseline: every group narrowed by the same factor, no training", _uniform),
         StrategyRecord("random", "Baseline: random widths of the same cost, no training", _random),
         StrategyRecord(

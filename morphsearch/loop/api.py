@@ -11,7 +11,7 @@ from torch import nn
 
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
-from morphsearch.loop.config import SEARCH_RECIPE, batch_size_for, number_of_morphs
+from morphsearch.loop.config import number_of_morphs, search_recipe, wants_of
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.runner import Runner
 from morphsearch.loop.session import Search
@@ -43,7 +43,8 @@ def search(
         train_data, val_data: whatever :func:`morphsearch.data.as_splits` takes: a DataSplits, tensors ``(x, y)``, a
             Dataset or a DataLoader; without `val_data` a part of the training data is carved out.
         budget: one or several, or a falling schedule (``"flops=80%,65%,50%"``).
-        iterations: morphs; default 2, or one for each budget of a schedule. epochs: of training before each.
+        iterations: morphs; default the strategy's (mostly 2), or one for each budget of a schedule. epochs: of
+            training before each.
         run_dir: where everything is saved; None saves nothing.
         example_inputs: default: one zero image of the data's shape.
         recipe: fields of :class:`morphsearch.training.Recipe` that differ from the search's defaults.
@@ -59,12 +60,14 @@ def search(
     """
     if iterations is not None and (not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1):
         raise UsageError(f"iterations={iterations!r}", "a search makes one morph or more", "use 1 or 2")
-    iterations = number_of_morphs(iterations, [budget] if isinstance(budget, str) else list(budget))
+    iterations = number_of_morphs(
+        iterations, [budget] if isinstance(budget, str) else list(budget), wants_of(strategy).iterations
+    )
     data = as_splits(train_data, val_data)
     example = torch.zeros((1, *data.shape)) if example_inputs is None else example_inputs
     if example_inputs is None:
         check_model_input(data, (1, *data.shape))
-    base = {**SEARCH_RECIPE, "batch_size": batch_size_for(len(data.train))}
+    base = search_recipe(strategy, len(data.train))
     training = Recipe.from_dict({**base, **dict(recipe or {}), "epochs": epochs, "device": device})
     extra = {"data": data.record, "recipe": training.to_dict(), "iterations": iterations}
     session = Search(

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from morphsearch import plugins
 from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.budget import schedule_length
 from morphsearch.loop.checks import check_arguments
 from morphsearch.training.recipe import Recipe
+from morphsearch.types import StrategyRecord
 
 # What training under pressure wants: a constant rate, since the search should not end where learning does.
 SEARCH_RECIPE: dict[str, Any] = {"schedule": "constant", "lr": 0.05}
@@ -55,14 +57,32 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 DEFAULT_ITERATIONS = 2
 
 
-def number_of_morphs(iterations: int | None, budget: Sequence[str]) -> int:
-    """How many morphs a search makes: as many as were asked for, or as a schedule of budgets has; else 2.
+def wants_of(strategy: str) -> StrategyRecord:
+    """The record of a strategy; for names that nobody registered (which is said later) one with the usual wants."""
+    try:
+        found = plugins.record("strategies", strategy)
+    except UnknownName:
+        found = None
+    return found if isinstance(found, StrategyRecord) else StrategyRecord(strategy, "", lambda: None)
+
+
+def search_recipe(strategy: str, images: int | None) -> dict[str, Any]:
+    """The fields of the recipe that a search trains by, where the user says nothing.
+
+    A batch is 128 images, and less for small sets, so that an epoch has about 40 steps: fewer teach a network little,
+    and its batch-norm statistics nothing.
+    """
+    return {**SEARCH_RECIPE, **wants_of(strategy).recipe, "batch_size": batch_size_for(images)}
+
+
+def number_of_morphs(iterations: int | None, budget: Sequence[str], default: int = DEFAULT_ITERATIONS) -> int:
+    """How many morphs a search makes: as many as were asked for, or as a schedule of budgets has; else `default`.
 
     Raises:
         UsageError: both are given and differ, or a budget does not parse.
     """
     if not any("," in text for text in budget):
-        return iterations or DEFAULT_ITERATIONS
+        return iterations or default
     length = schedule_length(budget)
     if length > 1 and iterations not in (None, length):
         raise UsageError(
@@ -70,7 +90,7 @@ def number_of_morphs(iterations: int | None, budget: Sequence[str]) -> int:
             "a schedule makes one morph for each of its budgets",
             f"leave iterations out, or use {length}",
         )
-    return length if length > 1 else iterations or DEFAULT_ITERATIONS
+    return length if length > 1 else iterations or default
 
 
 def batch_size_for(images: int | None) -> int:
@@ -87,7 +107,7 @@ class SearchConfig:
     Attributes:
         model: spec of the seed. data: spec of the data. budget: one or more budgets, or schedules of budgets.
         strategy, strategy_options: the strategy and its keyword arguments.
-        iterations: morphs; default 2, or one for each budget of a schedule.
+        iterations: morphs; default the strategy's (2, if it says nothing), or one for each budget of a schedule.
         epochs: training under pressure before each of them.
         steps: length of the schedule within that; default all of it.
         seed: of everything random. device: where to train.
@@ -137,7 +157,9 @@ class SearchConfig:
             shrink_to=self.shrink_to,
         )
         object.__setattr__(self, "budget", tuple(self.budget))
-        object.__setattr__(self, "iterations", number_of_morphs(self.iterations, self.budget))
+        object.__setattr__(
+            self, "iterations", number_of_morphs(self.iterations, self.budget, wants_of(self.strategy).iterations)
+        )
         if self.input is not None:
             object.__setattr__(self, "input", tuple(self.input))
         self.training()
@@ -148,12 +170,8 @@ class SearchConfig:
         return self.iterations or DEFAULT_ITERATIONS
 
     def training(self, images: int | None = None) -> Recipe:
-        """The recipe of the search's own training on so many `images` (None: many).
-
-        A batch is 128 images, and less for small sets, so that an epoch has about 40 steps: fewer teach a network
-        little, and its batch-norm statistics nothing.
-        """
-        base = {**SEARCH_RECIPE, "batch_size": batch_size_for(images)}
+        """The recipe of the search's own training on so many `images` (None: many)."""
+        base = search_recipe(self.strategy, images)
         return Recipe.from_dict({**base, **self.recipe, "epochs": self.epochs, "device": self.device})
 
     def to_dict(self) -> dict[str, Any]:
