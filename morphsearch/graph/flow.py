@@ -74,13 +74,19 @@ class Flow:
         groups = resolution.groups.values()
         flow = cls(tape.operations, frozenset(i for i, group in enumerate(groups) if group.frozen is None))
         flow.readers = [[] for _ in tape.operations]
-        unit_group = np.append(resolution.unit_group, OTHER)  # unit -1 reads the last
+        unit_group = np.append(resolution.unit_group, OTHER) - OTHER  # unit -1 reads the last
+        present = np.zeros(len(groups) - OTHER, bool)
+        known: dict[int, frozenset[int]] = {}  # the tape keeps labels alive
 
         def groups_in(labels: Labels) -> frozenset[int]:
-            sides = [labels.ids] if labels.second is None else [labels.ids, labels.second]
-            ids = np.concatenate([np.asarray(side).reshape(-1) for side in sides])
-            units = np.where(ids > 0, resolution.unit_of[np.maximum(ids, 0)], -1)
-            return frozenset(np.unique(unit_group[units]).tolist())
+            if id(labels) not in known:
+                sides = [labels.ids] if labels.second is None else [labels.ids, labels.second]
+                ids = np.concatenate([np.asarray(side).reshape(-1) for side in sides])
+                units = np.where(ids > 0, resolution.unit_of[np.maximum(ids, 0)], -1)
+                present[:] = False
+                present[unit_group[units]] = True
+                known[id(labels)] = frozenset((np.flatnonzero(present) + OTHER).tolist())
+            return known[id(labels)]
 
         for index, operation in enumerate(tape.operations):
             inputs = [(groups_in(one), one.producer, one.shape) for one in operation.inputs if one.parameter is None]

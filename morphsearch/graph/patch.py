@@ -93,31 +93,45 @@ def _seen(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) ->
     ways, are left out. Every module is run once for all rewrites of a recording: the seed's code does not change."""
     missing = [path for path in paths if path not in tape.traces]
     if missing:
-        modules = dict(seed.named_modules())
-        fixed: dict[str, Fixed] = {}
-        watches: dict[str, Watch] = {}
-        tapes: list[Tape] = []
-
-        def blank() -> Tape:
-            tapes.append(Tape(seed, tape.identifiers, tape.next_id, tape.decisions))
-            return tapes[-1]
-
-        def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
-            def make(given: Fixed) -> fx.Interpreter | None:
-                graph = _traced(modules[path], given, tapes, tape.graphs)
-                if graph is not None:
-                    fixed[path] = given
-                    watches[path] = Watch(modules[path], graph, tapes)
-                return watches.get(path)
-
-            return make
-
-        with _all_running({modules[path]: watch(path) for path in missing}) as several:
-            run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,))
-        for path in missing:
-            one = watches.get(path) if modules[path] not in several else None
-            tape.traces[path] = _Seen(fixed[path], one.facts) if one is not None else None
+        _watch(seed, missing, example_inputs, tape)
     return {path: found for path in paths if (found := tape.traces[path]) is not None}
+
+
+def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> None:
+    """Fill ``tape.traces`` for `paths`; a module whose trace does not do what its code does is left out."""
+    modules = dict(seed.named_modules())
+    fixed: dict[str, Fixed] = {}
+    watches: dict[str, Watch] = {}
+    tapes: list[Tape] = []
+
+    def blank() -> Tape:
+        tapes.append(Tape(seed, tape.identifiers, tape.next_id, tape.decisions))
+        return tapes[-1]
+
+    def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
+        def make(given: Fixed) -> fx.Interpreter | None:
+            graph = _traced(modules[path], given, tapes, tape.graphs)
+            if graph is not None:
+                fixed[path] = given
+                watches[path] = Watch(modules[path], graph, tapes)
+            return watches.get(path)
+
+        return make
+
+    try:
+        with _all_running({modules[path]: watch(path) for path in paths}) as several:
+            run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,))
+    except GraphError:
+        half = len(paths) // 2
+        if not half:
+            tape.traces[paths[0]] = None
+            return
+        _watch(seed, paths[:half], example_inputs, tape)
+        _watch(seed, paths[half:], example_inputs, tape)
+        return
+    for path in paths:
+        one = watches.get(path) if modules[path] not in several else None
+        tape.traces[path] = _Seen(fixed[path], one.facts) if one is not None else None
 
 
 def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape], memo: Memo) -> fx.Graph | None:

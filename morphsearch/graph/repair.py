@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from morphsearch.graph.edits import PatchLog, Regrouped, Removed, Resized, Selection, groups_place
 from morphsearch.graph.labels import LOOSE, Labels, along, compact
@@ -50,10 +51,11 @@ class _InPlaceOf(fx.Interpreter):
 
 
 def _own(value: Any) -> Any:
-    """Lists and dicts of a node's arguments as its code makes them: the callee may write into its own."""
-    if isinstance(value, list):
+    """Lists and dicts that stand in a node's arguments, as its code makes them, since the callee may write into them.
+    Those that another node gave stay the same object."""
+    if isinstance(value, immutable_list):
         return [_own(one) for one in value]
-    if isinstance(value, dict):
+    if isinstance(value, immutable_dict):
         return {key: _own(one) for key, one in value.items()}
     return tuple(_own(one) for one in value) if type(value) is tuple else value
 

@@ -83,7 +83,6 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
     class_of = components(size, [(a, b) for a, b, _, _ in tape.unions])
     count = int(class_of.max()) + 1 if size else 0
     reasons, reason_of = _reasons(tape, class_of, count, frozen or {})
-    mixes = _mixes(tape, class_of)
 
     produced = np.zeros(count, bool)
     first_row = np.full(count, size, np.int64)
@@ -108,6 +107,7 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
     unit_of_class[wanted] = np.arange(wanted.size)
 
     layers = _layers(tape, class_of, unit_of_class, boundaries)
+    mixes = _mixes(tape, class_of, wanted[boundaries])
     unit_group = np.zeros(wanted.size, np.int64)
     groups: dict[str, Group] = {}
     for position, (start, end) in enumerate(zip(boundaries, [*boundaries[1:], wanted.size], strict=False)):
@@ -167,12 +167,16 @@ def _reasons(
     return reasons, reason_of
 
 
-def _mixes(tape: Tape, class_of: np.ndarray) -> dict[int, set[str]]:
+def _mixes(tape: Tape, class_of: np.ndarray, firsts: np.ndarray) -> dict[int, set[str]]:
+    """For the first class of every group (`firsts`): what mixes it."""
+    is_first = np.zeros(int(class_of.max(initial=0)) + 1, bool)
+    is_first[firsts] = True
     found: dict[int, set[str]] = {}
     weights = [(tape.slots[name, dim], what) for name, dim, what in tape.parameter_mixes if (name, dim) in tape.slots]
     for ids, what in [*tape.mixes, *weights]:
-        for one in np.unique(class_of[ids]):
-            found.setdefault(int(one), set()).add(what)
+        classes = class_of[ids]
+        for one in set(classes[is_first[classes]].tolist()):
+            found.setdefault(one, set()).add(what)
     return found
 
 
@@ -201,6 +205,6 @@ def _layers(tape: Tape, class_of: np.ndarray, unit_of_class: np.ndarray, firsts:
     for slot, ids in tape.slots.items():
         module = slot[0].rpartition(".")[0] or slot[0]
         units = unit_of_class[class_of[ids]]
-        for unit in np.unique(units[is_first[units]]):
-            holders.setdefault(int(unit), {})[module] = None
+        for unit in sorted(set(units[is_first[units]].tolist())):
+            holders.setdefault(unit, {})[module] = None
     return {unit: list(found) for unit, found in holders.items()}

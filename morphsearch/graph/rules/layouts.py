@@ -90,15 +90,15 @@ def _follow(tape: Tape, ids: Tensor, dim: int) -> None:
 def _origins(tape: Tape, ids: Tensor, dim: int) -> list[str]:
     """The last reshapes that laid these units out, each with its dimension that is `dim` of `ids`."""
     line = np.asarray(ids.movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0])
-    some = np.unique(line[line > 0])[:2]
+    some = sorted(set(line[line > 0].tolist()))[:2]
     found: list[str] = []
-    if some.size < 2:
+    if len(some) < 2:
         return found
     for layout in tape.splits[-RECENT:]:
         lowest, highest = layout.bounds
         if some[0] < lowest or some[1] > highest:
             continue
-        first, other = ((layout.ids == int(one)).nonzero() for one in some)
+        first, other = ((layout.ids == one).nonzero() for one in some)
         if first.shape[0] and other.shape[0]:
             moved = (first[0] != other[0]).nonzero().reshape(-1).tolist()
             if len(moved) == 1:
