@@ -101,8 +101,8 @@ def build(spec: str, device: str = "cpu") -> nn.Module:
 
 @contextlib.contextmanager
 def quick_draws(block: int = 65_537) -> Iterator[None]:
-    """Large tensors are filled with one random block, over and over (a prime number of values, so that no two channels are
-    alike): a quarter of the time went into drawing."""
+    """Large tensors are filled with one random block, over and over (a prime number of values, so that no
+    two channels are alike): a quarter of the time went into drawing."""
 
     def repeating(name: str) -> Any:
         original = getattr(Tensor, name)
