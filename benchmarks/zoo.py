@@ -85,6 +85,8 @@ def build(spec: str, device: str = "cpu") -> nn.Module:
     options: dict[str, Any] = {}
     if any(part in name for part in ("rcnn", "retinanet", "fcos")):
         options = {"min_size": 160, "max_size": 256}  # they scale every image to 800 otherwise
+    if "rcnn" in name:  # a thousand boxes take minutes where the operators are in Python
+        options |= {f"rpn_{when}_nms_top_n_{mode}": 64 for when in ("pre", "post") for mode in ("train", "test")}
 
     def made() -> nn.Module:
         with quick_draws():
