@@ -10,6 +10,7 @@ parameters and units of the seed without those that went.
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,12 +23,11 @@ from torch import fx, nn
 from morphsearch.errors import GraphError
 from morphsearch.graph.edits import give_code
 from morphsearch.graph.flow import Removal
-from morphsearch.graph.patch import Fixed, _all_running, _traced
 from morphsearch.graph.recording import run_tape
-from morphsearch.graph.repair import Watch
 from morphsearch.graph.resolve import Group, Resolution
 from morphsearch.graph.rewrite import Mismatch, Plan, make_plan, rebuild
 from morphsearch.graph.tape import Tape
+from morphsearch.graph.watching import Watched, watch
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
@@ -63,12 +63,7 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
     Two branches that end in each kind of module are tried, and proven by recording: modules of one type that run the
     same operations have the same code. (Every later rewrite is recorded again in any case.)
     """
-    names = list(graph.groups)
-    alone = [
-        name
-        for position, name in enumerate(names)
-        if graph.groups[name].frozen is None and graph.flow.removal([position]) is not None
-    ]
+    alone = [name for name in graph.free if graph.gone_with([name]) is not None]
     left = _extend(graph, set(), alone, lambda found: graph.gone_with(found) is not None)
     of_module = _kinds(graph)
     removals = {name: found for name in alone if name in left and (found := graph.gone_with([name])) is not None}
@@ -110,7 +105,7 @@ def _failure(graph: ConvGraph, names: set[str]) -> int | None:
     """The operation that is in the way of all these groups going at once; None where none is."""
     try:
         if names:
-            without(graph, names, meta=graph.on_meta)
+            _recorded_without(graph, names, meta=graph.on_meta)
     except Mismatch as mismatch:
         return mismatch.operation
     return None
@@ -138,16 +133,28 @@ class Rest:
     units: np.ndarray
 
 
-def without(graph: ConvGraph, names: Iterable[str], *, meta: bool = False) -> Rest:
+def without(graph: ConvGraph, names: Iterable[str]) -> Rest:
     """The network without groups and all that goes with them, else as wide as the seed.
-
-    Args:
-        meta: shapes alone, for a trial.
 
     Raises:
         Mismatch: a module whose code cannot be traced is in the way, or another network came out than should.
     """
     from morphsearch.graph.checked import freeze_again
+
+    rest = _recorded_without(graph, names, meta=False)
+    tape, groups = rest.graph.tape, list(graph.groups)
+    # Groups are called after their first layer, which may be gone: they keep their names.
+    for name in rest.graph.groups:
+        members = rest.graph.units_of(name)
+        if members.size:
+            former = groups[graph.unit_group[rest.units[members[0]]]]
+            tape.decisions |= {NAMED + name: former} if former != name else {}
+    rest.graph.decide()
+    return replace(rest, graph=freeze_again(rest.graph, tape.decisions))
+
+
+def _recorded_without(graph: ConvGraph, names: Iterable[str], *, meta: bool) -> Rest:
+    """What :func:`without` proves, before groups are given the seed's names; `meta`: on shapes alone, for a trial."""
     from morphsearch.graph.graph import ConvGraph as Graph
 
     removal = graph.gone_with(names)
@@ -167,81 +174,30 @@ def without(graph: ConvGraph, names: Iterable[str], *, meta: bool = False) -> Re
     _check_operations(graph.tape, tape, removal)
     tape.decisions = {key: name for key, name in decisions.items() if not key.startswith(NAMED)}
     found = Graph(twin, graph.example_inputs, tape, evaluated, {}, on_meta)
-    units = _same_units(graph, found, removal, plan)
-    # Groups are called after their first layer, which may be gone: they keep their names.
-    for name in found.groups:
-        members = found.units_of(name)
-        if members.size:
-            former = groups[graph.unit_group[units[members[0]]]]
-            tape.decisions |= {NAMED + name: former} if former != name else {}
-    rest = freeze_again(Graph(twin, graph.example_inputs, tape, evaluated, {}, on_meta), decisions)
-    return Rest(rest, units)
+    return Rest(found, _same_units(graph, found, removal, plan))
 
 
 def _leave_out(graph: ConvGraph, twin: nn.Module, removal: Removal) -> None:
     """Give the modules of `twin` where branches end the code without them."""
-    modules, new_modules = dict(graph.model.named_modules()), dict(twin.named_modules())
-    watches: dict[str, Watch] = {}
-    tapes: list[Tape] = []
-
-    def blank() -> Tape:
-        tapes.append(Tape(graph.model, graph.tape.identifiers, graph.tape.next_id, graph.tape.decisions))
-        return tapes[-1]
-
-    def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
-        def make(given: Fixed) -> fx.Interpreter | None:
-            trace = _traced(modules[path], given, tapes, graph.tape.graphs)
-            if trace is not None:
-                watches[path] = Watch(modules[path], trace, tapes)
-            return watches.get(path)
-
-        return make
-
+    new_modules = dict(twin.named_modules())
     paths = sorted({graph.tape.operations[join].module for join in removal.joins})
-    with _all_running({modules[path]: watch(path) for path in paths}) as several:
-        try:
-            run_tape(graph.model, graph.example_inputs, blank=blank, modes=(graph.on_meta,))
-        except GraphError as error:  # the trace of some module does not do what its code does
-            raise Mismatch(min(removal.joins), error.arrived) from error
+    try:
+        watched = watch(graph.model, graph.example_inputs, graph.tape, paths)
+    except GraphError as error:  # the trace of some module does not do what its code does
+        raise Mismatch(min(removal.joins), error.arrived) from error
     for path in paths:
-        if path not in watches or modules[path] in several:
+        found = watched[path]
+        if found is None:
             join = next(i for i in sorted(removal.joins) if graph.tape.operations[i].module == path)
             raise Mismatch(join, "its module's code cannot be traced")
-        _edit(graph, path, new_modules[path], watches[path], removal, _alike(tapes[-1], graph.tape))
+        _edit(graph, path, new_modules[path], found, removal)
 
 
-def _alike(tape: Tape, seed: Tape) -> dict[int, int]:
-    """For operations of `tape`, on which traces ran instead of the code, those of the seed: a trace may do a little
-    more."""
-
-    def numbered(one: Tape) -> dict[tuple[str, str, int], int]:
-        seen: dict[tuple[str, str], int] = {}
-        found = {}
-        for index, operation in enumerate(one.operations):
-            key = (operation.kind, operation.module)
-            seen[key] = seen.get(key, 0) + 1
-            found[*key, seen[key]] = index
-        return found
-
-    own = numbered(seed)
-    return {index: own[key] for key, index in numbered(tape).items() if key in own}
-
-
-def _edit(
-    graph: ConvGraph, path: str, module: nn.Module, watch: Watch, removal: Removal, places: Mapping[int, int]
-) -> None:
-    """Take what is gone out of the code of `module`; `places`: operations of the watch to those of the seed."""
-    traced = fx.GraphModule(module, watch.module.graph)
+def _edit(graph: ConvGraph, path: str, module: nn.Module, watched: Watched, removal: Removal) -> None:
+    """Take what is gone out of the code of `module`."""
+    traced = fx.GraphModule(module, copy.deepcopy(watched.graph))
     nodes = list(traced.graph.nodes)
-
-    def is_gone(node: fx.Node) -> bool:
-        facts = watch.facts.get(node.name)
-        labels = facts.labels if facts is not None else None
-        if labels is None or labels.parameter is not None:
-            return False
-        return places.get(labels.producer) in removal.operations
-
-    gone = {node for node in nodes if is_gone(node)}
+    gone = {node for node in nodes if watched.makers.get(node.name) in removal.operations}
     idle = {node for node in nodes if not node.users and node.op != "output"}
     for node in nodes:
         if node in gone or not gone & set(node.all_input_nodes):
@@ -348,10 +304,11 @@ def _same_units(graph: ConvGraph, found: ConvGraph, removal: Removal, plan: Plan
     wrong = Mismatch(min(removal.joins), "its channels are coupled in another way without this branch")
     units = np.full(found.num_units, -1, np.int64)
     before, after = graph.resolution.unit_of, found.resolution.unit_of
+    identifiers = graph.tape.identifiers
     for slot, ids in found.tape.slots.items():
         if slot not in plan.gather:
             raise wrong
-        old, new = before[graph.tape.identifiers[slot][plan.gather[slot]]], after[ids]
+        old, new = before[identifiers[slot][plan.gather[slot]]], after[ids]
         if old.size != new.size or ((old >= 0) != (new >= 0)).any():
             raise wrong
         held = new >= 0

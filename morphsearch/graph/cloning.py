@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 _ATOMIC = (int, float, bool, str, bytes, type(None), type, complex)
+_TABLES = (dict, OrderedDict)
 _HOOKS = ("__deepcopy__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
 
 
@@ -29,7 +30,13 @@ def clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo[id(module)] = twin
     state = twin.__dict__
     for key, value in vars(module).items():
-        state[key] = _value(value, memo)
+        kind = type(value)
+        if kind in _ATOMIC:
+            state[key] = value
+        elif kind in _TABLES and not value and id(value) not in memo:
+            state[key] = memo[id(value)] = kind()
+        else:
+            state[key] = _value(value, memo)
     return twin
 
 
@@ -41,7 +48,7 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
         return known
     if isinstance(value, nn.Module):
         return clone(value, memo)
-    if type(value) in (dict, OrderedDict):
+    if type(value) in _TABLES:
         table = type(value)()
         memo[id(value)] = table
         for key, inner in value.items():

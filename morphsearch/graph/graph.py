@@ -19,7 +19,7 @@ from morphsearch.graph.extent import Extent
 from morphsearch.graph.flow import Flow, Removal
 from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
 from morphsearch.graph.labels import Labels, fraction
-from morphsearch.graph.recording import run_tape
+from morphsearch.graph.recording import run_tape, uncollected
 from morphsearch.graph.resolve import Binding, Group, Resolution, resolve
 from morphsearch.graph.rewrite import Mismatch, Plan
 from morphsearch.graph.tape import RawOperation, Tape
@@ -101,8 +101,13 @@ class ConvGraph:
         self.model, self.example_inputs = model, example_inputs
         self.tape, self.evaluated, self.on_meta = tape, evaluated, on_meta
         self.frozen_ids = dict(frozen)
-        self.resolution = branches.decided(resolve(tape, frozen), tape.decisions)
+        self._found = resolve(tape, frozen)
+        self.decide()
         self._gone_with: dict[frozenset[str], Removal | None] = {}
+
+    def decide(self) -> None:
+        """Give the groups the names and floors that the tape's decisions ask for."""
+        self.resolution = branches.decided(self._found, self.tape.decisions)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -311,6 +316,7 @@ class ConvGraph:
                 break_symmetry(network, plan, noise, torch.Generator().manual_seed(seed))
         return network
 
+    @uncollected()
     def planned(self, multiplicity: np.ndarray) -> tuple[nn.Module, Plan]:
         """The rewritten network with inherited slices, and the plan that says which slice of the seed each is."""
         held = np.bincount(self.unit_group, multiplicity > 0, len(self.groups))
@@ -419,6 +425,7 @@ def _unknown_group(name: str, known: list[str]) -> tuple[str, str, str]:
     return f"unknown group {name!r}", f"the groups are: {shown}", repair
 
 
+@uncollected()
 def record(
     model: nn.Module, example_inputs: Any, *, check: bool = True, decisions: Mapping[str, str] | None = None
 ) -> ConvGraph:
@@ -448,13 +455,21 @@ def record(
         raise GraphError(
             f"{what} is a scripted module", "its code cannot be rewritten", "pass it before torch.jit.script"
         )
-    tape, evaluated, on_meta = run_tape(model, example_inputs, blank=lambda: Tape(model, decisions=decisions))
+    proving = check and decisions is None
+
+    def blank() -> Tape:
+        tape = Tape(model, decisions=decisions)
+        tape.keeps_calls = proving
+        return tape
+
+    tape, evaluated, on_meta = run_tape(model, example_inputs, blank=blank)
     graph = freeze_again(ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta), decisions or {})
     if check:
         graph = freeze_what_fails(graph)
-        if decisions is None:
-            graph.tape.decisions |= branches.may_go(graph)
-            graph.resolution = branches.decided(graph.resolution, graph.tape.decisions)
+    if proving:
+        graph.tape.decisions |= branches.may_go(graph)
+        graph.decide()
+        tape.calls.clear()
     return graph
 
 

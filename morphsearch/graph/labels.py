@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,8 +51,12 @@ class Labels:
 
     def vector(self, dim: int) -> Tensor:
         """Labels along `dim` (length ``shape[dim]``), where the other dimensions are constant."""
-        index = tuple(slice(None) if d == dim else 0 for d in range(len(self.shape)))
-        return self.full()[index]
+        ids = self.ids
+        if ids.numel() != ids.shape[dim]:
+            for other in range(ids.dim()):
+                ids = ids if other == dim else ids.narrow(other, 0, 1)
+        line = ids.reshape(-1)
+        return line if line.numel() == self.shape[dim] else line.expand(self.shape[dim])
 
     @property
     def blank(self) -> bool:
@@ -69,11 +74,16 @@ def unknown(shape: tuple[int, ...]) -> Labels:
     return Labels(torch.full((1,) * len(shape), RIGID, dtype=torch.int64), shape, -1, "")
 
 
-def along(vector: Tensor, dim: int, shape: tuple[int, ...], producer: int = -1) -> Labels:
+def along(vector: np.ndarray | Tensor, dim: int, shape: tuple[int, ...], producer: int = -1) -> Labels:
     """`vector` along `dim`, constant in the others."""
+    line = np.asarray(vector)
+    if line.size != shape[dim]:
+        raise ValueError(f"{line.size} labels for {shape[dim]} elements")
+    if line.size > 1 and line[0] == line[1] and (line == line[0]).all():
+        line = line[:1]
     view = [1] * len(shape)
-    view[dim] = shape[dim]
-    return compact(vector.reshape(view), shape, producer)
+    view[dim] = line.size
+    return Labels(torch.from_numpy(np.ascontiguousarray(line)).reshape(view), shape, producer)
 
 
 def compact(ids: Tensor, shape: tuple[int, ...], producer: int = -1, parameter: str | None = None) -> Labels:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +15,19 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.labels import RIGID, constant
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.tape import Rules, Tape, tensors_in
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python's cyclic collector waits meanwhile: it would look through all that is recorded again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def default_rules() -> Rules:
@@ -92,11 +106,12 @@ def run_tape(
 def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *, meta: bool) -> int:
     """Fill the tape; returns the number of operations of the evaluation run."""
     tape.on_meta = meta
+    modules = list(model.named_modules())
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     with (
-        as_it_was(model),
+        as_it_was(module for _, module in modules),
         torch.no_grad(),
-        _stand_ins(model, tape, meta),
+        stand_ins(modules, tape, meta=meta),
         torch.random.fork_rng(devices=[], enabled=not meta),
     ):
         model.eval()
@@ -112,16 +127,17 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
 
 
 _CONTAINERS = frozenset((list, dict, set))
+_INTERNAL = vars(nn.Module()).keys()  # what every module has
 
 
 @contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
+def as_it_was(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put back whatever the modules' forward code wrote into attributes (caches, counters, the training mode)."""
     saved = []
-    for module in model.modules():
+    for module in modules:
         values = dict(vars(module))
-        inner = [(v, v.copy()) for k, v in values.items() if type(v) in _CONTAINERS and not k.startswith("_")]
-        saved.append((module, values, inner))
+        own = [values[key] for key in values.keys() - _INTERNAL if not key.startswith("_")]
+        saved.append((module, values, [(value, value.copy()) for value in own if type(value) in _CONTAINERS]))
     try:
         yield
     finally:
@@ -164,13 +180,13 @@ OUTPUT = "it is the network's output"
 
 
 @contextmanager
-def _stand_ins(model: nn.Module, tape: Tape, meta: bool) -> Iterator[None]:
+def stand_ins(modules: list[tuple[str, nn.Module]], tape: Tape, *, meta: bool) -> Iterator[None]:
     """Put meta tensors (or, for real runs, the tensors themselves, with buffers copied) in place of the network's
     own."""
     saved: list[tuple[dict[str, Any], str, Any]] = []
     twins: dict[int, Tensor] = {}
     try:
-        for prefix, module in model.named_modules():
+        for prefix, module in modules:
             for store, is_parameter in ((module._parameters, True), (module._buffers, False)):
                 for key, tensor in store.items():
                     if tensor is None:
@@ -182,28 +198,30 @@ def _stand_ins(model: nn.Module, tape: Tape, meta: bool) -> Iterator[None]:
                         twins[id(tensor)] = twin
                     saved.append((store, key, tensor))
                     tape.register(twin, name)
-        for store, key, tensor in saved:
-            store[key] = twins[id(tensor)]
+        for table, key, tensor in saved:
+            table[key] = twins[id(tensor)]
         if meta:
-            _move_attributes(model)
+            _move_attributes(modules)
         yield
     finally:
-        for store, key, tensor in saved:
-            store[key] = tensor
+        for table, key, tensor in saved:
+            table[key] = tensor
 
 
-def _move_attributes(model: nn.Module) -> None:
+def _move_attributes(modules: list[tuple[str, nn.Module]]) -> None:
     """Tensors that modules keep as plain attributes (what their code caches) become meta tensors too."""
 
     def moved(value: Any) -> Any:
         return _twin(value, False, True, "") if isinstance(value, Tensor) and not value.is_meta else value
 
-    for module in model.modules():
-        for key, value in vars(module).items():
+    for _, module in modules:
+        values = vars(module)
+        for key in values.keys() - _INTERNAL:
+            value = values[key]
             if isinstance(value, Tensor):
-                vars(module)[key] = moved(value)
+                values[key] = moved(value)
             elif type(value) in (list, tuple) and any(isinstance(one, Tensor) for one in value):
-                vars(module)[key] = type(value)(moved(one) for one in value)
+                values[key] = type(value)(moved(one) for one in value)
 
 
 def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:

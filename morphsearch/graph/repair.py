@@ -316,7 +316,7 @@ class Repair(_InPlaceOf):
             tape.muted -= 1
         brought = np.where(chosen < 0, LOOSE, arriving[chosen])
         shape = tuple(result.shape)
-        made = along(torch.from_numpy(brought), dim, shape)
+        made = along(brought, dim, shape)
         if labels.second is not None:
             other = labels.ids if dim in _varying(labels.second) else labels.second
             made = Labels(made.ids, shape, -1, None, other)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import SUPPORTED_NODES, tree_leaves
+from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map
 
 from morphsearch.errors import MorphError
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant
@@ -59,6 +59,21 @@ class Layout:
     def bounds(self) -> tuple[int, int]:
         """The lowest and the highest identifier."""
         return (int(self.ids.min()), int(self.ids.max())) if self.ids.numel() else (0, 0)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a module was called with: positional arguments, and the labels that their tensors had then."""
+
+    args: Any
+    labels: list[tuple[Tensor, Labels]]
+
+    @classmethod
+    def of(cls, args: Any) -> Call:
+        """A call that is about to run; lists are copied, since the network may go on to fill them."""
+        tensors = tensors_in(args)
+        labels = [(tensor, getattr(tensor, "_morphsearch_labels", None)) for tensor in tensors]
+        return cls(tree_map(lambda leaf: leaf, args), [(tensor, one) for tensor, one in labels if one is not None])
 
 
 class Untraceable(Exception):
@@ -103,6 +118,9 @@ class Tape:
         self.visited: set[str] = set()
         self.graphs: dict[Any, Any] = {}  # traces of modules, by what makes modules alike
         self.traces: dict[str, Any] = {}  # what traces of modules gave, by path, for every rewrite
+        self.watched: dict[str, Any] = {}  # which of their nodes is which operation, by path
+        self.calls: dict[str, Call | None] = {}  # how modules were called; None: several times
+        self.keeps_calls = False
         self.storages: dict[int, tuple[Tensor, Tensor]] = {}
         self.muted = 0
         self.splits: list[Layout] = []
@@ -254,10 +272,12 @@ class Tape:
         """
         a, b = np.asarray(a).reshape(-1), np.asarray(b).reshape(-1)
         both = (a > 0) & (b > 0)
-        operation = len(self.operations)
-        if self.preset or not np.array_equal(a, b):
-            self.unions.append((a, b, operation, slot) if self.preset else (a[both], b[both], operation, slot))
-        if not both.all():
+        whole = bool(both.all())
+        if self.preset:
+            self.unions.append((a, b, len(self.operations), slot))
+        elif (a != b).any():
+            self.unions.append((*((a, b) if whole else (a[both], b[both])), len(self.operations), slot))
+        if not whole:
             alone = np.concatenate([a[(a > 0) & (b == RIGID)], b[(b > 0) & (a == RIGID)]])
             if alone.size:
                 what = self.where(self.doing or "an operation")
@@ -327,6 +347,8 @@ class Tape:
                 return
             self.module_stack.append(name)
             self.visited.add(name)
+            if self.keeps_calls and self.on_meta and not type(module).__module__.startswith("torch.nn."):
+                self.calls[name] = None if name in self.calls else Call.of(args)
             if not self.muted and rules.module_rule(module) is not None:
                 whole.append(module)
                 self.muted += 1

@@ -108,7 +108,7 @@ def _traces(module: nn.Module, fixed: dict[str, Any] | None, lengths: dict[str, 
             tracer = _Tracer(lengths)
             own = vars(module).get("forward")  # chosen among several in the constructor
             tracer.traced_func_name = getattr(own, "__name__", "forward")
-            with as_it_was(module):  # what the code caches while it is traced is no tensor
+            with as_it_was(module.modules()):  # what the code caches while it is traced is no tensor
                 graphs.append(tracer.trace(module, fixed))
     except Exception:
         return []

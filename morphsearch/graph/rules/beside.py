@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import Labels, along
@@ -52,7 +50,7 @@ def beside_units(
         bind(tape, bias, 0, rows[0], "bias")
     shape = tuple(out.shape)
     units = Labels(lockstep(tape, labels.ids, dim), shape)
-    leaving = along(torch.from_numpy(np.ascontiguousarray(rows[0])), channel_dim, shape)
+    leaving = along(rows[0], channel_dim, shape)
     result = joined(tape, leaving, units) if made == "rows" else units
     tape.emit(
         "conv",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, along, unknown
@@ -228,7 +227,7 @@ def joined_parameters(
         found = resolve_slot(tape, tensor, over, "gate" if over == dim and len(own) < len(parts) else "other")
         if found is None:
             continue
-        result[place] = along(torch.from_numpy(np.ascontiguousarray(found[0])), over, one.shape)
+        result[place] = along(found[0], over, one.shape)
         if over == dim:
             continue
         beside = [other for other, one in zip(labels, known, strict=True) if one is not None and not one.parameter]
@@ -236,7 +235,7 @@ def joined_parameters(
         if units is not None:
             tape.union(units, *found)
             tape.pin(found[0][units == RIGID], "it reads data whose number of channels is fixed")
-            result[place] = along(torch.from_numpy(np.ascontiguousarray(units)), over, one.shape)
+            result[place] = along(units, over, one.shape)
     return result
 
 

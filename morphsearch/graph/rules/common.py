@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.tape import Tape, tensors_in
@@ -46,6 +45,15 @@ def plain_arguments(args: Any, kwargs: Any) -> dict[str, Any]:
 
 def numbers_in(args: Any, kwargs: Any) -> tuple[float, ...]:
     """Plain numbers among the arguments: where they depend on a width, removal is not exact (see ``rewrite.check``)."""
-    return tuple(
-        float(v) for v in tree_leaves((args, kwargs)) if isinstance(v, (int, float)) and not isinstance(v, bool)
-    )
+    found: list[float] = []
+    _collect_numbers((*args, *kwargs.values()), found)
+    return tuple(found)
+
+
+def _collect_numbers(values: Any, found: list[float]) -> None:
+    for value in values:
+        if isinstance(value, (int, float)):
+            if not isinstance(value, bool):
+                found.append(float(value))
+        elif isinstance(value, (list, tuple)):
+            _collect_numbers(value, found)

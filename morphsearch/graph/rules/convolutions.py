@@ -52,7 +52,7 @@ def convolution(
     by_column = transposed and decision == "whole"
     blurs = groups == arriving.size and shape[channel_dim] == groups and _shared_kernel(tape, weight)
     if tape.decide(kind, "one kernel for all channels" if blurs and groups > 1 else None) is not None:
-        labels = along(torch.from_numpy(np.ascontiguousarray(arriving)), channel_dim, shape)
+        labels = along(arriving, channel_dim, shape)
         tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs | {"per_element": True})
         tape.put(out, labels)
         return
@@ -77,7 +77,7 @@ def convolution(
         leaving = _grouped(tape, arriving, rows, columns, column_slot, groups, transposed, decision == "whole")
     if bias is not None:
         bind(tape, bias, 0, leaving, "bias")
-    labels = along(torch.from_numpy(leaving), channel_dim, shape)
+    labels = along(leaving, channel_dim, shape)
     assert leaving.size == channels_out
     tape.emit(
         kind,
@@ -122,7 +122,7 @@ def _along_channels(
     index = np.arange(first, first + out.shape[dim]).clip(0, x.shape[dim] - 1)
     tape.mix(labels.ids, tape.where("a convolution over channels"))
     units = np.asarray(labels.vector(dim))[index]
-    found = along(torch.from_numpy(np.ascontiguousarray(units)), dim, tuple(out.shape))
+    found = along(units, dim, tuple(out.shape))
     for tensor in (weight, bias):
         name = tape.name_of(tensor) if tensor is not None else None
         if name is not None:
@@ -135,8 +135,10 @@ def _along_channels(
 
 def _decision(tape: Tape, weight: Tensor, channels: int, groups: int) -> str | None:
     """What leaves a grouped convolution, "whole" groups or channels in "lockstep": decided once for each weight."""
-    labels = tape.labels(weight)
-    name = tape.name_of(weight) or (labels.parameter if labels is not None else None)
+    name = tape.name_of(weight)
+    if name is None:
+        labels = tape.labels(weight)
+        name = labels.parameter if labels is not None else None
     if not name:
         return None
     if groups > 1 and name not in tape.decisions:

@@ -9,7 +9,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, along
@@ -39,7 +38,7 @@ def einsum(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
     arriving = np.asarray(labels.vector(channel))
     tape.union(arriving, columns, slot)
     tape.pin(columns[arriving == RIGID], f"{tape.where('an einsum')} reads the network's input or a constant")
-    made = along(torch.from_numpy(rows), place, tuple(out.shape))
+    made = along(rows, place, tuple(out.shape))
     positions = prod(x.shape) // x.shape[channel]
     attrs = {"batch": x.shape[0], "positions": positions}
     tape.emit(

@@ -14,6 +14,7 @@ from morphsearch.graph.rules.einsum import einsum
 from morphsearch.graph.rules.linear import linear
 from morphsearch.graph.rules.norms import batch_norm, group_norm, instance_norm, layer_norm
 from morphsearch.graph.rules.pairs import on_one_side
+from morphsearch.graph.tape import Tape
 
 
 def _of_kernel(x: Any, args: Any, kwargs: Any) -> int:
@@ -29,7 +30,19 @@ def _second(x: Any, args: Any, kwargs: Any) -> int:
     return 1
 
 
-FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+def _aside(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """`rule`, on shapes alone without the dispatcher: what it computes labels with is nothing to record."""
+
+    def run(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
+        if not tape.on_meta:
+            return rule(tape, func, args, kwargs)
+        with torch._C._DisableTorchDispatch():
+            return rule(tape, func, args, kwargs)
+
+    return run
+
+
+_LAYERS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv1d: on_one_side(conv_rule(1, False), _of_kernel),
     torch.conv2d: on_one_side(conv_rule(2, False), _of_kernel),
     torch.conv3d: on_one_side(conv_rule(3, False), _of_kernel),
@@ -42,5 +55,5 @@ FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: on_one_side(layer_norm, _last),
     F.group_norm: group_norm,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
-    torch.einsum: einsum,
 }
+FUNCTIONS = {function: _aside(rule) for function, rule in _LAYERS.items()} | {torch.einsum: einsum}

@@ -71,7 +71,7 @@ def linear_labels(
         tape.pin(columns[arriving == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
         if bias is not None:
             bind(tape, bias, 0, rows, "bias")
-        out_labels = along(torch.from_numpy(rows), last, shape)
+        out_labels = along(rows, last, shape)
     tape.emit(
         "linear",
         [labels],

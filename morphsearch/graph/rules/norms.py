@@ -84,7 +84,7 @@ def per_channel_norm(tape: Tape, kind: str, x: Tensor, out: Tensor, tensors: dic
     for role, tensor in tensors.items():
         if tensor is not None:
             bind(tape, tensor, 0, units, "norm" if role == "weight" else "other")
-    labels = along(torch.from_numpy(np.ascontiguousarray(units)), 1, tuple(x.shape))
+    labels = along(units, 1, tuple(x.shape))
     affine = tensors.get("weight") is not None
     tape.emit(
         kind,
@@ -143,7 +143,7 @@ def group_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
         tensor = given.get(role)
         if tensor is not None:
             bind(tape, tensor, 0, units, "norm" if role == "weight" else "bias")
-    labels = along(torch.from_numpy(np.ascontiguousarray(units)), 1, tuple(x.shape))
+    labels = along(units, 1, tuple(x.shape))
     affine = given.get("weight") is not None
     tape.emit(
         "group_norm",

@@ -8,8 +8,6 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, along, compact, constant
@@ -56,7 +54,7 @@ def factor(tape: Tape, tensor: Tensor, inner: int) -> Labels:
     if labels is not None and labels.parameter and tape.decide("a table", "summed" if summed else None) is not None:
         found = resolve_slot(tape, tensor, inner % tensor.dim(), "columns")
         if found is not None:
-            return along(torch.from_numpy(np.ascontiguousarray(found[0])), inner % tensor.dim(), labels.shape)
+            return along(found[0], inner % tensor.dim(), labels.shape)
     return tape.activation(tensor)
 
 
