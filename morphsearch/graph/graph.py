@@ -18,6 +18,7 @@ from morphsearch.graph.checked import FROZEN, freeze_again, freeze_what_fails, r
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.flow import Flow, Removal
 from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
+from morphsearch.graph.grouping import regrouped
 from morphsearch.graph.labels import Labels, fraction
 from morphsearch.graph.recording import run_tape, uncollected
 from morphsearch.graph.resolve import Binding, Group, Resolution, resolve
@@ -457,19 +458,24 @@ def record(
         )
     proving = check and decisions is None
 
-    def blank() -> Tape:
-        tape = Tape(model, decisions=decisions)
-        tape.keeps_calls = proving
-        return tape
+    def recorded(chosen: Mapping[str, str]) -> ConvGraph:
+        def blank() -> Tape:
+            tape = Tape(model, decisions=decisions)
+            tape.decisions |= chosen
+            tape.keeps_calls = proving
+            return tape
 
-    tape, evaluated, on_meta = run_tape(model, example_inputs, blank=blank)
-    graph = freeze_again(ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta), decisions or {})
+        tape, evaluated, on_meta = run_tape(model, example_inputs, blank=blank)
+        return ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)
+
+    graph = recorded({})
+    graph = regrouped(graph, recorded) if decisions is None else freeze_again(graph, decisions)
     if check:
         graph = freeze_what_fails(graph)
     if proving:
         graph.tape.decisions |= branches.may_go(graph)
         graph.decide()
-        tape.calls.clear()
+        graph.tape.calls.clear()
     return graph
 
 

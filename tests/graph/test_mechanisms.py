@@ -61,3 +61,14 @@ def test_noise_lets_copies_learn_apart() -> None:
     assert first.shape == second.shape
     assert not torch.equal(first, second)
     assert (first - second).abs().max() < first.std()
+
+
+def test_whole_groups_that_leave_no_choice_give_way_to_channels_in_lockstep() -> None:
+    # Heads share their channels, so the six groups of `b` could only leave together; one channel of each can.
+    case = CASES["linear_attention"]
+    graph = record(proofs.in_double(case.build()), case.inputs)
+    assert graph.decisions["b.weight"] == "lockstep"
+    shrunk = graph.shrink({"qkv": [0, 3]})
+    assert shrunk.get_parameter("qkv.weight").shape[0] == 12
+    assert shrunk.get_parameter("b.weight").shape[:2] == (12, 2)
+    assert record(shrunk, case.inputs, decisions=graph.decisions).widths["qkv"] == 2

@@ -1,0 +1,57 @@
+"""Whole groups or channels in lockstep: which of the two a grouped convolution had better lose.
+
+The rule of convolutions decides by the layer alone. What surrounds it may couple units further: in attention that
+pools over several scales (EfficientViT, arXiv 2205.14756) all heads share their channels, so that whole groups leave no
+choice at all, and the same channel of every group leaves one a channel. That shows only in the finished graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from morphsearch.graph.graph import ConvGraph
+
+OTHER = {"whole": "lockstep", "lockstep": "whole"}
+
+
+def regrouped(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:
+    """The graph with the other choice for those grouped convolutions that are left with fewer units than it would give,
+    where that makes more units free; else `graph`.
+
+    Args:
+        record_with: records the same network with some choices made, by the name of the weight.
+    """
+    choices = _doubtful(graph)
+    if not choices:
+        return graph
+    other = record_with(choices)
+    return other if _free_units(other) > _free_units(graph) else graph
+
+
+def _doubtful(graph: ConvGraph) -> dict[str, str]:
+    """For weights whose group has fewer units than the other choice could give: that choice."""
+    found: dict[str, str] = {}
+    groups = list(graph.groups.values())
+    for operation in graph.tape.operations:
+        weight = operation.parameters.get("weight", "")
+        chosen = graph.tape.decisions.get(weight)
+        if operation.kind != "conv" or chosen not in OTHER or operation.rows is None or operation.columns is None:
+            continue
+        count = int(operation.attrs["groups"])
+        per_group = min(operation.columns.size, operation.rows.size // count)
+        if count < 2 or per_group < 2:
+            continue
+        units = graph.resolution.unit_of[operation.rows]
+        owners = np.unique(graph.unit_group[units[units >= 0]])
+        width = sum(groups[owner].width for owner in owners)
+        if width < (per_group if chosen == "whole" else count):
+            found[weight] = OTHER[chosen]
+    return found
+
+
+def _free_units(graph: ConvGraph) -> int:
+    return sum(group.width for group in graph.groups.values() if group.frozen is None)
