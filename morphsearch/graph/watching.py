@@ -107,7 +107,7 @@ def _alone(model: nn.Module, path: str, tape: Tape, seed: Tape) -> dict[int, int
         return None
     steps = [i for i, one in enumerate(seed.operations) if one.module == path or one.module.startswith(f"{path}.")]
     before = len(seed.operations)
-    tape.operations = list(seed.operations)
+    tape.operations, tape.pairs = list(seed.operations), seed.pairs
     try:
         with _as_called(model, path, tape):
             for tensor, labels in call.labels:
