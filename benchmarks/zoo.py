@@ -133,7 +133,7 @@ def quick_draws(block: int = 65_537) -> Iterator[None]:
 
 
 def _sampled(x: Tensor, images: Tensor, boxes: Tensor, size: tuple[int, int], ratio: int, aligned: bool) -> Tensor:
-    """Regions of `x` (`n x c x h x w`) as means of `ratio x ratio` samples, as torchvision's compiled operator takes them;
+    """Regions of `x` (`n x c x h x w`) as means of `ratio x ratio` samples, as the compiled operator takes them;
     its version in Python takes ten times as long. `boxes`: `k x 4`, in pixels of `x`; `images`: `k`, whose they are."""
     h, w = x.shape[-2:]
     extent = (boxes[:, 2:] - boxes[:, :2]).clamp(min=-math.inf if aligned else 1.0)
