@@ -318,7 +318,10 @@ def _same_units(graph: ConvGraph, found: ConvGraph, removal: Removal, plan: Plan
     staying = np.nonzero(~np.isin(graph.unit_group, list(removal.groups)))[0]
     if not np.array_equal(units, staying):
         raise wrong
-    pairs = set(zip(found.unit_group.tolist(), graph.unit_group[units].tolist(), strict=True))
-    if len(pairs) != len(set(found.unit_group.tolist())) or len(pairs) != len({old for _, old in pairs}):
+    # Neighbours mostly are of one group: it is enough to look where either group changes.
+    new, old = found.unit_group, graph.unit_group[units]
+    starts = np.flatnonzero(np.append(True, (np.diff(new) != 0) | (np.diff(old) != 0))[: new.size])
+    pairs = set(zip(new[starts].tolist(), old[starts].tolist(), strict=True))
+    if len(pairs) != len({one for one, _ in pairs}) or len(pairs) != len({one for _, one in pairs}):
         raise wrong
     return units

@@ -144,7 +144,9 @@ class ConvGraph:
 
     def units_of(self, name: str) -> np.ndarray:
         """Flat indices of a group's units, in channel order."""
-        return np.nonzero(self.unit_group == list(self.groups).index(self._group(name).name))[0]
+        position = list(self.groups).index(self._group(name).name)
+        start, end = np.searchsorted(self.unit_group, [position, position + 1])  # groups follow each other
+        return np.arange(start, end)
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:

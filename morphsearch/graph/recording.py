@@ -117,7 +117,7 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
         model.eval()
         _run(model, example_inputs, tape, rules, meta, dtype)
         count = len(tape.operations)
-        used = {name for name, _ in tape.slots}
+        used = {name for name, _ in tape.slots} | tape.read
         unused = [n for n, p in model.named_parameters() if n not in used and p.numel() > 1]
         if unused and any(n.rpartition(".")[0] not in tape.visited for n in unused):
             tape.in_training = True

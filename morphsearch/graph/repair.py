@@ -17,7 +17,7 @@ from morphsearch.graph.labels import LOOSE, Labels, along, compact
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan, repeat_runs
 from morphsearch.graph.rules.binding import axis_of
-from morphsearch.graph.tape import Tape
+from morphsearch.graph.tape import Tape, unseen
 from morphsearch.graph.tracing import index_value, moves
 
 
@@ -71,7 +71,8 @@ class Watch(_InPlaceOf):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         tape = self.tapes[-1]
-        labels = tape.pair(result) or tape.labels(result) if isinstance(result, Tensor) else None
+        with unseen():
+            labels = tape.pair(result) or tape.labels(result) if isinstance(result, Tensor) else None
         if labels is not None and labels.parameter is not None and _name(n) not in ("view", "reshape"):
             labels = None  # as large as the parameter, and only new sizes of it are asked for
         several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
@@ -126,11 +127,12 @@ class Repair(_InPlaceOf):
             if failure is not None:
                 raise failure
             return result
-        wanted = self._wanted(n)
-        wrong = [one for one in wanted if not isinstance(result, Tensor) or not self._brings(result, *one)]
-        if wanted and not wrong:
-            return result
-        repaired = next((found for one in wrong if (found := self._select(n, *one)) is not None), None)
+        with unseen():
+            wanted = self._wanted(n)
+            wrong = [one for one in wanted if not isinstance(result, Tensor) or not self._brings(result, *one)]
+            if wanted and not wrong:
+                return result
+            repaired = next((found for one in wrong if (found := self._select(n, *one)) is not None), None)
         if repaired is None and not lost:
             repaired = self._resize(n, result)
         return repaired if repaired is not None else result
@@ -306,21 +308,16 @@ class Repair(_InPlaceOf):
             return None
         edit = Selection(n.name, source.name, dim, chosen, _fill_value(n), value.dim() - 1 - dim)
         self.log.edits.append(edit)
-        tape = self.tapes[-1]
-        tape.muted += 1
-        try:
-            index_tensor = torch.from_numpy(np.where(chosen < 0, arriving.size, chosen)).to(value.device)
-            padded = _with_filler(value, dim, edit.fill) if (chosen < 0).any() else value
-            result = padded.index_select(dim, index_tensor)
-        finally:
-            tape.muted -= 1
+        index_tensor = torch.from_numpy(np.where(chosen < 0, arriving.size, chosen)).to(value.device)
+        padded = _with_filler(value, dim, edit.fill) if (chosen < 0).any() else value
+        result = padded.index_select(dim, index_tensor)
         brought = np.where(chosen < 0, LOOSE, arriving[chosen])
         shape = tuple(result.shape)
         made = along(brought, dim, shape)
         if labels.second is not None:
             other = labels.ids if dim in _varying(labels.second) else labels.second
             made = Labels(made.ids, shape, -1, None, other)
-        tape.put(result, made)
+        self.tapes[-1].put(result, made)
         return result
 
     def _resize(self, n: fx.Node, result: Any) -> Tensor | None:

@@ -99,8 +99,8 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
     # Units frozen for different reasons are different groups: what is frozen is explained group by group.
     hashes += reason_of.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     wanted = np.nonzero(produced)[0]
-    _, group_of = np.unique(hashes[wanted], return_inverse=True)
-    order = np.lexsort((first_row[wanted], _first_of(group_of, first_row[wanted])))
+    group_of = _alike(hashes[wanted])
+    order = _in_order(_first_of(group_of, first_row[wanted]), first_row[wanted])
     wanted, group_of = wanted[order], group_of[order]
     boundaries = np.nonzero(np.diff(group_of, prepend=-1))[0]
     unit_of_class = np.full(count, -1, np.int64)
@@ -138,6 +138,21 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
 
 
 _ROLE_ORDER = {"rows": 0, "columns": 1, "norm": 2, "bias": 3, "gate": 4}
+
+
+def _alike(values: np.ndarray) -> np.ndarray:
+    """A number for each element, the same where `values` are: neighbours mostly are, so only runs are sorted."""
+    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: values.size])
+    _, found = np.unique(values[starts], return_inverse=True)
+    return np.repeat(found, np.diff(np.append(starts, values.size)))
+
+
+def _in_order(first: np.ndarray, second: np.ndarray) -> np.ndarray | slice:
+    """What sorts by `first`, then by `second`; they mostly are sorted."""
+    after, same = first[1:] > first[:-1], first[1:] == first[:-1]
+    if (after | (same & (second[1:] >= second[:-1]))).all():
+        return slice(None)
+    return np.lexsort((second, first))
 
 
 def _first_of(group_of: np.ndarray, value: np.ndarray) -> np.ndarray:

@@ -113,6 +113,8 @@ class Tape:
         self.next_id = first_id
         self.names: dict[int, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.read: set[str] = set()  # parameters and buffers that a rule has looked into
+        self.latest: Labels | None = None  # of the parameter that was looked at last: large, and rules look repeatedly
         self.module_names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self.module_stack: list[str] = [""]
         self.visited: set[str] = set()
@@ -152,9 +154,12 @@ class Tape:
         """The labels of `tensor`: of an activation, of a parameter's elements, or None for a constant from nowhere."""
         name = self.names.get(id(tensor))
         if name is not None:
-            shape = tuple(tensor.shape)
-            ids = torch.arange(1, tensor.numel() + 1, dtype=torch.int64).reshape(shape)
-            return Labels(ids, shape, -1, name)
+            self.read.add(name)
+            if self.latest is None or self.latest.parameter != name:
+                shape = tuple(tensor.shape)
+                ids = torch.arange(1, tensor.numel() + 1, dtype=torch.int64).reshape(shape)
+                self.latest = Labels(ids, shape, -1, name)
+            return self.latest
         if self.storages:
             written = self.storages.get(storage_key(tensor))
             if written is not None:
@@ -371,6 +376,7 @@ class Tape:
             stack.enter_context(_Functions(self, rules))
             stack.enter_context(_Aten(self, rules))
             yield
+        self.latest = None
 
 
 @dataclass
@@ -469,6 +475,13 @@ def _uncompiled() -> Iterator[None]:
             torch.compile = compiler
 
 
+@contextmanager
+def unseen() -> Iterator[None]:
+    """What runs inside is nothing to record: it goes past both modes."""
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        yield
+
+
 def storage_key(tensor: Tensor) -> int:
     """An identity of the memory behind a tensor, also where there is none (meta)."""
     return int(tensor.untyped_storage()._cdata)
@@ -495,4 +508,15 @@ def _collect(value: Any, found: list[Tensor]) -> None:
         found.extend(leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
-__all__ = ["LOOSE", "RIGID", "RawOperation", "Rules", "Slot", "Tape", "Untraceable", "storage_key", "tensors_in"]
+__all__ = [
+    "LOOSE",
+    "RIGID",
+    "RawOperation",
+    "Rules",
+    "Slot",
+    "Tape",
+    "Untraceable",
+    "storage_key",
+    "tensors_in",
+    "unseen",
+]

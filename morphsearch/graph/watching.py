@@ -100,14 +100,14 @@ def _whole(model: nn.Module, example_inputs: Any, tape: Tape, seed: Tape) -> dic
 
 
 def _alone(model: nn.Module, path: str, tape: Tape, seed: Tape) -> dict[int, int] | None:
-    """Run the one module at `path`, as it was called; None where it was called several times, or does something
-    else."""
-    call = seed.calls.get(path)
+    """Run the one module at `path`, as it was called; None where it is the network, was called several times, or does
+    something else."""
+    call = seed.calls.get(path) if path else None
     if call is None or not seed.on_meta or seed.storages:
         return None
     steps = [i for i, one in enumerate(seed.operations) if one.module == path or one.module.startswith(f"{path}.")]
     before = len(seed.operations)
-    tape.operations = list(seed.operations)
+    tape.operations, tape.pairs = list(seed.operations), seed.pairs
     try:
         with _as_called(model, path, tape):
             for tensor, labels in call.labels:

@@ -25,7 +25,8 @@ class Compare(TorchDispatchMode):
         if guess is not None:
             self.answered += 1
             guesses, truths = (v if isinstance(v, tuple) else (v,) for v in (guess, truth))
-            assert [(g.shape, g.dtype) for g in guesses] == [(t.shape, t.dtype) for t in truths]
+            facts = [[(t.shape, t.dtype, t.stride()) for t in tensors] for tensors in (guesses, truths)]
+            assert facts[0] == facts[1]
         return truth
 
 
@@ -57,7 +58,50 @@ def test_shapes_and_types_agree(dtype: torch.dtype, size: int) -> None:
 @pytest.mark.parametrize(
     "call",
     [
+        lambda x: x * torch.empty_like(x[:, :1, :1]).contiguous(),
+        lambda x: torch.empty_like(x[:, :1, :1, :1]).contiguous() - x,
+        lambda x: x / torch.empty(x.shape[-1], device="meta"),
+        lambda x: x.mul_(torch.empty(x.shape[1], 1, 1, device="meta")),
+        lambda x: torch.cat([x, x, x[:, :, :2].contiguous()], 2),
+        lambda x: torch.cat((x, x), -3),
+        lambda x: torch.stack([x, x], -1),
+        lambda x: torch.nn.functional.avg_pool2d(x, 2),
+        lambda x: torch.nn.functional.avg_pool2d(x, (3, 2), (2, 1), (1, 0)),
+        lambda x: x.softmax(1),
+        lambda x: x.softmax(-1),
+        lambda x: x.cumsum(2),
+        lambda x: x**2,
+        lambda x: x.pow(0.5),
+        lambda x: (x.sin(), x.rsqrt(), -x),
+        lambda x: torch.linalg.vector_norm(x, 2, -1, True),
+        lambda x: x.permute(0, 3, 1, 2).norm(2.0, [2], True),
+        lambda x: torch.linalg.vector_norm(x.transpose(1, 2), 1, (1, 3)),
+        lambda x: x.flatten(0, 1) @ x.flatten(0, 1).transpose(1, 2),
+        lambda x: x[0, 0] @ x[0, 0].T,
+        lambda x: x.clone(),
+        lambda x: x.permute(0, 2, 3, 1).contiguous(),
+        lambda x: x[torch.zeros(3, 2, dtype=torch.int64, device="meta")],
+        lambda x: x.index_select(2, torch.zeros(5, dtype=torch.int64, device="meta")),
+    ],
+)
+def test_strides_agree_too(call: Any) -> None:
+    x = torch.empty(2, 4, 9, 9, device="meta")
+    compare = Compare()
+    with compare, torch.no_grad():
+        call(x)
+    assert compare.answered >= 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
         lambda x: x + x[:, :1],
+        lambda x: x.transpose(2, 3) * torch.empty(x.shape[1], 1, 1, device="meta"),
+        lambda x: torch.cat([x.transpose(2, 3), x.transpose(2, 3)]),
+        lambda x: x.transpose(1, 3).sin(),
+        lambda x: x.transpose(1, 3).clone(),
+        lambda x: x[:, torch.zeros(3, dtype=torch.int64, device="meta")],
+        lambda x: torch.nn.functional.avg_pool2d(x, 2, ceil_mode=True),
         lambda x: x + torch.ones_like(x, dtype=torch.float16),
         lambda x: torch.nn.functional.max_pool2d(x, 3, 2, 1, 1, True),
         lambda x: x.mean(),

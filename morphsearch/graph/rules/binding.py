@@ -174,9 +174,11 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
         size = tape.shapes[name][dim]
         if size == 1:
             continue
-        low, high = np.full(size, np.iinfo(np.int64).max), np.full(size, -1)
-        np.minimum.at(low, coordinate, unit)
-        np.maximum.at(high, coordinate, unit)
+        low = high = unit
+        if coordinate.size != size or (np.diff(coordinate) != 1).any():  # else each slice meets one unit
+            low, high = np.full(size, np.iinfo(np.int64).max), np.full(size, -1)
+            np.minimum.at(low, coordinate, unit)
+            np.maximum.at(high, coordinate, unit)
         seen = high >= 0
         if (low[seen] == high[seen]).all():
             tape.decisions.setdefault(f"{name}:follows", str(dim))
