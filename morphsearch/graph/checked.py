@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from morphsearch.errors import GraphError
+from morphsearch.graph.dependence import Dependent, mark_dependent
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.rewrite import Mismatch, Plan, check, make_plan, rearrange, rebuild
@@ -130,9 +131,10 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
         if not graph.free:
             return graph
         try:
-            _, plan = rewrite_checked(graph, trial(graph), meta=graph.on_meta)
+            tried = trial(graph)
+            _, plan = rewrite_checked(graph, tried, meta=graph.on_meta)
             if plan.dependent:
-                mark_dependent(graph, plan.dependent)
+                mark_dependent(graph, plan.dependent, tried, lambda other, g=graph: _dependent(g, other))
                 graph = Graph(graph.model, graph.example_inputs, graph.tape, graph.evaluated, frozen, graph.on_meta)
             return graph
         except Mismatch as mismatch:
@@ -177,18 +179,12 @@ def freeze_again(graph: ConvGraph, decisions: Mapping[str, str]) -> ConvGraph:
     return Graph(graph.model, graph.example_inputs, graph.tape, graph.evaluated, frozen, graph.on_meta)
 
 
-def mark_dependent(graph: ConvGraph, operations: list[int]) -> None:
-    """Operations that compute with a number taken from a width: what they read mixes (all units, where they read
-    none)."""
-    tape = graph.tape
-    for index in operations:
-        operation = tape.operations[index]
-        where = f"{operation.kind} in {operation.module}" if operation.module else operation.kind
-        ids = [np.asarray(labels.ids).reshape(-1) for labels in operation.inputs]
-        found = np.concatenate(ids) if ids else np.zeros(0, np.int64)
-        if not (found > 0).any():
-            found = np.concatenate(list(tape.slots.values()))
-        tape.mix(found, f"{where}, by a number that follows from a width")
+def _dependent(graph: ConvGraph, multiplicity: np.ndarray) -> list[Dependent] | None:
+    """Operations that compute with other numbers in the network of these multiplicities; None where it cannot be."""
+    try:
+        return rewrite_checked(graph, multiplicity, meta=graph.on_meta)[1].dependent
+    except Mismatch:
+        return None
 
 
 def trial(graph: ConvGraph) -> np.ndarray:

@@ -9,7 +9,7 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 _ATOMIC = (int, float, bool, str, bytes, type(None), type, complex)
@@ -46,6 +46,10 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
     known = memo.get(id(value))
     if known is not None:
         return known
+    if isinstance(value, Tensor) and value.grad_fn is not None:
+        # What a hook computes from parameters before every call (weight norm of old) cannot be copied with its history.
+        memo[id(value)] = found = value.detach().clone()
+        return found
     if isinstance(value, nn.Module):
         return clone(value, memo)
     if type(value) in _TABLES:

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ from torch import fx, nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.edits import apply_edits
+from morphsearch.graph.labels import Labels
 from morphsearch.graph.recording import run_tape
-from morphsearch.graph.repair import NodeFacts, Repair, Watch
+from morphsearch.graph.repair import NodeFacts, Repair, Watch, new_shape
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import Memo, trace
+from morphsearch.graph.written import Site, watching, write
 
 # Arguments that a module is called with, and that its code may ask for: those that are None, true, false or text.
 Fixed = frozenset[tuple[str, bool | str | None]]
@@ -63,9 +66,12 @@ def patch_modules(
         return make
 
     repairs: dict[str, Repair] = {}
+    untraced = _written(seed, [path for path in paths if path not in seen], example_inputs, tape)
     paths = [path for path in paths if path in seen]
+    fit = partial(new_shape, tape=tape, resolution=resolution, multiplicity=multiplicity)
     with (
         _all_running({twin_modules[path]: repair_of(path) for path in paths}) as several,
+        watching({path: twin_modules[path] for path in untraced}, tapes, untraced, fit) as watches,
         suppress(GraphError),  # the check that follows says what is still wrong
     ):
         run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,))
@@ -77,7 +83,26 @@ def patch_modules(
         # A module of its own, since during the recording the modules held stand-ins for their parameters.
         traced = fx.GraphModule(twin_modules[path], repair.module.graph)
         apply_edits(twin_modules[path], traced, repair.log)
+    for path, watch in watches.items():
+        write(twin_modules[path], watch.edits)
     return twin
+
+
+def _written(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> dict[str, dict[Site, list[Labels]]]:
+    """What calls with sizes gave in the code of the seed's modules at `paths`, which cannot be traced."""
+    missing = [path for path in paths if path not in tape.written]
+    if missing:
+        modules = dict(seed.named_modules())
+        tape.written |= {path: {} for path in missing}
+        tapes: list[Tape] = []
+
+        def blank() -> Tape:
+            tapes.append(Tape(seed, tape.identifiers, tape.next_id, tape.decisions))
+            return tapes[-1]
+
+        with watching({path: modules[path] for path in missing}, tapes, tape.written):
+            run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,))
+    return {path: found for path in paths if (found := tape.written[path])}
 
 
 @dataclass(frozen=True)

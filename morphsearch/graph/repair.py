@@ -325,7 +325,7 @@ class Repair(_InPlaceOf):
         facts = self.seed.get(n.name)
         if _name(n) not in ("view", "reshape") or facts is None or facts.labels is None:
             return None
-        wanted = self._new_shape(facts.labels)
+        wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         if wanted is None or (isinstance(result, Tensor) and tuple(result.shape) == wanted):
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -347,30 +347,31 @@ class Repair(_InPlaceOf):
         self.log.edits += [Resized(n.name, dim, wanted[dim]) for dim in wrong]
         return resized
 
-    def _new_shape(self, labels: Labels) -> tuple[int, ...] | None:
-        """The shape that a tensor of the seed has in the new network; None where its units do not fill a shape."""
-        tape = self.seed_tape
-        shape = list(labels.shape)
-        for dim in range(len(shape)):
-            if labels.parameter is not None:
-                found = axis_of(tape, labels, dim)
-                slot = tape.slots.get(found[:2]) if found is not None else None
-                if found is None or slot is None:
-                    continue
-                ids = slot[found[2]].reshape(1, -1)
-            else:
-                sides = (labels.ids,) if labels.second is None else (labels.ids, labels.second)
-                side = next((side for side in sides if side.shape[dim] > 1), None)
-                if side is None:
-                    continue
-                ids = np.asarray(side.movedim(dim, -1).reshape(-1, side.shape[dim]))
-            units = np.where(ids > 0, self.resolution.unit_of[np.maximum(ids, 0)], -1)
-            times = np.where(units < 0, 1, self.multiplicity[units])
-            if (times == times[:1]).all():
-                shape[dim] = int(times[0].sum())
-            elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and len(labels.varying()) > 1:
-                return None
-        return tuple(shape)
+
+def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> tuple[int, ...] | None:
+    """The shape that a tensor of the seed (recorded on `tape`) has in the new network; None where its units do not fill
+    a shape."""
+    shape = list(labels.shape)
+    for dim in range(len(shape)):
+        if labels.parameter is not None:
+            found = axis_of(tape, labels, dim)
+            slot = tape.slots.get(found[:2]) if found is not None else None
+            if found is None or slot is None:
+                continue
+            ids = slot[found[2]].reshape(1, -1)
+        else:
+            sides = (labels.ids,) if labels.second is None else (labels.ids, labels.second)
+            side = next((side for side in sides if side.shape[dim] > 1), None)
+            if side is None:
+                continue
+            ids = np.asarray(side.movedim(dim, -1).reshape(-1, side.shape[dim]))
+        units = np.where(ids > 0, resolution.unit_of[np.maximum(ids, 0)], -1)
+        times = np.where(units < 0, 1, multiplicity[units])
+        if (times == times[:1]).all():
+            shape[dim] = int(times[0].sum())
+        elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and len(labels.varying()) > 1:
+            return None
+    return tuple(shape)
 
 
 def _varying(ids: Tensor) -> list[int]:

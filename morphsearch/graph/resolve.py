@@ -205,8 +205,11 @@ def _makers(tape: Tape) -> list[tuple[str, np.ndarray]]:
     return sorted(makers, key=lambda maker: int(maker[1][0]))
 
 
-def _module_of(slot: Slot, fallback: str) -> str:
-    return slot[0].rpartition(".")[0] or fallback or slot[0]
+def _module_of(slot: Slot, fallback: str = "") -> str:
+    """The module that a parameter belongs to; of a parametrized weight the layer, not the list inside of it."""
+    holder = slot[0].rpartition(".")[0]
+    holder = holder.partition(".parametrizations.")[0].removeprefix("parametrizations.")
+    return holder or fallback or slot[0]
 
 
 def _layers(tape: Tape, class_of: np.ndarray, unit_of_class: np.ndarray, firsts: np.ndarray) -> dict[int, list[str]]:
@@ -218,7 +221,7 @@ def _layers(tape: Tape, class_of: np.ndarray, unit_of_class: np.ndarray, firsts:
     is_first[firsts] = True
     holders: dict[int, dict[str, None]] = {}
     for slot, ids in tape.slots.items():
-        module = slot[0].rpartition(".")[0] or slot[0]
+        module = _module_of(slot)
         units = unit_of_class[class_of[ids]]
         for unit in sorted(set(units[is_first[units]].tolist())):
             holders.setdefault(unit, {})[module] = None

@@ -33,7 +33,7 @@ class Plan:
     `gather`: for each slot, the indices of the seed's slices in their new order. `ids`: the identifiers that the new
     slices carry when the result is recorded again; the same unit and copy has the same identifier everywhere.
     `free`: for each of those identifiers, whether its unit may leave the seed.
-    `dependent`: operations found to compute with another number than the seed's (``x / x.shape[1]``).
+    `dependent`: operations found to compute with other numbers than the seed's (``x / x.shape[1]``), and both.
     `decisions`: what a recording of the new network must be given, where it is not what the seed's must.
     """
 
@@ -44,7 +44,7 @@ class Plan:
     first_free: int
     column_dims: dict[str, int] = field(default_factory=dict)
     free: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    dependent: list[int] = field(default_factory=list)
+    dependent: list[tuple[int, tuple[float, ...], tuple[float, ...]]] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
 
 
@@ -159,6 +159,10 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
         elif operation.kind == "linear":
             set_size(module, "out_features", size(names, "weight", 0))
             set_size(module, "in_features", size(names, "weight", 1))
+        elif operation.kind == "recurrent":
+            rows = size(names, "weight", 0)
+            set_size(module, "input_size", size(names, "weight", 1))
+            set_size(module, "hidden_size", None if rows is None else rows // int(operation.attrs["gates"]))
         elif operation.kind in ("batch_norm", "instance_norm"):
             count = next((size(names, role, 0) for role in ("weight", "running_mean") if role in names), None)
             set_size(module, "num_features", count)
@@ -245,7 +249,7 @@ def check(
     found = numbers_of(tape)
     for key, (position, numbers) in numbers_of(seed).items():
         if key in found and found[key][1] != numbers:
-            plan.dependent.append(position)
+            plan.dependent.append((position, numbers, found[key][1]))
     if not patched and len(tape.operations) != len(seed.operations):
         raise Mismatch(-1, "the network takes another path at these widths")
     return tape, order

@@ -120,6 +120,7 @@ class Tape:
         self.visited: set[str] = set()
         self.graphs: dict[Any, Any] = {}  # traces of modules, by what makes modules alike
         self.traces: dict[str, Any] = {}  # what traces of modules gave, by path, for every rewrite
+        self.written: dict[str, Any] = {}  # what calls with sizes gave in code that cannot be traced, by path
         self.watched: dict[str, Any] = {}  # which of their nodes is which operation, by path
         self.calls: dict[str, Call | None] = {}  # how modules were called; None: several times
         self.keeps_calls = False

@@ -95,7 +95,47 @@ def _trace(module: nn.Module, fixed: dict[str, Any] | None, lengths: dict[str, i
             graphs = _traces(module, fixed or None, lengths)
     if not graphs:
         return None
-    return graphs[0] if len(graphs) == 1 or _code(graphs[0]) == _code(graphs[1]) else None
+    return graphs[0] if len(graphs) == 1 else _in_both_modes(*graphs)
+
+
+def _in_both_modes(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph | None:
+    """One trace for both modes, where they differ in nothing but arguments that are the mode itself, as in
+    ``F.dropout(x, training=self.training)``; None where they do."""
+    both = [_active(graph) for graph in (evaluation, training)]
+    if len(both[0]) != len(both[1]):
+        return None
+    places = {node: f"%{place}" for nodes in both for place, node in enumerate(nodes)}
+    modes: list[tuple[fx.Node, Any, Any]] = []
+    for one, other in zip(*both, strict=True):
+        if one.op != other.op or one.target != other.target:
+            return None
+        given, given_then = ([*node.args, *node.kwargs.values()] for node in (one, other))
+        if list(one.kwargs) != list(other.kwargs) or len(given) != len(given_then):
+            return None
+        if not all(_same(a, b, places) for a, b in zip(given, given_then, strict=True)):
+            return None
+        if any(_is_mode(a, b) for a, b in zip(given, given_then, strict=True)):
+            modes.append((one, given, given_then))
+    if not modes:
+        return evaluation
+    with evaluation.inserting_before(next(node for node in evaluation.nodes if node.op != "placeholder")):
+        mode = evaluation.create_node("get_attr", "training")
+    for node, given, given_then in modes:
+        chosen = [mode if _is_mode(a, b) else a for a, b in zip(given, given_then, strict=True)]
+        node.args = tuple(chosen[: len(node.args)])
+        node.kwargs = dict(zip(node.kwargs, chosen[len(node.args) :], strict=True))
+    return evaluation
+
+
+def _is_mode(evaluation: Any, training: Any) -> bool:
+    return evaluation is False and training is True
+
+
+def _same(one: Any, other: Any, places: dict[fx.Node, str]) -> bool:
+    """Arguments of nodes in two traces are the same, or the mode."""
+    if _is_mode(one, other):
+        return True
+    return repr(fx.node.map_arg(one, places.get)) == repr(fx.node.map_arg(other, places.get))
 
 
 def _traces(module: nn.Module, fixed: dict[str, Any] | None, lengths: dict[str, int] | None) -> list[fx.Graph]:
@@ -143,16 +183,14 @@ def _whole(function: FunctionType) -> Callable[..., Any]:
     return call
 
 
-def _code(graph: fx.Graph) -> list[str]:
-    """What a trace does, whatever its nodes are called; attributes that it only looks at are left out."""
+def _active(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes of a trace, but for attributes and parts that it only looks at."""
     idle: set[fx.Node] = set()
     for node in reversed(list(graph.nodes)):
         looks = node.op == "get_attr" or node.target in (getattr, operator.getitem)
         if looks and all(user in idle for user in node.users):
             idle.add(node)
-    nodes = [node for node in graph.nodes if node not in idle]
-    places = {node: f"%{place}" for place, node in enumerate(nodes)}
-    return [f"{n.op} {n.target} {fx.node.map_arg((n.args, n.kwargs), places.__getitem__)}" for n in nodes]
+    return [node for node in graph.nodes if node not in idle]
 
 
 _READS_MODE: dict[type, bool] = {}

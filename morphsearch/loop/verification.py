@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from morphsearch.costs import cost
 from morphsearch.graph import ConvGraph, record
+from morphsearch.graph.cloning import clone
 from morphsearch.graph.recording import as_arguments
 from morphsearch.graph.tape import tensors_in
 from morphsearch.strategies.widths import lowest as lowest_widths
@@ -91,7 +92,7 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    twin = copy.deepcopy(model).cpu().double().eval()
+    twin = clone(model, {}).cpu().double().eval()
     randomise(twin, generator)
     graph = record(twin, example_inputs)
     args, kwargs = inputs_like(example_inputs, generator)
@@ -184,7 +185,7 @@ def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
         dropped[units[gone]] = True
     if removal is not None:
         dropped |= np.isin(graph.unit_group, list(removal.groups))
-    twin = copy.deepcopy(graph.model)
+    twin = clone(graph.model, {})
     parameters = dict(twin.named_parameters())
     with torch.no_grad():
         for binding in graph.bindings:

@@ -8,10 +8,10 @@ import torch
 
 from morphsearch.graph import record
 from morphsearch.loop.verification import random_keep
-from tests.graph import proofs, tokens
+from tests.graph import proofs, tokens, usual
 from tests.graph.mechanisms import CASES
 
-assert tokens.class_token.__name__ in CASES  # both files register their networks
+assert {tokens.class_token.__name__, usual.weight_norm.__name__} <= CASES.keys()  # these files register their networks
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -120,8 +120,7 @@ def not_understood(tape: Tape, name: str) -> str:
 
 
 def opaque(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
-    """A function that is not looked into (recurrent layers, multi-head attention): what it reads and writes is
-    fixed."""
+    """A function that is not looked into (multi-head attention in one call): what it reads and writes is fixed."""
     out = func(*args, **kwargs)
     name = getattr(func, "__name__", "function")
     active = input_labels(tape, args, kwargs)
@@ -204,7 +203,7 @@ ATEN["aten::max"] = lambda tape, func, args, kwargs, out: (
 ATEN["aten::min"] = ATEN["aten::max"]
 
 
-OPAQUE = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, F.multi_head_attention_forward)
+OPAQUE = (F.multi_head_attention_forward,)
 
 
 ADAPTIVE_POOLS = (

@@ -62,6 +62,8 @@ def convolution(
         reason = f"{tape.where(what)}: its weight is computed from data or from other parameters"
         tape.pin(arriving, reason)
         tape.pin(np.asarray(tape.activation(weight).ids).reshape(-1), reason)
+        if bias is not None:
+            tape.pin(np.asarray(tape.activation(bias).ids).reshape(-1), reason)
         labels = constant(RIGID, shape)
         tape.emit(kind, [tape.activation(x)], [labels], attrs=attrs)
         tape.put(out, labels)

@@ -12,8 +12,9 @@ from morphsearch.graph.rules.attention import scaled_dot_product_attention
 from morphsearch.graph.rules.convolutions import conv_rule
 from morphsearch.graph.rules.einsum import einsum
 from morphsearch.graph.rules.linear import linear
-from morphsearch.graph.rules.norms import batch_norm, group_norm, instance_norm, layer_norm
+from morphsearch.graph.rules.norms import batch_norm, group_norm, instance_norm, layer_norm, weight_norm
 from morphsearch.graph.rules.pairs import on_one_side
+from morphsearch.graph.rules.recurrent import RULES as RECURRENT
 from morphsearch.graph.tape import Tape
 
 
@@ -55,5 +56,7 @@ _LAYERS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: on_one_side(layer_norm, _last),
     F.group_norm: group_norm,
     F.scaled_dot_product_attention: scaled_dot_product_attention,
+    torch._weight_norm: weight_norm,
+    **RECURRENT,
 }
 FUNCTIONS = {function: _aside(rule) for function, rule in _LAYERS.items()} | {torch.einsum: einsum}

@@ -154,3 +154,23 @@ def group_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     )
     tape.put(out, labels)
     return out
+
+
+def weight_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
+    """A direction and its length (arXiv 1602.07868): still that weight, whose lengths follow its rows. Everything in it
+    mixes: without a column the others grow, and a direction at zero has no length."""
+    given = {"dim": 0} | dict(zip(("v", "g", "dim"), args, strict=False)) | kwargs
+    direction, length = given["v"], given["g"]
+    out: Tensor = torch.empty_like(direction) if direction.is_meta else func(*args, **kwargs)
+    labels, lengths = tape.labels(direction), tape.labels(length)
+    if labels is None or not labels.parameter:
+        tape.put(out, unknown_part(tape, [one for one in (labels, lengths) if one], tuple(out.shape), "weight norm"))
+        return out
+    followed = lengths is not None and follows(tape, lengths, labels)
+    mixes_parameter(tape, labels, list(range(len(labels.shape))), tape.where("a weight norm"))
+    if followed:
+        tape.put(out, Labels(labels.ids, tuple(out.shape), -1, labels.parameter))
+    else:
+        known = [one for one in (labels, lengths) if one is not None]
+        tape.put(out, unknown_part(tape, known, tuple(out.shape), "weight norm"))
+    return out

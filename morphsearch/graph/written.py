@@ -1,0 +1,320 @@
+"""Sizes written into code that cannot be traced: the calls that hold them get others, in a copy of the source.
+
+A module whose code branches or loops over sizes, or does something else in training, has no trace that stands for it
+(:mod:`~morphsearch.graph.tracing`). What is wrong at other widths is nearly always a number in one call all the same:
+``x.view(-1, 320)``, ``x.reshape(b, n, 3, self.heads, c // self.heads)`` with the `c` of another tensor,
+``torch.split(x, self.hidden, 1)``. So the code runs as it is, once in the seed and once in the new network; every such
+call is known by its place in the source; where its sizes are not those that its units need, they become numbers in a
+copy of that method, which goes on to branch, loop and ask for its mode as before.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import linecache
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from morphsearch.graph.edits import PATCHED
+from morphsearch.graph.labels import Labels
+from morphsearch.graph.tape import Tape
+
+VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape))
+SPLITS = frozenset((Tensor.split, torch.split, Tensor.chunk, torch.chunk))
+
+_TORCH = str(Path(torch.__file__).parent)
+
+_INNER = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "<lambda>")
+
+Place = tuple[int, int, int, int]  # first line, last line, first column, last column, in the file
+
+
+@dataclass(frozen=True)
+class Site:
+    """A call in a method of a module, and how many times it had run before in this call of the module."""
+
+    method: str
+    place: Place
+    turn: int
+
+
+NewShape = Callable[[Labels], tuple[int, ...] | None]
+
+
+@dataclass
+class _Watch(TorchFunctionMode):
+    """Sees the calls in a module's own code. In the seed (`new_shape` None) it keeps what they gave; in the new network
+    it gives them the sizes that they need."""
+
+    module: nn.Module
+    tapes: list[Tape]
+    seen: dict[Site, list[Labels]]
+    new_shape: NewShape | None = None
+    edits: dict[tuple[str, Place], list[int | None] | None] = field(default_factory=dict)  # None: they contradict
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.turns: dict[tuple[str, Place], int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        where = self._where(sys._getframe(1)) if func in VIEWS or func in SPLITS else None
+        if where is None:
+            return func(*args, **kwargs)
+        turn = self.turns[where] = self.turns.get(where, 0) + 1
+        site = Site(*where, turn)
+        if self.new_shape is None:
+            result = func(*args, **kwargs)
+            parts = [result] if isinstance(result, Tensor) else list(result)
+            tape = self.tapes[-1]
+            labels = [tape.pair(part) or tape.labels(part) for part in parts]
+            if all(one is not None and one.parameter is None for one in labels):
+                self.seen[site] = labels  # type: ignore[assignment]
+            return result
+        known = self.seen.get(site)
+        shapes = [self.new_shape(one) for one in known] if known is not None else []
+        if not shapes or any(shape is None for shape in shapes):
+            return func(*args, **kwargs)
+        fit = _resized if func in VIEWS else _split
+        return fit(self, func, args, kwargs, where, shapes)  # type: ignore[arg-type]
+
+    def _where(self, frame: Any) -> tuple[str, Place] | None:
+        while frame is not None and frame.f_code.co_filename.startswith(_TORCH):
+            frame = frame.f_back  # some functions of PyTorch are written in Python
+        method = frame
+        while method is not None and method.f_code.co_name in _INNER:
+            method = method.f_back  # a comprehension in the method
+        if method is None:
+            return None
+        code: CodeType = method.f_code
+        if not code.co_argcount or method.f_locals.get(code.co_varnames[0]) is not self.module:
+            return None
+        name = next((name for name, found in _methods(type(self.module)).items() if found.__code__ is code), None)
+        if name is None:
+            return None
+        line, last, column, end = list(frame.f_code.co_positions())[frame.f_lasti // 2]
+        if line is None or last is None or column is None or end is None:
+            return None
+        return name, (line, last, column, end)
+
+    def note(self, where: tuple[str, Place], numbers: list[int | None]) -> None:
+        """The sizes of a call; a call that needs different ones at different times gets none."""
+        self.edits[where] = numbers if self.edits.get(where, numbers) == numbers else None
+
+
+def _resized(
+    watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], shapes: list[tuple[int, ...]]
+) -> Any:
+    wanted = shapes[0]
+    sizes = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:])
+    if kwargs or len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
+        return func(*args, **kwargs)
+    numbers = [None if size in (-1, wanted[dim]) else wanted[dim] for dim, size in enumerate(sizes)]
+    if numbers.count(None) < len(numbers):
+        new = [size if number is None else number for size, number in zip(sizes, numbers, strict=True)]
+        watch.note(where, numbers)
+        return args[0].reshape(new)
+    return func(*args, **kwargs)
+
+
+def _split(
+    watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], shapes: list[tuple[int, ...]]
+) -> Any:
+    if not args or not isinstance(args[0], Tensor) or len(args) < 2:
+        return func(*args, **kwargs)
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    sizes = [shape[dim] for shape in shapes]
+    try:
+        parts = func(*args, **kwargs)
+        if [part.shape[dim] for part in parts] == sizes:
+            return parts
+    except RuntimeError:
+        pass
+    if sum(sizes) != args[0].shape[dim]:
+        return func(*args, **kwargs)
+    watch.note(where, list(sizes))
+    return args[0].split(sizes, dim)
+
+
+def _methods(kind: type) -> dict[str, FunctionType]:
+    """The plain functions of a class of somebody's own, by name."""
+    found: dict[str, FunctionType] = {}
+    for base in kind.__mro__:
+        if base.__module__.startswith("torch.nn."):
+            break
+        for name, value in vars(base).items():
+            if isinstance(value, FunctionType):
+                found.setdefault(name, value)
+    return found
+
+
+@contextmanager
+def watching(
+    modules: Mapping[str, nn.Module],
+    tapes: list[Tape],
+    seen: Mapping[str, dict[Site, list[Labels]]],
+    new_shape: NewShape | None = None,
+) -> Iterator[dict[str, _Watch]]:
+    """While the network runs, the calls in the code of `modules` are seen; yields what was, by path.
+
+    Args:
+        seen: what the calls gave in the seed; filled where `new_shape` is None.
+    """
+    watches: dict[str, _Watch] = {}
+    stand_ins = []
+    for path, module in modules.items():
+        if "forward" in vars(module):
+            continue  # one of several, chosen when the module was made
+        watches[path] = _Watch(module, tapes, seen[path], new_shape)
+        module.forward = _Watched(module.forward, watches[path])
+        stand_ins.append(module)
+    try:
+        yield watches
+    finally:
+        for module in stand_ins:
+            del module.forward
+
+
+class _Watched:
+    """Stands for the forward method of a module."""
+
+    def __init__(self, call: Callable[..., Any], watch: _Watch) -> None:
+        self.call, self.watch = call, watch
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.watch:
+            return self.call(*args, **kwargs)
+
+
+def write(module: nn.Module, edits: Mapping[tuple[str, Place], list[int | None] | None]) -> bool:
+    """Give `module` copies of its methods with other sizes; False (and nothing done) where one cannot be written."""
+    methods = _methods(type(module))
+    written: dict[str, FunctionType] = {}
+    for name in {method for method, _ in edits}:
+        own = {place: numbers for (method, place), numbers in edits.items() if method == name}
+        if any(numbers is None for numbers in own.values()):
+            return False
+        new = _rewritten(methods[name], own)  # type: ignore[arg-type]
+        if new is None:
+            return False
+        written[name] = new
+    if written:
+        kind = type(module)
+        base = getattr(kind, PATCHED, kind)
+        members = {PATCHED: base, "__module__": base.__module__, "__doc__": base.__doc__}
+        module.__class__ = type(base.__name__, (kind,), members | written)
+    return True
+
+
+_NUMBER = count()
+
+
+def _rewritten(function: FunctionType, edits: Mapping[Place, list[int | None]]) -> FunctionType | None:
+    """`function` with other sizes in the calls at these places; None where its source is not at hand or a call is not
+    of a form that is known."""
+    try:
+        lines, first = inspect.getsourcelines(function)
+        text = "".join(lines)
+        plain = textwrap.dedent(text)
+        tree = ast.parse(plain)
+    except (OSError, TypeError, SyntaxError):
+        return None
+    definition = tree.body[0]
+    if len(tree.body) != 1 or not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
+        return None
+    if any(_mangled(node.attr) for node in ast.walk(definition) if isinstance(node, ast.Attribute)):
+        return None  # names that only the class itself knows
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    calls = {
+        (
+            node.lineno + first - 1,
+            (node.end_lineno or 0) + first - 1,
+            node.col_offset + indent,
+            (node.end_col_offset or 0) + indent,
+        ): node
+        for node in ast.walk(definition)
+        if isinstance(node, ast.Call)
+    }
+    for place, numbers in edits.items():
+        if place not in calls or not _edit(calls[place], numbers):
+            return None
+    free = function.__code__.co_freevars
+    source = ast.unparse(ast.fix_missing_locations(tree))
+    if free:
+        outer = f"def _cells({', '.join(free)}):\n{textwrap.indent(source, '    ')}\n    return {definition.name}\n"
+    else:
+        outer = source + "\n"
+    filename = f"<{function.__qualname__} at other widths, {next(_NUMBER)}>"
+    code = compile(outer, filename, "exec")
+    made = _code_of(code, definition.name)
+    if made is None or set(made.co_freevars) != set(free):
+        return None
+    linecache.cache[filename] = (len(outer), None, outer.splitlines(keepends=True), filename)
+    cells = dict(zip(free, function.__closure__ or (), strict=True))
+    closure = tuple(cells[name] for name in made.co_freevars)
+    new = FunctionType(made, function.__globals__, function.__name__, function.__defaults__, closure)
+    new.__kwdefaults__ = copy.copy(function.__kwdefaults__)
+    new.__qualname__, new.__module__, new.__doc__ = function.__qualname__, function.__module__, function.__doc__
+    return new
+
+
+def _mangled(name: str) -> bool:
+    return name.startswith("__") and not name.endswith("__")
+
+
+def _code_of(code: CodeType, name: str) -> CodeType | None:
+    """The code of the function `name` defined somewhere in `code`."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found = constant if constant.co_name == name else _code_of(constant, name)
+            if found is not None:
+                return found
+    return None
+
+
+def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
+    """Put numbers into a call: of a view where they are not None, of a split all of them."""
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    name = call.func.attr
+    # ``torch.split(x, ...)`` has its tensor among the arguments, ``x.split(...)`` before the dot.
+    skip = 1 if isinstance(call.func.value, ast.Name) and call.func.value.id == "torch" else 0
+    given = call.args[skip:]
+    if any(isinstance(one, ast.Starred) for one in given):
+        return False
+    if name in ("split", "chunk"):
+        if not given:
+            return False
+        call.func.attr = "split"
+        call.args[skip] = ast.List([ast.Constant(number) for number in numbers], ast.Load())
+        return True
+    if name not in ("view", "reshape"):
+        return False
+    listed = given[0] if len(given) == 1 else None
+    if listed is not None and not isinstance(listed, (ast.Tuple, ast.List)):
+        if len(numbers) > 1:
+            return False
+        listed = None
+    sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else given
+    if len(sizes) != len(numbers) or any(isinstance(one, ast.Starred) for one in sizes):
+        return False
+    for position, number in enumerate(numbers):
+        if number is not None:
+            sizes[position] = ast.Constant(number)
+    if listed is None:
+        call.args[skip:] = sizes
+    call.func.attr = "reshape"
+    return True

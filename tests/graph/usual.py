@@ -1,0 +1,188 @@
+"""Code as it stands in tutorials and projects: sizes written down, branches, loops, recurrent layers behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.graph.mechanisms import case, cbr, conv, head, net
+
+# -- sizes in code that asks for its mode, branches or loops -----------------------------------------------------------
+
+
+@case(2, 1, 12, 12, removable=0.7)
+def dropout_that_is_told_the_mode() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = F.relu(F.max_pool2d(s.b(F.relu(s.a(x))), 2)).view(-1, 54)
+        return s.out(F.dropout(F.relu(s.fc(x)), training=s.training))
+
+    return net(forward, a=conv(1, 8), b=nn.Conv2d(8, 6, 7), fc=nn.Linear(54, 10), out=nn.Linear(10, 4))
+
+
+@case(2, 1, 8, 8, removable=0.7)
+def draws_in_training_alone() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Any:
+        h = s.encoder(x).view(-1, 8 * 2 * 2)
+        mean, spread = s.mean(h), s.spread(h)
+        z = mean + torch.randn_like(mean) * spread.exp() if s.training else mean
+        return s.decoder(s.wide(z).view(-1, 8, 2, 2)), mean, spread
+
+    down = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU())
+    up = nn.Sequential(nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(6, 1, 4, 2, 1))
+    return net(forward, encoder=down, mean=nn.Linear(32, 5), spread=nn.Linear(32, 5), wide=nn.Linear(5, 32), decoder=up)
+
+
+@case(2, 3, 7, 7, removable=0.9, exact=False, reason="by a number that follows from a width")
+def windows_after_a_branch_on_the_size() -> nn.Module:
+    """The image is padded where windows do not fit (arXiv 2103.14030); heads take the channels of another layer."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        missing = -h % 4
+        if missing > 0:
+            x = F.pad(x, (0, 0, 0, -w % 4, 0, missing))
+        n = x.shape[1] // 4
+        x = x.view(b, n, 4, n, 4, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, c)
+        q, k, v = s.qkv(x).reshape(x.shape[0], 16, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+        y = ((q * max(1, c // 2) ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        y = s.proj(y.transpose(1, 2).reshape(-1, 16, c))
+        return s.out(y.mean(1).view(b, -1, 12).mean(1))
+
+    return net(forward, a=cbr(3, 8), qkv=nn.Linear(8, 24), proj=nn.Linear(8, 12), out=nn.Linear(12, 4))
+
+
+@case(removable=0.6)
+def one_image_at_a_time() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        found = [s.out(F.adaptive_avg_pool2d(x[i : i + 1], 2).view(1, 8 * 4)) for i in range(x.shape[0])]
+        return torch.cat(found)
+
+    return net(forward, a=cbr(3, 8), out=nn.Linear(32, 4))
+
+
+@case(removable=0.7)
+def split_by_a_size_in_a_loop() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x, state = s.a(x), None
+        for _ in range(x.shape[0]):
+            keep, new, out = torch.split(s.gates(x), s.size, dim=1)
+            state = new if state is None else keep.sigmoid() * state + new.tanh()
+            x = x + out * state
+        return s.head(x)
+
+    return net(forward, a=cbr(3, 8), gates=conv(8, 24), size=8, head=head(8))
+
+
+# -- weights made of others --------------------------------------------------------------------------------------------
+
+
+@case(2, 4, 20, removable=0.8, exact=False, reason="a weight norm")
+def weight_norm() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        y = s.b(s.a(x)[..., :-2].relu())[..., :-2].relu()
+        return s.out((y + s.shortcut(x)).relu().mean(-1))
+
+    normed = torch.nn.utils.parametrizations.weight_norm
+    return net(
+        forward,
+        a=normed(nn.Conv1d(4, 8, 3, padding=2)),
+        b=normed(nn.Conv1d(8, 6, 3, padding=2)),
+        shortcut=nn.Conv1d(4, 6, 1),
+        out=nn.Linear(6, 3),
+    )
+
+
+@case(1, 3, 8, 8, removable=0.3, exact=False, reason="its weight is computed from data")
+def dynamic_convolution() -> nn.Module:
+    """A mixture of kernels for every image (arXiv 1912.03458): what it reads and writes stays."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        b, _, h, w = x.shape
+        share = s.share(x.mean((2, 3))).softmax(1)
+        weight = torch.mm(share, s.kernels.view(4, -1)).view(b * 6, 8, 3, 3)
+        shift = torch.mm(share, s.shifts).view(-1)
+        x = F.conv2d(x.reshape(1, -1, h, w), weight, shift, padding=1, groups=b).view(b, 6, h, w)
+        return s.head(s.b(x))
+
+    return net(
+        forward,
+        a=cbr(3, 8),
+        share=nn.Linear(8, 4),
+        kernels=nn.Parameter(torch.randn(4, 6, 8, 3, 3)),
+        shifts=nn.Parameter(torch.randn(4, 6)),
+        b=cbr(6, 12),
+        head=head(12),
+    )
+
+
+# -- recurrent layers --------------------------------------------------------------------------------------------------
+
+
+def _columns(x: Tensor) -> Tensor:
+    """`n x c x h x w` -> `w x n x c`."""
+    return x.mean(2).permute(2, 0, 1)
+
+
+@case(2, 1, 8, 10, removable=0.8)
+def lstm_over_columns() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        y, _ = s.rnn(_columns(s.a(x)))
+        t, b, c = y.shape
+        return s.out(y.reshape(t * b, c)).view(t, b, -1)
+
+    return net(forward, a=cbr(1, 8), rnn=nn.LSTM(8, 6, num_layers=2, bidirectional=True), out=nn.Linear(12, 5))
+
+
+@case(2, 1, 8, 10, removable=0.8)
+def gru_that_starts_from_what_an_lstm_found() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x).mean(2).transpose(1, 2)
+        _, (state, _) = s.encoder(x)
+        y, _ = s.decoder(x, s.between(torch.cat([state[-2], state[-1]], 1)).tanh()[None])
+        return s.out(y)
+
+    return net(
+        forward,
+        a=cbr(1, 8),
+        encoder=nn.LSTM(8, 5, batch_first=True, bidirectional=True),
+        between=nn.Linear(10, 7),
+        decoder=nn.GRU(8, 7, batch_first=True),
+        out=nn.Linear(7, 4),
+    )
+
+
+@case(2, 3, 3, 8, 8, removable=0.8)
+def cell_over_frames() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        state = None
+        for t in range(x.shape[1]):
+            state = s.cell(s.a(x[:, t]).mean((2, 3)), state)
+        return s.out(state[0])
+
+    return net(forward, a=cbr(3, 8), cell=nn.LSTMCell(8, 6), out=nn.Linear(6, 3))
+
+
+@case(inputs=(torch.zeros(3, 4, 9), torch.tensor([9, 5, 7])), removable=0.8)
+def packed_sequences() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor, lengths: Tensor) -> Tensor:
+        x = s.a(x).relu().transpose(1, 2)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, state = s.rnn(packed)
+        y, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True)
+        return s.out(y.mean(1) + state[-1])
+
+    return net(forward, a=nn.Conv1d(4, 8, 3, padding=1), rnn=nn.RNN(8, 6, batch_first=True), out=nn.Linear(6, 3))
+
+
+@case(2, 1, 8, 10, removable=0.4, reason="projected states")
+def projected_states() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.out(s.rnn(_columns(s.b(s.a(x))))[0])
+
+    return net(forward, a=cbr(1, 8), b=cbr(8, 6), rnn=nn.LSTM(6, 8, proj_size=4), out=nn.Linear(4, 3))
