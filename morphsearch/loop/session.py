@@ -17,7 +17,7 @@ from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions, versions
-from morphsearch.loop.controller import ENOUGH, Controller
+from morphsearch.loop.controller import ENOUGH, HOLD, LET_GO, Controller
 from morphsearch.loop.follow import Followers
 from morphsearch.loop.hardware import hardware_for, keep_hardware
 from morphsearch.loop.rundir import RunDirectory, iteration_line
@@ -26,8 +26,10 @@ from morphsearch.loop.selection import (
     Facts,
     death_order,
     fewest_deaths,
+    focus,
     free_units,
     kept_positions,
+    pressable,
     protect,
     widths_of,
 )
@@ -39,7 +41,7 @@ from morphsearch.strategies.widths import largest_multiplier, lowest
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumulates
 WARMUP, LATER_WARMUP = 0.2, 0.1  # share of the schedule without pressure, in the first morph and in later ones
-
+SPARED = 0.5  # of the share of a group that a plain scaling to the target keeps: these units are not pressed
 MUCH = 0.1  # of a budget that is spent at the lowest possible widths already
 PRICINGS = ("share", "unit")
 
@@ -277,9 +279,17 @@ class Search(Shrinking):
         facts.price = self._reprice(widths)
         need, fullness, target = 0.0, 1.0, self.rules.shrink_to
         if self.strategy.presses and self.controller.fixed is None and self.controller.pressing(self.morph_step):
-            order, needs = death_order(self.graph, facts, self.rules.threshold, self.rules.round_to)
-            count, _ = fewest_deaths(self.graph, order, lambda widths: self.budgets.fits(widths, target))
-            need = float(needs[count - 1]) if count else 0.0
+            order, _ = death_order(self.graph, facts, self.rules.threshold, self.rules.round_to)
+            meets: Callable[[dict[str, int]], bool] = lambda widths: self.budgets.fits(widths, target)  # noqa: E731
+            spared = pressable(self.graph, facts.score, order, SPARED * self.strategy.uniform_share)
+            if meets(self._without(spared)):
+                order = spared
+            count, _ = fewest_deaths(self.graph, order, meets)
+            shares = focus(self.graph.num_units, order, count)
+            self._prices = torch.from_numpy(facts.price * shares)
+            if count:
+                last = order[count - 1]
+                need = float(max(facts.score[last] - self.rules.threshold, 0.0) / max(self._prices[last], 1e-12))
             fullness = self.budgets.load(widths) / target
         self.controller.update(self.morph_step, need, lr, fullness)
         if self.strategy.presses and self.controller.fixed is None and fullness < ENOUGH:
@@ -322,6 +332,12 @@ class Search(Shrinking):
         score, alive = np.where(self.leaving.silent, -1.0, score), alive & self.leaving.present
         return Facts(score, self._prices.numpy(), judged, alive)
 
+    def _without(self, units: np.ndarray) -> dict[str, int]:
+        """Widths without these `k` units."""
+        present = np.ones(self.graph.num_units, bool)
+        present[units] = False
+        return widths_of(self.graph, present)
+
     def _alive_widths(self, facts: Facts) -> dict[str, int]:
         return widths_of(self.graph, protect(self.graph, facts.alive, facts.score, self.rules.round_to)[0])
 
@@ -341,7 +357,9 @@ class Search(Shrinking):
         self._followed = True
         self.morph_step = self._penalties = 0
         warmup = self.warmup if self.warmup is not None else (LATER_WARMUP if self.architectures else WARMUP)
-        self.controller = Controller(self.steps, warmup=warmup, fixed=self.fixed)
+        self.controller = Controller(
+            self.steps, warmup=warmup, fixed=self.fixed, hold=LET_GO if self.strategy.rests else HOLD
+        )
 
     # -- morphing --------------------------------------------------------------------------------------------------
 
