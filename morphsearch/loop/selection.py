@@ -117,31 +117,6 @@ def fewest_deaths(
     return low, without(low)
 
 
-def pressable(graph: ConvGraph, score: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
-    """Those of `order` that pressure may kill in one morph: not the best `share` of a group that must stay."""
-    spared = np.zeros(graph.num_units, bool)
-    for name, group in graph.groups.items():
-        if group.floor and group.frozen is None:
-            units = graph.units_of(name)
-            spared[units[np.argsort(-score[units], kind="stable")][: int(share * units.size)]] = True
-    result: np.ndarray = order[~spared[order]]
-    return result
-
-
-def focus(units: int, order: np.ndarray, count: int) -> np.ndarray:
-    """`u`: the share of the pressure that every unit takes when the first `count` of `order` must go.
-
-    1.5 for the first, 0.5 for the last that must go, and nothing from half as many places later on. Under equal
-    pressure units that began alike come to zero together, those that stay are about as small by then, and the network
-    loses at one stroke what it had learnt. This way they leave one after another, and what stays is whole. (Leaving the
-    largest out of an L1 penalty is the trimmed penalty of Yun et al., "Trimming the l1 Regularizer", ICML 2019.)
-    """
-    shares = np.zeros(units)
-    if count:
-        shares[order] = np.clip(1.5 - np.arange(1, order.size + 1) / count, 0.0, None)
-    return shares
-
-
 def expansion(
     graph: ConvGraph, kept: Widths, fits: Callable[[Widths], bool], *, limit: float, round_to: int
 ) -> tuple[float, Widths]:
