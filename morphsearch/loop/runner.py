@@ -14,7 +14,7 @@ from morphsearch import plugins
 from morphsearch.data import DataSplits
 from morphsearch.errors import DivergedError, InputError, StoppedError
 from morphsearch.loop.architecture import Architecture
-from morphsearch.loop.recovery import Collapsed, Recovery, Unlearnt
+from morphsearch.loop.recovery import Collapsed, Recovery, Unlearnt, ready
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.rundir import progress_of
 from morphsearch.loop.session import Search
@@ -35,7 +35,6 @@ Listener = Callable[[str, dict[str, Any]], None]
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
 CHECKPOINT_SECONDS = 60.0
-LEARNT = 0.25  # of the way from chance to a perfect accuracy: with less, which units matter cannot be told
 SEEDS_APART = 1000  # between the training seeds of two morphs
 
 
@@ -335,8 +334,7 @@ class Runner:
         controller = self.search.controller
         if controller.due(self.search.morph_step + 1):
             chance = 1 / max(1, self.data.num_classes)
-            known = max(self.recovery.best, trainer.so_far.accuracy)
-            controller.wait(known - chance >= LEARNT * (1 - chance))
+            controller.wait(ready(max(self.recovery.best, trainer.so_far.accuracy), chance))
 
     def _judge(self, model: nn.Module, device: str) -> dict[str, float | None]:
         """Accuracy of the shrunk and widened network on the validation part, with fresh batch-norm statistics."""
