@@ -1,6 +1,7 @@
 """Sparsify MobileNetV1 on CIFAR-10 to 70%, beside the dense network trained as long by the same recipe.
 
-    python benchmarks/sparsify_cifar10.py DATA [--alpha 0.25] [--epochs 8] [--seeds 3] [--arms dense,global,layer]
+    python benchmarks/sparsify_cifar10.py DATA [--model mobilenet_v1?alpha=0.25] [--epochs 8] [--seeds 3]
+        [--arms dense,global,layer]
 
 DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Arms: ``dense``; ``layer``, 70% of
 all parameters zero, every layer alike (--of network); ``global``, the same by one ranking of all weights (--scope
@@ -51,18 +52,26 @@ def network(model: str) -> torch.nn.Module:
 
 
 def train(
-    arm: str, seed: int, folder: Path, model: str, source: str, data: DataSplits, epochs: float, hear: Any
+    arm: str,
+    seed: int,
+    folder: Path,
+    model: str,
+    source: str,
+    data: DataSplits,
+    epochs: float,
+    training: dict[str, Any],
+    hear: Any,
 ) -> None:
     """One training, or what is left of it."""
     if arm == "dense":
-        recipe = Recipe(epochs=epochs, **TRAINING)
+        recipe = Recipe(epochs=epochs, **training)
         retrain(lambda: network(model), data, recipe, seed=seed, folder=folder, label="dense", on_event=hear)
     elif (folder / "run.json").exists():
         resume(folder, listener=hear)
     else:
         options: dict[str, Any] = SPARSE[arm]
         config = SparsifyConfig(
-            model, TARGET, data=source, epochs=epochs, seed=seed, data_seed=0, recipe=TRAINING, **options
+            model, TARGET, data=source, epochs=epochs, seed=seed, data_seed=0, recipe=training, **options
         )
         start(config, folder, listener=hear, data=data)
 
@@ -126,7 +135,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-sparsify"))
-    parser.add_argument("--alpha", type=float, default=0.25)
+    parser.add_argument("--model", default="mobilenet_v1?alpha=0.25")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", default="dense,global,layer")
@@ -134,7 +144,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
-    model = f"mobilenet_v1?alpha={args.alpha:g}"
+    model, training = args.model, {**TRAINING, "precision": args.precision}
     data = None if args.report else load(args.data, seed=0)
     if data is not None and args.images:
         data = subset(data, args.images)
@@ -143,7 +153,7 @@ def main() -> None:
             for arm in args.arms.split(","):
                 folder = args.work / f"{arm}-seed{seed}"
                 if data is not None:
-                    train(arm, seed, folder, model, args.data, data, args.epochs, listener)
+                    train(arm, seed, folder, model, args.data, data, args.epochs, training, listener)
                 print(json.dumps(collect(arm, seed, folder, model)), flush=True)
                 found = [collect(a, s, args.work / f"{a}-seed{s}", model) for a in ARMS for s in range(args.seeds)]
                 trainings = [one for one in found if one is not None]

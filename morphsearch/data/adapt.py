@@ -57,6 +57,12 @@ def as_splits(
                 "pass the DataSplits alone, or their parts: splits.train, ...",
             )
         return train
+    if train is None:
+        raise InputError(
+            "the training images are None",
+            "training images are a pair of tensors, a Dataset, a DataLoader or a DataSplits",
+            "pass for example (images, labels)",
+        )
     options = options or DataOptions()
     given = {
         key: _understand(part, key)

@@ -11,6 +11,7 @@ from torch import nn
 
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
+from morphsearch.loop.checks import check_options
 from morphsearch.loop.config import number_of_morphs, search_recipe, wants_of
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.runner import Runner
@@ -58,6 +59,7 @@ def search(
     Raises:
         MorphError: see :class:`~morphsearch.loop.session.Search`; StoppedError after an interrupt, once all is saved.
     """
+    check_options(options, Search, ("model", "example_inputs"))
     if iterations is not None and (not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1):
         raise UsageError(f"iterations={iterations!r}", "a search makes one morph or more", "use 1 or 2")
     iterations = number_of_morphs(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
-from morphsearch.errors import GraphError, UsageError
+from morphsearch.errors import GraphError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -42,6 +43,18 @@ def check_arguments(**values: Any) -> None:
         number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not holds(value):
             raise UsageError(f"{name}={value!r}", f"{name} is {rule}", repair)
+
+
+def check_options(options: Mapping[str, Any], taker: Callable[..., Any], taken: Container[str]) -> None:
+    """Refuse options that `taker`, which they are handed on to, does not know; those `taken` are given to it already.
+
+    Raises:
+        UnknownName: as said, with the nearest names.
+    """
+    known = [name for name in inspect.signature(taker).parameters if name not in taken]
+    for name in options:
+        if name not in known:
+            raise UnknownName.of("option", name, known)
 
 
 def check_strength(strategy: Strategy, strength: float | None) -> None:

@@ -22,6 +22,8 @@ from typing import Any
 MEMORY = 0.7  # share of the former estimate of the resistance that stays at every look
 RELEASE = 0.95  # the strength falls at most to this share from one look to the next while the cost is above its target
 HOLD = 0.98  # and to this share once it is at its target, or quickly to nothing where it is below
+LET_GO = 0.5  # the same, of strategies whose scores stand still without strength
+LONGEST_WAIT = 0.25  # share of the schedule by which pressure may begin late
 ENOUGH = 0.9  # this share of it
 GROWTH = 1.25  # the strength grows at most so many times from one look to the next
 OVERDUE = 1.07  # and at least so many times once the target should have been reached
@@ -39,6 +41,9 @@ class Controller:
         settle: share at the end in which the target should have been reached.
         fixed: a strength that the user set; then nothing is steered.
         ceiling: the strength never exceeds it; None: it may. Set where more has wrecked the network.
+        hold: the strength falls to this share from one look to the next once the cost is at its target.
+        delay: steps by which all is later than planned, since the network had not learnt enough to be pressed.
+        waited: whether that is settled, see :meth:`wait`.
     """
 
     steps: int | None
@@ -54,16 +59,19 @@ class Controller:
     peak_lr: float = 0.0
     peak: float = 0.0
     ceiling: float | None = None
+    hold: float = HOLD
+    delay: int = 0
+    waited: bool = False
 
     @property
     def begin(self) -> int:
         """The first step that presses."""
-        return round(self.warmup * (self.steps if self.steps is not None else self.horizon))
+        return round(self.warmup * (self.steps if self.steps is not None else self.horizon)) + self.delay
 
     @property
     def end(self) -> float:
         """The step at which the target should be reached; never, without a schedule."""
-        return float("inf") if self.steps is None else round(self.steps * (1 - self.settle))
+        return float("inf") if self.steps is None else round(self.steps * (1 - self.settle)) + self.delay
 
     @property
     def every(self) -> int:
@@ -73,6 +81,21 @@ class Controller:
     def pressing(self, step: int) -> bool:
         """Whether units are pressed at `step` (steps done so far in this morph)."""
         return self.fixed is not None or step >= self.begin
+
+    def due(self, step: int) -> bool:
+        """Whether pressure would begin at `step`, and nobody has said yet whether the network is ready for it."""
+        return self.steps is not None and self.fixed is None and not self.waited and step >= self.begin
+
+    @property
+    def late(self) -> bool:
+        """Whether pressure began as late as it can."""
+        return self.steps is not None and self.waited and self.delay >= LONGEST_WAIT * self.steps
+
+    def wait(self, ready: bool) -> None:
+        """Begin now if the network is `ready`, else a look later, as long as there is time for that."""
+        assert self.steps is not None
+        self.waited = ready or self.delay >= LONGEST_WAIT * self.steps
+        self.delay += 0 if self.waited else self.every
 
     def progress(self, step: int) -> float:
         """The share of the schedule that is done: 0 while nothing is pressed, 1 when the target should be reached."""
@@ -102,7 +125,7 @@ class Controller:
         elif not self.pressing(step):
             self.strength = 0.0
         elif need <= 0:
-            self.strength *= min(HOLD, (fullness / ENOUGH) ** 2)
+            self.strength *= min(self.hold, (fullness / ENOUGH) ** 2)
             self.resistance = min(self.resistance, self.strength)
             self.last_need = None
         else:

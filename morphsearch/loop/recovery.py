@@ -19,12 +19,24 @@ TRIES = 3
 LOWER = 1 / 3  # of the learning rate, at each try
 EASED = 0.5  # of the strongest pressure, which is learning rate times strength, after a collapse
 COLLAPSED = 0.25  # of the margin over chance that the best accuracy of the morph had
-UNLEARNT = 0.05  # a margin over chance up to which a network can do nothing
+UNLEARNT = 0.05  # a margin over chance up to which a network can do nothing; where chance is less, twice chance
+LEARNT = 0.25  # the share of the way from chance to perfection from which on it can do enough to be judged; or
+TIMES_CHANCE = 5  # so many times chance beyond it, where classes are many
 WORTH_LOSING = 0.2  # margins over chance below this cannot collapse
+PRESSED = 0.1  # nor those below this once units are pressed
+
+
+def ready(accuracy: float, chance: float) -> bool:
+    """Whether a network has learnt enough for it to matter which units it loses."""
+    return accuracy - chance >= min(LEARNT * (1 - chance), TIMES_CHANCE * chance)
 
 
 class Collapsed(DivergedError):
     """The accuracy on the validation part fell to near chance."""
+
+
+class Unlearnt(DivergedError):
+    """The network can do nothing when pressure has to begin."""
 
 
 @dataclass
@@ -55,18 +67,30 @@ class Recovery:
         """JSON-ready."""
         return asdict(self)
 
-    def watch(self, accuracy: float, chance: float, *, standing: bool, over: bool = False) -> str:
+    def watch(
+        self,
+        accuracy: float,
+        chance: float,
+        *,
+        standing: bool,
+        over: bool = False,
+        pressed: bool = False,
+        late: bool = False,
+    ) -> str:
         """What to warn of after an epoch, or an empty text.
 
         Args:
             accuracy: on the validation part. chance: that of guessing.
             standing: no unit has died though all should have by now. over: the morph's training is at its end.
+            pressed: whether units are pressed by now. late: pressure began as late as it can, since the network had
+                learnt too little.
 
         Raises:
-            Collapsed: the accuracy fell to near chance, for the first time in this morph.
+            Collapsed: the accuracy fell to near chance, for the first time in this morph. Unlearnt: it is at chance
+                when pressure has to begin.
         """
         margin = self.best - chance
-        if margin > WORTH_LOSING and accuracy - chance < COLLAPSED * margin:
+        if margin > (PRESSED if pressed else WORTH_LOSING) and accuracy - chance < COLLAPSED * margin:
             text = f"the validation accuracy fell from {100 * self.best:.1f}% to {100 * accuracy:.1f}%"
             if not self.restarted:
                 raise Collapsed(
@@ -77,7 +101,13 @@ class Recovery:
             self.best = accuracy  # said once
             return f"{text}, though the morph was begun anew: give it more epochs, a lower rate or a larger budget."
         self.best = max(self.best, accuracy)
-        if over and accuracy - chance < UNLEARNT:
+        if late and accuracy - chance < min(UNLEARNT, chance) and self.tries < TRIES - 1 and not over:
+            raise Unlearnt(
+                f"the validation accuracy is {100 * accuracy:.1f}%, near chance, when units have to be pressed",
+                "which units matter shows only in a network that has learnt something",
+                "give it more epochs or a lower learning rate",
+            )
+        if over and accuracy - chance < min(UNLEARNT, chance):
             return (
                 f"The validation accuracy ended at {100 * accuracy:.1f}%, near chance ({100 * chance:.1f}%; "
                 f"the best was {100 * self.best:.1f}%): which units left says little. "

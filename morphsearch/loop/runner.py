@@ -14,7 +14,7 @@ from morphsearch import plugins
 from morphsearch.data import DataSplits
 from morphsearch.errors import DivergedError, InputError, StoppedError
 from morphsearch.loop.architecture import Architecture
-from morphsearch.loop.recovery import Recovery
+from morphsearch.loop.recovery import Collapsed, Recovery, Unlearnt, ready
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.rundir import progress_of
 from morphsearch.loop.session import Search
@@ -174,6 +174,7 @@ class Runner:
         search = self.search
 
         def after_step(step: int) -> None:
+            self._wait(trainer)
             search.step(trainer.lr)
 
         trainer: Trainer = Trainer(
@@ -241,7 +242,7 @@ class Runner:
         """
         peak = self.search.controller.peak
         recovery = self.recovery.again(error, peak)
-        back = self._last if recovery.tries == 1 and not recovery.collapsed else self._begin
+        back = self._last if recovery.tries == 1 and not isinstance(error, Collapsed | Unlearnt) else self._begin
         assert back is not None
         self._load(trainer, back)
         self.recovery = recovery
@@ -319,12 +320,21 @@ class Runner:
             1 / max(1, self.data.num_classes),
             standing=standing and trainer.step >= controller.end and search.strategy.presses,
             over=trainer.finished,
+            pressed=controller.pressing(search.morph_step),
+            late=controller.late,
         )
         if warning:
             if search.run is not None:
                 at = {"step": search.total_steps, "epoch": trainer.epoch}
                 search.run.log("warning", iteration=self.number, **at, text=warning)
             self.hear("warning", {"text": warning})
+
+    def _wait(self, trainer: Trainer) -> None:
+        """Let pressure begin later, as far as there is time, where the network can do hardly anything yet."""
+        controller = self.search.controller
+        if controller.due(self.search.morph_step + 1):
+            chance = 1 / max(1, self.data.num_classes)
+            controller.wait(ready(max(self.recovery.best, trainer.so_far.accuracy), chance))
 
     def _judge(self, model: nn.Module, device: str) -> dict[str, float | None]:
         """Accuracy of the shrunk and widened network on the validation part, with fresh batch-norm statistics."""

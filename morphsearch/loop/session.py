@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,14 @@ from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions, versions
-from morphsearch.loop.controller import ENOUGH, Controller
+from morphsearch.loop.controller import ENOUGH, HOLD, LET_GO, Controller
 from morphsearch.loop.follow import Followers
 from morphsearch.loop.hardware import hardware_for, keep_hardware
+from morphsearch.loop.pressing import demand, spared_of
 from morphsearch.loop.rundir import RunDirectory, iteration_line
 from morphsearch.loop.schema import finite
 from morphsearch.loop.selection import (
     Facts,
-    death_order,
-    fewest_deaths,
     free_units,
     kept_positions,
     protect,
@@ -34,13 +34,17 @@ from morphsearch.loop.selection import (
 from morphsearch.loop.shrinking import Shrinking
 from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.registry import get as get_strategy
+from morphsearch.strategies.threshold import settled
 from morphsearch.strategies.widths import largest_multiplier, lowest
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumulates
 WARMUP, LATER_WARMUP = 0.2, 0.1  # share of the schedule without pressure, in the first morph and in later ones
-
 MUCH = 0.1  # of a budget that is spent at the lowest possible widths already
+NO_GAP = (
+    "The scores have no gap about the threshold ({:.2g}): some units that left are hardly worse than some that stay. "
+    "More epochs set them apart."
+)
 PRICINGS = ("share", "unit")
 
 
@@ -56,7 +60,8 @@ class Search(Shrinking):
         run_dir: where architectures and metrics are saved; None saves nothing.
         steps: length of the shrinking schedule of a morph, in optimizer steps; without it the controller paces itself.
         strength: a fixed lambda instead of the controller's (per unit of learning rate: see :meth:`follow`).
-        threshold: scores up to it are dead; default: the strategy's own.
+        threshold: scores up to it are dead; default: the strategy's own, and at a morph the middle of the gap between
+            the scores of the dead and the living, where there is one nearby.
         shrink_to: the share of the budget that a morph shrinks to before it expands; default 0.75 (of the room
             above the lowest possible cost, where that is much of the budget), or 1 without expansion and in a schedule
             of budgets.
@@ -150,6 +155,7 @@ class Search(Shrinking):
             limit=limit,
             round_to=round_to,
         )
+        self.own_threshold = threshold is None
         self.architectures = []
         self.notes = []
         self.followers = None
@@ -277,9 +283,16 @@ class Search(Shrinking):
         facts.price = self._reprice(widths)
         need, fullness, target = 0.0, 1.0, self.rules.shrink_to
         if self.strategy.presses and self.controller.fixed is None and self.controller.pressing(self.morph_step):
-            order, needs = death_order(self.graph, facts, self.rules.threshold, self.rules.round_to)
-            count, _ = fewest_deaths(self.graph, order, lambda widths: self.budgets.fits(widths, target))
-            need = float(needs[count - 1]) if count else 0.0
+            need, prices = demand(
+                self.graph,
+                facts,
+                self.leaving.present,
+                lambda widths: self.budgets.fits(widths, target),
+                self._spared,
+                self.rules.threshold,
+                self.rules.round_to,
+            )
+            self._prices = torch.from_numpy(prices)
             fullness = self.budgets.load(widths) / target
         self.controller.update(self.morph_step, need, lr, fullness)
         if self.strategy.presses and self.controller.fixed is None and fullness < ENOUGH:
@@ -308,7 +321,7 @@ class Search(Shrinking):
         self._prices = torch.from_numpy(price)
         return price
 
-    def _facts(self) -> Facts:
+    def _facts(self, threshold: float | None = None) -> Facts:
         score = self.strategy.scores().detach().double().cpu().numpy()
         if not np.isfinite(score).all():
             raise DivergedError(
@@ -317,7 +330,7 @@ class Search(Shrinking):
                 "lower the learning rate, clip gradients, or train in float32; the last saved state is kept",
             )
         judged = self.strategy.scored().cpu().numpy()
-        alive = self.strategy.alive(self.rules.threshold).cpu().numpy()
+        alive = self.strategy.alive(self.rules.threshold if threshold is None else threshold).cpu().numpy()
         # Silent units come last wherever units are ranked.
         score, alive = np.where(self.leaving.silent, -1.0, score), alive & self.leaving.present
         return Facts(score, self._prices.numpy(), judged, alive)
@@ -333,15 +346,19 @@ class Search(Shrinking):
             self.strategy.uniform_share = largest_multiplier(self.graph, None, fits, limit=1.0)[0]
         except BudgetError:
             self.strategy.uniform_share = 0.0
+        self._spared = spared_of(self.graph, self.strategy.uniform_share)
         self.strategy.attach(self.model, self.graph)
         self.notes += [note for note in self.strategy.notes if note not in self.notes]
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)
         self.leaving = live.Leaving.none(self.graph)
         self._start = self._start_load = None
         self._followed = True
+        self._threshold = self.rules.threshold
         self.morph_step = self._penalties = 0
         warmup = self.warmup if self.warmup is not None else (LATER_WARMUP if self.architectures else WARMUP)
-        self.controller = Controller(self.steps, warmup=warmup, fixed=self.fixed)
+        self.controller = Controller(
+            self.steps, warmup=warmup, fixed=self.fixed, hold=LET_GO if self.strategy.rests else HOLD
+        )
 
     # -- morphing --------------------------------------------------------------------------------------------------
 
@@ -422,9 +439,20 @@ class Search(Shrinking):
             rng = np.random.default_rng([self.seed, len(self.architectures)])
             return morphing.propose(self.graph, self.strategy, self.budgets, self.rules, rng)
         facts = self._facts()
+        presses, left, clear = self.strategy.presses, self.leaving.left, True
+        self._threshold = self.rules.threshold
+        if presses:
+            judged = torch.from_numpy(facts.score[facts.judged & self.leaving.present & free_units(self.graph)])
+            threshold, clear = settled(judged, self.rules.threshold, left)
+            if self.own_threshold:
+                self._threshold = threshold
+                facts = self._facts(threshold)
         facts.price = self._reprice(self._alive_widths(facts))
-        presses = self.strategy.presses
-        return morphing.choose(self.graph, facts, self.budgets, self.rules, left=self.leaving.left, presses=presses)
+        rules = replace(self.rules, threshold=self._threshold)
+        choice = morphing.choose(self.graph, facts, self.budgets, rules, left=left, presses=presses)
+        if not clear:
+            choice.notes.append(NO_GAP.format(self._threshold))
+        return choice
 
     def _architecture(
         self, choice: morphing.Choice, rebuilt: morphing.Rebuilt, metrics: dict[str, float | None]
@@ -442,7 +470,7 @@ class Search(Shrinking):
             budgets=self.budgets.record(),
             strategy=self.strategy_name,
             strength=finite(self.controller.strength) if trained and self.strategy.presses else None,
-            threshold=finite(self.rules.threshold) if trained else None,
+            threshold=finite(self._threshold) if trained else None,
             multiplier=choice.multiplier,
             parent=self.architectures[-1].name if self.architectures else None,
             metrics=metrics,

@@ -84,7 +84,7 @@ class Shrinking:
             self._start_load = max(target, self.budgets.load(self.graph.widths))
         controller = self.controller
         steps = controller.steps
-        end = live.RANKED_BY * steps if steps is not None else controller.begin + controller.horizon
+        end = live.RANKED_BY * steps + controller.delay if steps is not None else controller.begin + controller.horizon
         return live.cubic(self.morph_step, controller.begin, end, self._start_load, target)
 
     def _cut_due(self) -> bool:

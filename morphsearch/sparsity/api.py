@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from morphsearch.data import as_splits
+from morphsearch.loop.checks import check_options
 from morphsearch.loop.config import batch_size_for
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.sparsity.results import SparsifyResult
@@ -54,6 +55,7 @@ def sparsify(
         MorphError: see :class:`~morphsearch.sparsity.sparsifier.Sparsifier`; StoppedError after an interrupt, once all
             is saved; DivergedError for a loss that is not finite.
     """
+    check_options(options, Sparsifier, ("model", "steps"))
     if run_dir is not None and not resume:
         RunDirectory(run_dir).refuse_existing()
     data = as_splits(train_data, val_data, test_data)

@@ -19,7 +19,7 @@ from morphsearch.sparsity.patterns import Block, NofM, Pattern, Single
 from morphsearch.sparsity.schedule import Schedule
 from morphsearch.sparsity.strategy import MagnitudeSparsity, MaskStrategy, criterion
 from morphsearch.sparsity.targets import find_weights
-from morphsearch.sparsity.values import block_size, n_of_m, percent, share
+from morphsearch.sparsity.values import block_size, count, n_of_m, percent, share
 
 BASES = ("prunable", "network")
 MASK = "mask/"
@@ -88,6 +88,7 @@ class Sparsifier:
         for kind, value, known in (("scope", scope, SCOPES), ("basis (of)", of, BASES)):
             if value not in known:
                 raise UnknownName.of(kind, str(value), known)
+        steps = None if steps is None else count(steps, "steps")
         include, exclude = _listed(include), _listed(exclude)
         self.model, self.scope, self.of = model, scope, of
         self.pattern = _pattern(block, pool, nm, scope, of)

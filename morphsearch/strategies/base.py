@@ -67,6 +67,8 @@ class Strategy(ABC):
         presses: it lowers scores by ``lr * strength * price`` a step (less what the loss gives back), so that units die
             under strength. Where it does not, strength means nothing, and the loop takes units away by rank, lowest
             score per price first, as many as its schedule asks for.
+        rests: without strength its scores stand still, so that the pressure may stop once the target is reached. (Where
+            the loss moves them too, units that just died would come back.)
         live: units may leave while it trains. One that cannot go on with a smaller network in :meth:`leave` sets False.
         default_threshold: what :meth:`alive` is asked with unless the user says otherwise.
         notes: what the user should know about this network, one sentence each; filled by :meth:`attach`.
@@ -77,6 +79,7 @@ class Strategy(ABC):
     name: str
     needs_training: bool = True
     presses: bool = True
+    rests: bool = False
     live: bool = True
     default_threshold: float = 0.0
     notes: Sequence[str] = ()

@@ -41,6 +41,7 @@ from morphsearch import plugins
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.flat import FlatScales
+from morphsearch.strategies.judging import flag
 from morphsearch.strategies.shrinking import shrink_l2, shrink_max
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class GammaL1(Strategy):
         if coupling not in ("max", "l2"):
             raise UsageError(f"coupling={coupling!r}", "the coupling of scales is 'max' or 'l2'", "leave it at 'max'")
         self.default_threshold = float(threshold)
-        self.coupling, self.relative = coupling, relative
+        self.coupling, self.relative = coupling, flag("relative", relative)
         self._names: list[str] = []
         self._scales = FlatScales([], [])
         self._scored = torch.zeros(0, dtype=torch.bool)

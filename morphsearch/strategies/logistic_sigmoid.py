@@ -76,6 +76,7 @@ class LogisticSigmoid(Strategy):
     """
 
     name = "logistic-sigmoid"
+    rests = True
 
     def __init__(
         self,
@@ -198,14 +199,16 @@ class LogisticSigmoid(Strategy):
             self._gates.install()
         self._follow_device()
         on = torch.sigmoid(self._logits)
+        pressed = prices.to(on.device, on.dtype)
         if gradient is not None:
             pull = gradient.to(on.device) / (on * (1 - on))
             self._power = self._power.to(on.device)
             square = pull.square().sum() / self._scored.sum()
             self._power = torch.where(self._power > 0, MEMORY * self._power + (1 - MEMORY) * square, square)
             size = self._power.sqrt().clamp(min=torch.finfo(pull.dtype).tiny)
-            on = on - (lr * strength * self.rate * pull / size).clamp(-LONGEST, LONGEST)
-        amounts = prices.to(on.device, on.dtype) * (lr * strength)
+            step = (lr * strength * self.rate * pull / size).clamp(-LONGEST, LONGEST)
+            on = torch.where(pressed > 0, on - step, on)
+        amounts = pressed * (lr * strength)
         on = on - amounts.index_fill(0, self._best(), 0.0)
         self._logits.copy_(torch.logit(on.clamp(LEAST, 1 - LEAST)))
         self._shut = None

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
+
+LEAST_RATIO = 3.0  # between the two ends of a gap
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ScoreGap:
         return (self.high / self.threshold) ** 2
 
 
-def score_gap(scores: Tensor, *, least_ratio: float = 3.0) -> ScoreGap | None:
+def score_gap(scores: Tensor, *, least_ratio: float = LEAST_RATIO) -> ScoreGap | None:
     """The widest gap in the distribution of the logarithms of `scores`, or None where there is none.
 
     A threshold can be trusted when scores have two modes (kept and dying units) with nothing in between. There is no
@@ -56,3 +59,25 @@ def score_gap(scores: Tensor, *, least_ratio: float = 3.0) -> ScoreGap | None:
         return None
     threshold = float(np.exp((logs[widest] + logs[widest + 1]) / 2))
     return ScoreGap(threshold, float(values[widest]), float(values[widest + 1]), widest + 1, values.size - widest - 1)
+
+
+FURTHEST = 10.0  # a threshold that the scores suggest counts up to so many times the strategy's own, up or down
+
+
+def settled(scores: Tensor, usual: float, left: int) -> tuple[float, bool]:
+    """The threshold in the gap of the scores where there is one near `usual`, else `usual`; and whether there is one.
+
+    Args:
+        scores: `n`, of the units that were judged and are there. left: how many left before; they count as zeros.
+        usual: the strategy's own threshold.
+    """
+    gone = scores.new_zeros(min(left, 1))
+    known = torch.cat([scores, gone]).clamp(min=0)
+    if not bool((known <= usual).any()) or not bool((known > usual).any()):
+        return usual, True  # all are alive or all are dead: nothing lies between
+    gap = score_gap(known)
+    if gap is None or not usual / FURTHEST <= gap.threshold <= usual * FURTHEST:
+        # Where one side of the usual threshold is clear of the other by as much, that is gap enough.
+        low, high = known[known <= usual].max(), known[known > usual].min()
+        return usual, bool(high >= LEAST_RATIO * low)
+    return gap.threshold, True

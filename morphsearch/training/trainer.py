@@ -115,6 +115,11 @@ class Trainer:
         return self.lr_scale * recipe.lr * factor(recipe.schedule, done, self.total_steps, recipe.warmup)
 
     @property
+    def so_far(self) -> EpochStats:
+        """The figures of the present epoch up to the latest batch; waits for the device."""
+        return self._sums.stats(self.batch)
+
+    @property
     def between_batches(self) -> bool:
         """Whether the state is whole. It is not where a batch was broken off, by a signal for instance."""
         return not self._in_batch

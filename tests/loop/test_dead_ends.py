@@ -8,7 +8,7 @@ from loop_fakes import EXACT, counted, data, example, network
 from torch import nn
 
 import morphsearch as ms
-from morphsearch.errors import DivergedError, GraphError, UnknownName, UsageError
+from morphsearch.errors import DivergedError, GraphError, InputError, UnknownName, UsageError
 from morphsearch.loop.run import plan
 
 
@@ -112,3 +112,16 @@ def test_a_plan_writes_and_trains_nothing_and_shows_an_impossible_budget() -> No
     assert shown.to_dict()["satisfiable"] is False
     assert shown.steps
     assert plan(ms.SearchConfig("digits_net", strategy="uniform", recipe=EXACT)).steps is None
+
+
+def test_misspelt_arguments_of_the_calls_that_hand_them_on() -> None:
+    with pytest.raises(UnknownName, match="did you mean warmup") as caught:
+        ms.search(network(), data(), budget="flops=50%", warmpu=0.1)
+    assert "model" not in caught.value.rule.split(": ")[1].split(", ")
+    with pytest.raises(UnknownName, match="did you mean scope"):
+        ms.sparsify(network(), data(), target="50%", scoep="global")
+
+
+def test_no_data_at_all() -> None:
+    with pytest.raises(InputError, match="training images are None"):
+        ms.search(network(), None, budget="flops=50%")

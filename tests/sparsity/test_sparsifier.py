@@ -225,6 +225,8 @@ def complete(error: Any, *words: str) -> None:
     [
         ({"target": 1.0}, ["target=1.0"]),
         ({"target": -0.1}, ["target=-0.1"]),
+        ({"target": 0.5, "steps": 0}, ["steps=0"]),
+        ({"target": 0.5, "steps": 2.5}, ["steps=2.5"]),
         ({}, ["neither a target"]),
         ({"target": 0.5, "schedule": Schedule.constant(0.5)}, ["leave out one"]),
         ({"target": 0.5, "scope": "layers"}, ["did you mean layer?"]),

@@ -213,7 +213,9 @@ def test_half_precision_scales() -> None:
     assert model.value(0) == pytest.approx([0.25, -0.05], abs=0.01)
 
 
-@pytest.mark.parametrize("options", [{"threshold": -1}, {"threshold": float("nan")}, {"coupling": "mean"}])
+@pytest.mark.parametrize(
+    "options", [{"threshold": -1}, {"threshold": float("nan")}, {"coupling": "mean"}, {"relative": "no"}]
+)
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         get("gamma-l1", **options)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from morphsearch.strategies.threshold import score_gap
+from morphsearch.strategies.threshold import score_gap, settled
 
 
 def test_two_modes_are_told_apart() -> None:
@@ -34,3 +34,30 @@ def test_differences_among_the_dead_do_not_matter() -> None:
 )
 def test_no_gap_is_said(scores: torch.Tensor) -> None:
     assert score_gap(scores) is None
+
+
+def test_the_threshold_lies_in_the_gap_near_the_usual_one() -> None:
+    scores = torch.tensor([0.9, 1.1, 0.001, 0.02, 0.4])
+    threshold, clear = settled(scores, 0.01, 0)
+    assert clear
+    assert 0.02 < threshold < 0.4  # the unit at 0.02 is one of the dead
+    assert settled(torch.tensor([0.9, 0.7]), 0.01, 5) == (0.01, True)  # the dead have left, far from those that stay
+
+
+def test_units_on_both_sides_of_the_threshold_and_close_to_it_have_no_gap() -> None:
+    scores = torch.linspace(0.005, 0.02, 40)
+    assert settled(scores, 0.01, 0) == (0.01, False)
+    assert settled(torch.cat([scores, torch.zeros(3)]), 0.01, 0) == (0.01, False)
+
+
+def test_a_gap_far_away_does_not_count() -> None:
+    scores = torch.tensor([0.001, 0.002, 0.05, 0.06, 100.0])
+    threshold, clear = settled(scores, 0.01, 0)
+    assert clear
+    assert threshold == 0.01
+
+
+def test_all_alive_or_all_dead() -> None:
+    assert settled(torch.ones(4), 0.01, 0) == (0.01, True)
+    assert settled(torch.zeros(4), 0.01, 0) == (0.01, True)
+    assert settled(torch.zeros(0), 0.01, 0) == (0.01, True)
