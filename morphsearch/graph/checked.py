@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,7 +135,7 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
             tried = trial(graph)
             _, plan = rewrite_checked(graph, tried, meta=graph.on_meta)
             if plan.dependent:
-                mark_dependent(graph, plan.dependent, tried, lambda other, g=graph: _dependent(g, other))
+                mark_dependent(graph, plan.dependent, tried, partial(_dependent, graph))
                 graph = Graph(graph.model, graph.example_inputs, graph.tape, graph.evaluated, frozen, graph.on_meta)
             return graph
         except Mismatch as mismatch:

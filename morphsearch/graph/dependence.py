@@ -53,8 +53,8 @@ def mark_dependent(
         if not found.any():
             found = ~own
         for ids in tape.slots.values():
-            owners = graph.resolution.unit_of[ids]
-            tape.mix(ids[(owners >= 0) & found[graph.unit_group[np.maximum(owners, 0)]]], _dependence(graph, index))
+            of_slot = graph.resolution.unit_of[ids]
+            tape.mix(ids[(of_slot >= 0) & found[graph.unit_group[np.maximum(of_slot, 0)]]], _dependence(graph, index))
 
 
 def _dependence(graph: ConvGraph, index: int) -> str:
