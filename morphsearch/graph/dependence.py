@@ -34,8 +34,8 @@ def mark_dependent(
     read_by: dict[int, np.ndarray] = {}
     for index, _, _ in operations:
         operation = tape.operations[index]
-        ids = [np.asarray(labels.ids).reshape(-1) for labels in operation.inputs]
-        read = np.concatenate(ids) if ids else np.zeros(0, np.int64)
+        inputs = [np.asarray(labels.ids).reshape(-1) for labels in operation.inputs]
+        read = np.concatenate(inputs) if inputs else np.zeros(0, np.int64)
         read_by[index] = read if (read > 0).any() else np.concatenate(list(tape.slots.values()))
         tape.mix(read_by[index], _dependence(graph, index))
     owners = graph.resolution.unit_of[np.concatenate(list(read_by.values()))]
