@@ -105,8 +105,6 @@ class Repair(_InPlaceOf):
         self.resolution, self.plan, self.multiplicity = resolution, plan, multiplicity
         self.most = max(1, int(multiplicity.max(initial=1)))
         self.log = PatchLog()
-        self.one_of_class = np.zeros(int(resolution.class_of.max(initial=0)) + 1, np.int64)
-        self.one_of_class[resolution.class_of] = np.arange(resolution.class_of.size)
         self.labels: dict[str, Labels | None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -198,11 +196,7 @@ class Repair(_InPlaceOf):
         return self.labels[n.name]
 
     def _once(self, labels: Tensor, shape: tuple[int, ...]) -> Tensor:
-        if len(_varying(labels)) < 2:
-            return labels
-        ids = np.asarray(labels)
-        units = self.one_of_class[self.resolution.class_of[np.maximum(ids, 0)]]
-        return compact(torch.from_numpy(np.where(ids > 0, units, ids)), shape).ids
+        return _by_class(labels, self.resolution, shape)
 
     def _new_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Seed identifiers to (position in the seed, copy, identifier in the new network), in the new order."""
@@ -352,6 +346,7 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
     """The shape that a tensor of the seed (recorded on `tape`) has in the new network; None where its units do not fill
     a shape."""
     shape = list(labels.shape)
+    sides = [_by_class(side, resolution, labels.shape) for side in (labels.ids, labels.second) if side is not None]
     for dim in range(len(shape)):
         if labels.parameter is not None:
             found = axis_of(tape, labels, dim)
@@ -360,7 +355,6 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
                 continue
             ids = slot[found[2]].reshape(1, -1)
         else:
-            sides = (labels.ids,) if labels.second is None else (labels.ids, labels.second)
             side = next((side for side in sides if side.shape[dim] > 1), None)
             if side is None:
                 continue
@@ -369,9 +363,21 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
         times = np.where(units < 0, 1, multiplicity[units])
         if (times == times[:1]).all():
             shape[dim] = int(times[0].sum())
-        elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and len(labels.varying()) > 1:
+        elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and sum(s > 1 for s in ids.shape) > 1:
             return None
     return tuple(shape)
+
+
+def _by_class(ids: Tensor, resolution: Resolution, shape: tuple[int, ...]) -> Tensor:
+    """Labels with one identifier for each unit: heads in lockstep share theirs, and so do the places of an image that
+    was a row of numbers before."""
+    if len(_varying(ids)) < 2:
+        return ids
+    found = np.asarray(ids)
+    one_of_class = np.zeros(int(resolution.class_of.max(initial=0)) + 1, np.int64)
+    one_of_class[resolution.class_of] = np.arange(resolution.class_of.size)
+    units = one_of_class[resolution.class_of[np.maximum(found, 0)]]
+    return compact(torch.from_numpy(np.where(found > 0, units, found)), shape).ids
 
 
 def _varying(ids: Tensor) -> list[int]:

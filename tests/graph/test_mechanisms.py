@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,31 @@ def test_shrink_widen_shrink(name: str) -> None:
         network = graph.resize(proofs.scaled(graph, factor), weights="widen" if factor > 1 else "fresh").double().eval()
         graph = record(network, case.inputs, decisions=graph.decisions)
     proofs.shrinks_exactly(graph, case.inputs, 7)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dropout_that_is_told_the_mode", "draws_in_training_alone", "one_image_at_a_time", "view_written_minus_one"],
+)
+def test_twice_the_widths_do_not_pass_for_twice_the_batch(name: str) -> None:
+    # ``x.view(-1, 54)`` takes twice as many channels without a word, as more images.
+    case = CASES[name]
+    graph = record(proofs.in_double(case.build()), case.inputs)
+    assert graph.free
+    proofs.resizes(graph, case.inputs, 2.0)
+    proofs.shrinks_exactly(graph, case.inputs, 3)
+
+
+def test_copied_methods_are_the_only_difference() -> None:
+    network = proofs.in_double(CASES["one_image_at_a_time"].build())
+    graph = record(network, CASES["one_image_at_a_time"].inputs)
+    shrunk = graph.shrink({"a.0": [0, 5, 6]})
+    assert isinstance(shrunk, type(network))
+    assert "view(1, 8 * 4)" in inspect.getsource(type(network).forward)
+    assert "reshape(1, 12)" in inspect.getsource(type(shrunk).forward)
+    assert shrunk(torch.rand(5, 3, 9, 9, dtype=torch.float64)).shape == (5, 4)  # another batch, another size
+    again = record(shrunk, CASES["one_image_at_a_time"].inputs).shrink({"a.0": [1]})
+    assert "reshape(1, 4)" in inspect.getsource(type(again).forward)
 
 
 def test_noise_lets_copies_learn_apart() -> None:
