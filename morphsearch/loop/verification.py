@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from morphsearch.costs import cost
+from morphsearch.errors import GraphError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.recording import as_arguments
@@ -21,6 +22,7 @@ from morphsearch.graph.tape import tensors_in
 from morphsearch.strategies.widths import lowest as lowest_widths
 
 TOLERANCE = 1e-6
+SINGLE = 1e-4  # of networks whose code insists on single precision
 
 
 @dataclass
@@ -38,13 +40,14 @@ class Verification:
     """What was proven.
 
     Attributes:
-        exact: every trial without mixing groups stayed within 1e-6 of the seed with the dropped slices at zero.
+        exact: every trial without mixing groups stayed within `tolerance` of the seed with the dropped slices at zero.
         max_error: the largest relative error of those trials.
         mixes: group to the operations in which its units influence each other: removal there is not exact.
         frozen: group to the reason why its width cannot change.
         trials: all trials; those in which mixing groups shrank too are not expected to be exact.
         runs: what else the shrunk network did: "train" (one backward pass), "state_dict", "deepcopy".
         groups, units: how many there are, and how many are free.
+        precision, tolerance: "float64" and 1e-6; "float32" and 1e-4 where the network's code takes nothing else.
     """
 
     exact: bool
@@ -56,6 +59,8 @@ class Verification:
     groups: dict[str, int]
     units: dict[str, int]
     graph: ConvGraph = field(repr=False)
+    precision: str = "float64"
+    tolerance: float = TOLERANCE
 
     def lowest(self, metric: str = "flops") -> int | float:
         """The lowest cost that this network can reach, every group at its floor."""
@@ -70,7 +75,8 @@ class Verification:
         return {
             "exact": self.exact,
             "max_error": self.max_error,
-            "tolerance": TOLERANCE,
+            "tolerance": self.tolerance,
+            "precision": self.precision,
             "mixes": self.mixes,
             "frozen": self.frozen,
             "trials": [vars(trial) for trial in self.trials],
@@ -84,18 +90,18 @@ class Verification:
 def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int = 0) -> Verification:
     """Shrink `model` at random keep sets in float64 and compare with the seed whose dropped slices are zero.
 
-    Works on a copy whose parameters and running statistics are drawn at random, so that nothing is equal by accident
-    (a scale that starts at zero hides everything behind it).
+    A network whose code takes single precision alone (it calls ``x.float()``, say) is compared in that, to 1e-4. Works on a
+    copy whose parameters and running statistics are drawn at random, so that nothing is equal by accident (a scale that
+    starts at zero hides everything behind it).
 
     Raises:
         GraphError: the network cannot be recorded.
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
-    twin = clone(model, {}).cpu().double().eval()
-    randomise(twin, generator)
-    graph = record(twin, example_inputs)
-    args, kwargs = inputs_like(example_inputs, generator)
+    twin, graph, dtype = _recorded(model, example_inputs, generator)
+    tolerance = TOLERANCE if dtype == torch.float64 else SINGLE
+    args, kwargs = inputs_like(example_inputs, generator, dtype)
     done: list[Trial] = []
     mixing = [name for name in graph.free if graph.groups[name].mixes]
     branches = [name for name in graph.free if not graph.groups[name].floor and name not in mixing]
@@ -116,7 +122,7 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
     worst = max(expected, default=0.0)
     free = set(graph.free)
     return Verification(
-        exact=bool(worst <= TOLERANCE),
+        exact=bool(worst <= tolerance),
         max_error=worst,
         mixes={name: list(group.mixes) for name, group in graph.groups.items() if group.mixes},
         frozen={name: group.frozen for name, group in graph.groups.items() if group.frozen is not None},
@@ -128,7 +134,25 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
             "free": sum(group.width for name, group in graph.groups.items() if name in free),
         },
         graph=graph,
+        precision=str(dtype).removeprefix("torch."),
+        tolerance=tolerance,
     )
+
+
+def _recorded(
+    model: nn.Module, example_inputs: Any, generator: torch.Generator
+) -> tuple[nn.Module, ConvGraph, torch.dtype]:
+    """A random copy of `model` and its graph, in double precision where the network runs in that."""
+    first: GraphError | None = None
+    for dtype in (torch.float64, torch.float32):
+        twin = clone(model, {}).cpu().to(dtype).eval()
+        randomise(twin, generator)
+        try:
+            return twin, record(twin, example_inputs), dtype
+        except GraphError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
@@ -146,12 +170,14 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
                 module.running_var.copy_(0.5 + torch.rand(module.running_var.shape, generator=generator))
 
 
-def inputs_like(example_inputs: Any, generator: torch.Generator) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Random float64 inputs of the examples' shapes; integer tensors and other arguments as they are."""
+def inputs_like(
+    example_inputs: Any, generator: torch.Generator, dtype: torch.dtype = torch.float64
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Random inputs of the examples' shapes; integer tensors and other arguments as they are."""
 
     def draw(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():
-            return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(dtype)
         return value
 
     args, kwargs = as_arguments(example_inputs)

@@ -42,7 +42,8 @@ def verification(record: Mapping[str, Any]) -> list[RenderableType]:
         " is ",
         ("exact", "bold green") if exact_ else ("NOT exact", "bold red"),
         f": largest relative error {record['max_error']:.2g} in {len(trials)} random trials "
-        f"(float64, against the seed with the same units at zero; at most {record['tolerance']:.0e} is allowed)",
+        f"({record.get('precision', 'float64')}, against the seed with the same units at zero; "
+        f"at most {record['tolerance']:.0e} is allowed)",
     )
     groups, units = record["groups"], record["units"]
     free = f"{groups['free']} of {groups['total']} groups and {units['free']:,} of {units['total']:,} units can leave"

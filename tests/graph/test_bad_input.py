@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph import record
+from morphsearch.loop import verify
 from tests.graph import proofs
 from tests.graph.mechanisms import cbr, conv, head, net
 
@@ -228,3 +229,12 @@ def test_parameters_on_several_devices() -> None:
     shrunk = graph.shrink({"0": [0, 1, 2]})
     assert [p.device.type for p in shrunk.parameters()] == ["cpu", "cpu", "meta", "meta"]
     assert shrunk.get_parameter("2.weight").shape == (4, 3, 3, 3)
+
+
+def test_code_that_insists_on_single_precision_is_verified_in_that() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.head(s.b(s.a(x.float())))
+
+    found = verify(net(forward, a=cbr(3, 8), b=cbr(8, 6), head=head(6)), IMAGE, trials=1)
+    assert (found.exact, found.precision, found.tolerance) == (True, "float32", 1e-4)
+    assert verify(small(), IMAGE, trials=1).precision == "float64"
