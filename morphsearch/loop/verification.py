@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from morphsearch.costs import cost
-from morphsearch.errors import GraphError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.recording import as_arguments
@@ -90,9 +89,9 @@ class Verification:
 def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int = 0) -> Verification:
     """Shrink `model` at random keep sets in float64 and compare with the seed whose dropped slices are zero.
 
-    A network whose code takes single precision alone (it calls ``x.float()``, say) is compared in that, to 1e-4. Works on a
-    copy whose parameters and running statistics are drawn at random, so that nothing is equal by accident (a scale that
-    starts at zero hides everything behind it).
+    A network whose code takes single precision alone (it calls ``x.float()``, say) is compared in that, to 1e-4. Works
+    on a copy whose parameters and running statistics are drawn at random, so that nothing is equal by accident (a scale
+    that starts at zero hides everything behind it).
 
     Raises:
         GraphError: the network cannot be recorded.
@@ -143,16 +142,17 @@ def _recorded(
     model: nn.Module, example_inputs: Any, generator: torch.Generator
 ) -> tuple[nn.Module, ConvGraph, torch.dtype]:
     """A random copy of `model` and its graph, in double precision where the network runs in that."""
-    first: GraphError | None = None
     for dtype in (torch.float64, torch.float32):
         twin = clone(model, {}).cpu().to(dtype).eval()
         randomise(twin, generator)
+        args, kwargs = inputs_like(example_inputs, generator, dtype)
         try:
-            return twin, record(twin, example_inputs), dtype
-        except GraphError as error:
-            first = first or error
-    assert first is not None
-    raise first
+            with torch.no_grad():
+                twin(*args, **kwargs)
+        except Exception:  # whatever its code raises; in single precision the recording says what
+            continue
+        break
+    return twin, record(twin, example_inputs), dtype
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
