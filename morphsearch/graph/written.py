@@ -16,6 +16,7 @@ import inspect
 import linecache
 import sys
 import textwrap
+import tokenize
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -230,13 +231,11 @@ def _rewritten(function: FunctionType, edits: Mapping[Place, list[int | None]]) 
         text = "".join(lines)
         plain = textwrap.dedent(text)
         tree = ast.parse(plain)
-    except (OSError, TypeError, SyntaxError):
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):
         return None
     definition = tree.body[0]
     if len(tree.body) != 1 or not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
         return None
-    if any(_mangled(node.attr) for node in ast.walk(definition) if isinstance(node, ast.Attribute)):
-        return None  # names that only the class itself knows
     indent = len(lines[0]) - len(lines[0].lstrip())
     calls = {
         (
@@ -248,31 +247,53 @@ def _rewritten(function: FunctionType, edits: Mapping[Place, list[int | None]]) 
         for node in ast.walk(definition)
         if isinstance(node, ast.Call)
     }
+    if not _says(definition, function.__code__):
+        return None  # the file is not what was imported, or has names that only the class itself knows
     for place, numbers in edits.items():
         if place not in calls or not _edit(calls[place], numbers):
             return None
-    free = function.__code__.co_freevars
-    source = ast.unparse(ast.fix_missing_locations(tree))
-    if free:
-        outer = f"def _cells({', '.join(free)}):\n{textwrap.indent(source, '    ')}\n    return {definition.name}\n"
-    else:
-        outer = source + "\n"
-    filename = f"<{function.__qualname__} at other widths, {next(_NUMBER)}>"
-    code = compile(outer, filename, "exec")
-    made = _code_of(code, definition.name)
-    if made is None or set(made.co_freevars) != set(free):
+    made = _compiled(definition, function)
+    if made is None:
         return None
-    linecache.cache[filename] = (len(outer), None, outer.splitlines(keepends=True), filename)
-    cells = dict(zip(free, function.__closure__ or (), strict=True))
-    closure = tuple(cells[name] for name in made.co_freevars)
-    new = FunctionType(made, function.__globals__, function.__name__, function.__defaults__, closure)
+    closure = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    cells = tuple(closure[name] for name in made.co_freevars)
+    new = FunctionType(made, function.__globals__, function.__name__, function.__defaults__, cells)
     new.__kwdefaults__ = copy.copy(function.__kwdefaults__)
     new.__qualname__, new.__module__, new.__doc__ = function.__qualname__, function.__module__, function.__doc__
     return new
 
 
-def _mangled(name: str) -> bool:
-    return name.startswith("__") and not name.endswith("__")
+def _says(definition: ast.FunctionDef, code: CodeType) -> bool:
+    """The source compiles to the names and numbers of `code`. (Not to the same instructions: those of a call depend on
+    what its file imports.)"""
+    within: ast.stmt = definition
+    if code.co_freevars:
+        outer = ast.parse(f"def _cells({', '.join(code.co_freevars)}):\n    pass").body[0]
+        assert isinstance(outer, ast.FunctionDef)
+        outer.body, within = [definition], outer
+    made = _code_of(compile(ast.Module([within], []), "<source>", "exec"), definition.name)
+    return made is not None and _words(made) == _words(code)
+
+
+def _words(code: CodeType) -> tuple[Any, ...]:
+    inner = [_words(one) for one in code.co_consts if isinstance(one, CodeType)]
+    plain = [repr(one) for one in code.co_consts if not isinstance(one, CodeType)]
+    return code.co_varnames, sorted(code.co_names), sorted(code.co_freevars), sorted(plain), inner
+
+
+def _compiled(definition: ast.FunctionDef, function: FunctionType) -> CodeType | None:
+    """The code of a definition in the place of `function`: it has the same names from around it."""
+    free = function.__code__.co_freevars
+    source = ast.unparse(ast.fix_missing_locations(definition))
+    if free:
+        source = f"def _cells({', '.join(free)}):\n{textwrap.indent(source, '    ')}\n    return {definition.name}"
+    filename = f"<{function.__qualname__} at other widths, {next(_NUMBER)}>"
+    made = _code_of(compile(source + "\n", filename, "exec"), definition.name)
+    if made is None or set(made.co_freevars) != set(free):
+        return None
+    lines = [line + "\n" for line in source.splitlines()]
+    linecache.cache[filename] = (len(source), None, lines, filename)  # for tracebacks, and to be read again
+    return made
 
 
 def _code_of(code: CodeType, name: str) -> CodeType | None:

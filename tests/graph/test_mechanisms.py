@@ -7,6 +7,8 @@ import inspect
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from morphsearch.graph import record
 from morphsearch.loop.verification import random_keep
@@ -75,6 +77,22 @@ def test_copied_methods_are_the_only_difference() -> None:
     assert shrunk(torch.rand(5, 3, 9, 9, dtype=torch.float64)).shape == (5, 4)  # another batch, another size
     again = record(shrunk, CASES["one_image_at_a_time"].inputs).shrink({"a.0": [1]})
     assert "reshape(1, 4)" in inspect.getsource(type(again).forward)
+
+
+def test_methods_that_cannot_be_copied_keep_their_sizes() -> None:
+    class Private(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out, self.__size = nn.Conv2d(3, 8, 3), nn.Linear(32, 4), 32
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            parts = [F.adaptive_avg_pool2d(x[i : i + 1], 2) for i in range(x.shape[0])]
+            return self.out(torch.cat(parts).view(-1, self.__size))  # a name that only the class knows
+
+    graph = record(Private(), torch.zeros(2, 3, 8, 8))
+    assert graph.free == []
+    assert "sizes written into it" in str(graph.groups["a"].frozen)
 
 
 def test_noise_lets_copies_learn_apart() -> None:
