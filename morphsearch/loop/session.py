@@ -348,7 +348,8 @@ class Search(Shrinking):
             self.strategy.uniform_share = 0.0
         self._spared = spared_of(self.graph, self.strategy.uniform_share)
         self.strategy.attach(self.model, self.graph)
-        self.notes += [note for note in self.strategy.notes if note not in self.notes]
+        # Those of a former morph are in its architecture, and a run that is resumed here knows no others.
+        self.notes = list(self.strategy.notes)
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)
         self.leaving = live.Leaving.none(self.graph)
         self._start = self._start_load = None
