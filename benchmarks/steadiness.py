@@ -44,6 +44,8 @@ COSTS = {"flops": ("flops=50%",), "params": ("params=50%",), "both": ("flops=50%
 STRATEGIES = ("gamma-l1", "group-lasso", "logistic-sigmoid", "magnitude", "taylor")
 RATES = (0.2, 0.02)
 TARGET = 0.75  # of the budget, before the expansion
+REACHED = 1.02  # times the target
+LAST = 3  # epochs that an accuracy is the mean of
 
 
 def recipe(rate: float) -> dict[str, Any]:
@@ -134,30 +136,41 @@ def main() -> None:
     print(table(lines))
 
 
+def settled(accuracy: list[float]) -> float:
+    """The mean of the last epochs, in per cent: at a constant rate a single one swings by several points."""
+    return 100 * statistics.mean(accuracy[-LAST:])
+
+
 def table(lines: list[dict[str, Any]]) -> str:
-    """By strategy, network and learning rate, over the costs: how many reach the target, and accuracies."""
+    """By network, learning rate and strategy: accuracies under every cost, and what happened on the way."""
     plains = {(one["network"], one["rate"]): one["accuracy"] for one in lines if one["strategy"] == "none"}
     head = "| network | lr | seed | " + " | ".join(STRATEGIES) + " |"
     rows = [head, "|" + "---|" * (3 + len(STRATEGIES))]
     for network, rate in product(NETWORKS, RATES):
         if (network, rate) not in plains:
             continue
-        texts = [network, f"{rate:g}", f"{100 * plains[network, rate][-1]:.1f}"]
+        texts = [network, f"{rate:g}", f"{settled(plains[network, rate]):.1f}"]
         for strategy in STRATEGIES:
-            own = [o for o in lines if (o["strategy"], o["network"], o["rate"]) == (strategy, network, rate)]
-            texts.append(described(own))
+            own = {o["cost"]: o for o in lines if (o["strategy"], o["network"], o["rate"]) == (strategy, network, rate)}
+            refused = bool(own) and all("error" in one for one in own.values())
+            texts.append("refused" if refused else ", ".join(described(own.get(cost)) for cost in COSTS))
         rows.append("| " + " | ".join(texts) + " |")
+    good = [one for one in lines if "load" in one]
+    reached = sum(one["load"][-1] <= REACHED for one in good)
+    rows += ["", f"{reached} of {len(good)} searches reached their target; {sum(map(anew, good))} began anew."]
     return "\n".join(rows)
 
 
-def described(cells: list[dict[str, Any]]) -> str:
-    good = [one for one in cells if "error" not in one]
-    if not good:
-        return "refused" if cells else ""
-    reached = sum(one["load"][-1] <= 1.02 for one in good)
-    last = statistics.mean(100 * one["accuracy"][-1] for one in good)
-    after = statistics.mean(100 * one["after"] for one in good)
-    return f"{reached}/{len(good)}, {last:.1f}, {after:.1f}"
+def described(cell: dict[str, Any] | None) -> str:
+    """Accuracy; `*` where the morph began anew, `!` where the target was not reached."""
+    if cell is None or "error" in cell:
+        return "-"
+    return f"{settled(cell['accuracy']):.1f}{'*' * anew(cell)}{'!' * (cell['load'][-1] > REACHED)}"
+
+
+def anew(cell: dict[str, Any]) -> bool:
+    """Whether the search went back to the beginning of its morph."""
+    return any("Going on from step 0" in text for text in cell["warnings"])
 
 
 if __name__ == "__main__":

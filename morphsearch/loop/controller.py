@@ -86,11 +86,6 @@ class Controller:
         """Whether pressure would begin at `step`, and nobody has said yet whether the network is ready for it."""
         return self.steps is not None and self.fixed is None and not self.waited and step >= self.begin
 
-    @property
-    def late(self) -> bool:
-        """Whether pressure began as late as it can."""
-        return self.steps is not None and self.waited and self.delay >= LONGEST_WAIT * self.steps
-
     def wait(self, ready: bool) -> None:
         """Begin now if the network is `ready`, else a look later, as long as there is time for that."""
         assert self.steps is not None

@@ -75,7 +75,7 @@ def focus(units: int, order: np.ndarray, count: int) -> np.ndarray:
     1.5 for the first, 0.5 for the last that must go, and nothing from half as many places later on. Under equal
     pressure units that began alike come to zero together, those that stay are about as small by then, and the network
     loses at one stroke what it had learnt. This way they leave one after another, and what stays is whole. (Leaving the
-    largest out of an L1 penalty is the trimmed penalty of Yun et al., "Trimming the l1 Regularizer", ICML 2019.)
+    largest out of an L1 penalty is the trimmed penalty of Yun et al., ICML 2019, arXiv 1805.07495.)
     """
     shares = np.zeros(units)
     if count:

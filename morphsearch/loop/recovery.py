@@ -35,10 +35,6 @@ class Collapsed(DivergedError):
     """The accuracy on the validation part fell to near chance."""
 
 
-class Unlearnt(DivergedError):
-    """The network can do nothing when pressure has to begin."""
-
-
 @dataclass
 class Recovery:
     """What was tried in the present morph.
@@ -82,12 +78,10 @@ class Recovery:
         Args:
             accuracy: on the validation part. chance: that of guessing.
             standing: no unit has died though all should have by now. over: the morph's training is at its end.
-            pressed: whether units are pressed by now. late: pressure began as late as it can, since the network had
-                learnt too little.
+            pressed: whether units are pressed by now.
 
         Raises:
-            Collapsed: the accuracy fell to near chance, for the first time in this morph. Unlearnt: it is at chance
-                when pressure has to begin.
+            Collapsed: the accuracy fell to near chance, for the first time in this morph.
         """
         margin = self.best - chance
         if margin > (PRESSED if pressed else WORTH_LOSING) and accuracy - chance < COLLAPSED * margin:
@@ -101,12 +95,6 @@ class Recovery:
             self.best = accuracy  # said once
             return f"{text}, though the morph was begun anew: give it more epochs, a lower rate or a larger budget."
         self.best = max(self.best, accuracy)
-        if late and accuracy - chance < min(UNLEARNT, chance) and self.tries < TRIES - 1 and not over:
-            raise Unlearnt(
-                f"the validation accuracy is {100 * accuracy:.1f}%, near chance, when units have to be pressed",
-                "which units matter shows only in a network that has learnt something",
-                "give it more epochs or a lower learning rate",
-            )
         if over and accuracy - chance < min(UNLEARNT, chance):
             return (
                 f"The validation accuracy ended at {100 * accuracy:.1f}%, near chance ({100 * chance:.1f}%; "

@@ -14,7 +14,7 @@ from morphsearch import plugins
 from morphsearch.data import DataSplits
 from morphsearch.errors import DivergedError, InputError, StoppedError
 from morphsearch.loop.architecture import Architecture
-from morphsearch.loop.recovery import Collapsed, Recovery, Unlearnt, ready
+from morphsearch.loop.recovery import Recovery, ready
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.rundir import progress_of
 from morphsearch.loop.session import Search
@@ -242,7 +242,7 @@ class Runner:
         """
         peak = self.search.controller.peak
         recovery = self.recovery.again(error, peak)
-        back = self._last if recovery.tries == 1 and not isinstance(error, Collapsed | Unlearnt) else self._begin
+        back = self._last if recovery.tries == 1 and not recovery.collapsed else self._begin
         assert back is not None
         self._load(trainer, back)
         self.recovery = recovery
@@ -321,7 +321,6 @@ class Runner:
             standing=standing and trainer.step >= controller.end and search.strategy.presses,
             over=trainer.finished,
             pressed=controller.pressing(search.morph_step),
-            late=controller.late,
         )
         if warning:
             if search.run is not None:

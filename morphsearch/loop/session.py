@@ -42,8 +42,8 @@ MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumul
 WARMUP, LATER_WARMUP = 0.2, 0.1  # share of the schedule without pressure, in the first morph and in later ones
 MUCH = 0.1  # of a budget that is spent at the lowest possible widths already
 NO_GAP = (
-    "The scores have no gap about the threshold ({:.2g}): some units that left are hardly worse than some that stay. "
-    "More epochs set them apart."
+    "The scores have no gap at the threshold ({:.2g}): {} units are within a factor of 3 of each other about it, so "
+    "that those of them that left are hardly worse than those that stay."
 )
 PRICINGS = ("share", "unit")
 
@@ -348,7 +348,8 @@ class Search(Shrinking):
             self.strategy.uniform_share = 0.0
         self._spared = spared_of(self.graph, self.strategy.uniform_share)
         self.strategy.attach(self.model, self.graph)
-        self.notes += [note for note in self.strategy.notes if note not in self.notes]
+        # Those of a former morph are in its architecture, and a run that is resumed here knows no others.
+        self.notes = list(self.strategy.notes)
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)
         self.leaving = live.Leaving.none(self.graph)
         self._start = self._start_load = None
@@ -439,19 +440,19 @@ class Search(Shrinking):
             rng = np.random.default_rng([self.seed, len(self.architectures)])
             return morphing.propose(self.graph, self.strategy, self.budgets, self.rules, rng)
         facts = self._facts()
-        presses, left, clear = self.strategy.presses, self.leaving.left, True
+        presses, left, crowd = self.strategy.presses, self.leaving.left, 0
         self._threshold = self.rules.threshold
         if presses:
             judged = torch.from_numpy(facts.score[facts.judged & self.leaving.present & free_units(self.graph)])
-            threshold, clear = settled(judged, self.rules.threshold, left)
+            threshold, crowd = settled(judged, self.rules.threshold, left)
             if self.own_threshold:
                 self._threshold = threshold
                 facts = self._facts(threshold)
         facts.price = self._reprice(self._alive_widths(facts))
         rules = replace(self.rules, threshold=self._threshold)
         choice = morphing.choose(self.graph, facts, self.budgets, rules, left=left, presses=presses)
-        if not clear:
-            choice.notes.append(NO_GAP.format(self._threshold))
+        if crowd:
+            choice.notes.append(NO_GAP.format(self._threshold, crowd))
         return choice
 
     def _architecture(

@@ -134,7 +134,9 @@ class Strategy(ABC):
 
         Args:
             prices: `u`, the price of every unit (of a share of its group, or its marginal cost: the search's
-                ``pricing``), normalised to mean 1 over the free units.
+                ``pricing``), normalised to mean 1 over the free units, times the share of the pressure that it takes:
+                up to 1.5 for units that are to leave, 0 for those that will stay. A strength that the user fixed
+                presses all alike.
             strength: lambda.
         """
         return torch.zeros((), device=prices.device)

@@ -26,6 +26,8 @@ step:
 keep scores falling at the pace that the loop's controller counts on, do not let noise close gates once the target is
 reached, and leave the gates out of the user's optimizer.)
 
+Units that take no share of the pressure (price 0) rest: their probabilities stay as they are.
+
 There is **one gate per unit**: coupled channels leave together, and so share it. (FiGS has a gate per channel and
 couples them by ``1 - prod(1 - p)``.) Gates multiply the parameters through which a unit speaks, see
 :mod:`~morphsearch.strategies.gates`; the user's network is not changed, and gates begin only when the loop begins to

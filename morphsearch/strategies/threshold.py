@@ -62,22 +62,29 @@ def score_gap(scores: Tensor, *, least_ratio: float = LEAST_RATIO) -> ScoreGap |
 
 
 FURTHEST = 10.0  # a threshold that the scores suggest counts up to so many times the strategy's own, up or down
+CROWD = 0.1  # the share of the units about a threshold that is worth a word
 
 
-def settled(scores: Tensor, usual: float, left: int) -> tuple[float, bool]:
-    """The threshold in the gap of the scores where there is one near `usual`, else `usual`; and whether there is one.
+def settled(scores: Tensor, usual: float, left: int) -> tuple[float, int]:
+    """The threshold, in the gap of the scores if there is one near `usual`; and how many crowd about it.
+
+    Where there is no gap, those within a factor of :data:`LEAST_RATIO`, half of it on either side, are a crowd if some
+    are on both sides, and they are :data:`CROWD` of all or more; else it is 0.
 
     Args:
         scores: `n`, of the units that were judged and are there. left: how many left before; they count as zeros.
         usual: the strategy's own threshold.
     """
-    gone = scores.new_zeros(min(left, 1))
-    known = torch.cat([scores, gone]).clamp(min=0)
-    if not bool((known <= usual).any()) or not bool((known > usual).any()):
-        return usual, True  # all are alive or all are dead: nothing lies between
+    known = torch.cat([scores, scores.new_zeros(min(left, 1))]).clamp(min=0)
+    dead = known <= usual
+    if not bool(dead.any()) or bool(dead.all()):
+        return usual, 0  # nothing lies between
     gap = score_gap(known)
-    if gap is None or not usual / FURTHEST <= gap.threshold <= usual * FURTHEST:
-        # Where one side of the usual threshold is clear of the other by as much, that is gap enough.
-        low, high = known[known <= usual].max(), known[known > usual].min()
-        return usual, bool(high >= LEAST_RATIO * low)
-    return gap.threshold, True
+    if gap is not None and usual / FURTHEST <= gap.threshold <= usual * FURTHEST:
+        return gap.threshold, 0
+    if float(known[~dead].min()) >= LEAST_RATIO * float(known[dead].max()):
+        return usual, 0
+    near = (known > usual / LEAST_RATIO**0.5) & (known < usual * LEAST_RATIO**0.5)
+    count = int(near.sum())
+    mixed = bool((near & dead).any()) and bool((near & ~dead).any())
+    return usual, count if mixed and count >= CROWD * (scores.numel() + left) else 0

@@ -125,3 +125,27 @@ def test_misspelt_arguments_of_the_calls_that_hand_them_on() -> None:
 def test_no_data_at_all() -> None:
     with pytest.raises(InputError, match="training images are None"):
         ms.search(network(), None, budget="flops=50%")
+
+
+def test_scores_without_a_gap_are_named_and_one_with_a_gap_sets_the_threshold() -> None:
+    search = ms.Search(network("plain"), example(), "flops=50%")
+    with torch.no_grad():
+        for scale in scales(search.model).values():
+            scale.copy_(torch.linspace(0.006, 0.016, scale.numel()))
+    found = search.morph()
+    (note,) = (note for note in found.notes if "no gap" in note)
+    assert "units are within a factor of 3" in note
+    assert found.threshold == pytest.approx(0.01)
+    search = ms.Search(network("plain"), example(), "flops=50%")
+    with torch.no_grad():
+        for scale in scales(search.model).values():
+            scale[::2] = 0.008  # the others are at 1
+    found = search.morph()
+    assert not any("no gap" in note for note in found.notes)
+    assert found.threshold is not None
+    assert 0.05 < found.threshold < 0.1
+    given = ms.Search(network("plain"), example(), "flops=50%", threshold=0.005)
+    with torch.no_grad():
+        for scale in scales(given.model).values():
+            scale[::2] = 0.008
+    assert given.morph().threshold == 0.005

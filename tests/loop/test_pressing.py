@@ -12,7 +12,7 @@ from loop_fakes import EXACT, example, network
 import morphsearch as ms
 from morphsearch.loop.controller import LONGEST_WAIT, Controller
 from morphsearch.loop.pressing import demand, focus, spared_of
-from morphsearch.loop.recovery import Recovery, Unlearnt, ready
+from morphsearch.loop.recovery import ready
 from morphsearch.loop.run import resume, start
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.loop.selection import Facts
@@ -101,7 +101,6 @@ def test_waiting_has_an_end() -> None:
         controller.wait(False)
         looks += 1
         assert looks < 100
-    assert controller.late
     assert controller.begin - begin == controller.delay == controller.end - end
     assert LONGEST_WAIT * 200 <= controller.delay < LONGEST_WAIT * 200 + controller.every
     assert Controller(**controller.state()) == controller
@@ -110,27 +109,17 @@ def test_waiting_has_an_end() -> None:
 def test_who_has_learnt_does_not_wait_and_nobody_waits_twice() -> None:
     controller = Controller(200, warmup=0.2)
     controller.wait(True)
-    assert (controller.delay, controller.late) == (0, False)
+    assert controller.delay == 0
     assert not controller.due(150)
     assert not Controller(200, warmup=0.2, fixed=0.1).due(100)
     assert not Controller(None).due(10_000)
-
-
-def test_nothing_learnt_when_pressure_must_begin_is_a_reason_to_begin_anew() -> None:
-    with pytest.raises(Unlearnt, match="near chance") as caught:
-        Recovery().watch(0.12, 0.1, standing=False, late=True)
-    again = Recovery().again(caught.value, peak=3.0)
-    assert (again.tries, again.ceiling, again.restarted) == (1, None, False)
-    assert Recovery(tries=2).watch(0.12, 0.1, standing=False, late=True) == ""  # it goes on, and says so at the end
-    assert Recovery().watch(0.2, 0.1, standing=False, late=True) == ""
-    assert Recovery().watch(0.04, 0.001, standing=False, late=True) == ""
 
 
 CONFIG = ms.SearchConfig("digits_net", iterations=1, epochs=4, recipe={**EXACT, "batch_size": 128, "lr": 0.1})
 
 
 def no_use(monkeypatch: pytest.MonkeyPatch, above: float) -> None:
-    """Accuracies at chance, in training and after, while the learning rate is above that."""
+    """Accuracies at chance, in training and after, where the learning rate is above that."""
     evaluate, so_far = Trainer.evaluate, Trainer.so_far
 
     def judged(trainer: Trainer, split: Any) -> Any:
@@ -146,20 +135,16 @@ def no_use(monkeypatch: pytest.MonkeyPatch, above: float) -> None:
     monkeypatch.setattr(Trainer, "so_far", property(figures))
 
 
-def test_a_network_that_stands_still_begins_anew_at_a_lower_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    no_use(monkeypatch, above=0.05)
-    result = start(CONFIG, tmp_path / "run")
-    events = RunDirectory(tmp_path / "run").events()
-    (line,) = (e for e in events if e["event"] == "recovered")
-    assert "near chance" in line["reason"]
-    assert line["step"] == 0
-    assert line["lr"] == pytest.approx(0.1 / 3)
-    assert any("lr=0.033" in note for note in result.best.notes)
-    epochs = [e for e in events if e["event"] == "epoch"]
-    assert len(epochs) == 4
-    assert epochs[-1]["load"] < 2  # pressed in the end
+def test_pressure_begins_late_where_nothing_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first: dict[float, int] = {}
+    for above in (0.05, 1.0):
+        with monkeypatch.context() as patched:
+            no_use(patched, above)
+            start(CONFIG, tmp_path / f"run{above}")
+            found = RunDirectory(tmp_path / f"run{above}").events()
+        pressed = [e["step"] for e in found if e["event"] == "epoch" and e["strength"] > 0]
+        first[above] = min(pressed)
+    assert first[0.05] > first[1.0]  # and it begins all the same
 
 
 def test_a_run_killed_while_it_waits_ends_as_it_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,21 @@ def test_the_proximal_step_lowers_probabilities_by_price_and_spares_the_best() -
     assert strategy.scores()[pressed].max() == pytest.approx(0.01, abs=1e-5)
 
 
+def test_gates_that_nothing_presses_rest() -> None:
+    model = NETWORKS["plain"]()
+    graph = record(model, example_inputs())
+    strategy = LogisticSigmoid()
+    strategy.attach(model, graph)
+    prices = torch.ones(graph.num_units)
+    prices[::2] = 0.0
+    before = strategy.scores()
+    (strategy._sample() * torch.linspace(-1, 1, graph.num_units)).sum().backward()
+    strategy.after_step(prices, 0.5, 0.05)
+    after = strategy.scores()
+    torch.testing.assert_close(after[::2], before[::2])
+    assert (after[1::2] != before[1::2]).all()
+
+
 def test_relaxed_gates_estimate_the_gradient_of_the_probability() -> None:
     """A loss that is linear in the gates: its derivative by p is its coefficient, whatever the temperature."""
     model = NETWORKS["plain"]()
