@@ -67,6 +67,8 @@ class Flow:
     makes: list[list[frozenset[int]]] = field(default_factory=list)
     readers: list[list[int]] = field(default_factory=list)
     touching: dict[int, list[int]] = field(default_factory=dict)
+    users: dict[str, list[int]] = field(default_factory=dict)
+    hopeless: set[tuple[int, str]] = field(default_factory=set)  # operations that cannot be in a state, alone
 
     @classmethod
     def of(cls, tape: Tape, resolution: Resolution) -> Flow:
@@ -92,6 +94,8 @@ class Flow:
             inputs = [(groups_in(one), one.producer, one.shape) for one in operation.inputs if one.parameter is None]
             flow.reads.append(inputs)
             flow.makes.append([groups_in(one) for one in operation.outputs])
+            for name in operation.parameters.values():
+                flow.users.setdefault(name, []).append(index)
             for _, producer, _ in inputs:
                 if 0 <= producer < index and (not flow.readers[producer] or flow.readers[producer][-1] != index):
                     flow.readers[producer].append(index)
@@ -121,7 +125,21 @@ class Flow:
         return None
 
     def _states(self, gone: set[int]) -> tuple[dict[int, str], set[int], set[int]] | None:
-        """The states of all that is not alive, where the two meet, and groups that have to go as well."""
+        """The states of all that is not alive, where the two meet, and groups that have to go as well.
+
+        Where all else is alive behind an operation, what follows depends on its state alone, so no group has to go that
+        way again once it led nowhere: else the groups of a plain stack would all go to its end.
+        """
+        passed: set[tuple[int, str]] = set()
+        found = self._followed(gone, passed)
+        if found is None:
+            self.hopeless |= passed
+        return found
+
+    def _followed(
+        self, gone: set[int], passed: set[tuple[int, str]]
+    ) -> tuple[dict[int, str], set[int], set[int]] | None:
+        """What :meth:`_states` finds; `passed` gets the operations behind which there is nothing but what follows."""
         states: dict[int, str] = {}
         joins: set[int] = set()
         queue = sorted({index for group in gone for index in self.touching.get(group, ())})
@@ -136,6 +154,7 @@ class Flow:
             elif not any(given):
                 continue
             elif kind in ("cat", "concat") and not all(given):
+                passed.clear()  # what becomes of it depends on the groups that are gone as well
                 more: set[int] = set()
                 for one, (groups, _, _) in zip(given, self.reads[index], strict=True):
                     more |= groups - gone if one is not None else set()
@@ -155,6 +174,10 @@ class Flow:
                 if state is None:
                     return None
             states[index] = state
+            if not queue:
+                if (index, state) in self.hopeless:
+                    return None
+                passed.add((index, state))
             for reader in self.readers[index]:
                 if reader not in known:
                     known.add(reader)
@@ -212,8 +235,7 @@ class Flow:
         own = {name for index in removed for name in self.operations[index].parameters.values()}
         if not own or not joins - removed:  # nothing goes, or what nobody reads as it is
             return None
-        others = set(range(len(self.operations))) - removed
-        shared = own & {name for index in others for name in self.operations[index].parameters.values()}
+        shared = {name for name in own if not removed.issuperset(self.users[name])}
         zeroed = {n for i, state in states.items() if state == ZERO for n in self.operations[i].parameters.values()}
         if shared & zeroed:  # a bias that somebody else reads cannot be at zero
             return None
