@@ -76,7 +76,7 @@ def searched(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed-spec", default="mobilenet_v1?alpha=0.25&stem=cifar")
-    parser.add_argument("--data", default="imagefolder:/tmp/cifar")
+    parser.add_argument("--data", default="imagefolder:cifar10")
     parser.add_argument("--images", type=int, default=2560)
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--batch", type=int, default=64)
