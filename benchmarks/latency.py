@@ -26,7 +26,7 @@ from morphsearch.costs import bind, vector
 from morphsearch.files import append_line, read_lines, write_json
 from morphsearch.hardware.kinds import Fusion
 from morphsearch.hardware.measure import CHUNK, Session, backend_of
-from morphsearch.hardware.predictor import NetworkSample, errors, fit
+from morphsearch.hardware.predictor import NetworkSample, drift, errors, even_pace, fit
 from morphsearch.hardware.sampling import Target, draw_widths
 from morphsearch.hardware.settings import Settings, describe_device, describe_versions
 from morphsearch.hardware.work import works_of
@@ -85,7 +85,7 @@ def measure(out: Path, seconds: float, only: list[str]) -> bool:
         missing = [item for item in plan() if item not in done]
         if not missing:
             continue
-        session = Session(settings, rounds=6, seconds=0.02)
+        session = Session(settings, rounds=8 if settings.batch == 1 else 6, seconds=0.02)
         targets: dict[str, Target] = {}
         for start in range(0, len(missing), CHUNK):
             if time.monotonic() - started > seconds:
@@ -112,6 +112,7 @@ def line_of(sample: NetworkSample) -> dict[str, Any]:
         "low": sample.low,
         "high": sample.high,
         "repeated": sample.repeated,
+        "pace": sample.pace,
         "seen": [families, [[float(v) for v in row] for row in rows], [float(v) for v in seconds]],
     }
 
@@ -130,7 +131,7 @@ def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target])
         families, rows, seconds = line["seen"]
         seen = (families, np.array(rows, np.float64).reshape(-1, own.constant.shape[1]), np.array(seconds))
         at = own.rows(np.array(line["widths"], np.float64))
-        times = (line["ms"], line["low"], line["high"], line["repeated"])
+        times = (line["ms"], line["low"], line["high"], line["repeated"], line.get("pace", 0.0))
         found.append(NetworkSample(name, line["widths"], own.families, at, own.steps, seen, *times))
     return found
 
@@ -167,7 +168,10 @@ def evaluate(out: Path, only: list[str]) -> dict[str, Any]:
         parts = {role: [line for line in lines if line["role"] == role] for role in ("fit", "test")}
         if not parts["fit"] or not parts["test"]:
             continue
-        fitted, tested = (samples(config, parts[role], graphs) for role in ("fit", "test"))
+        raw = samples(config, [*parts["fit"], *parts["test"]], graphs)
+        paces = np.array([s.pace for s in raw])
+        even = even_pace(raw)
+        fitted, tested = even[: len(parts["fit"])], even[len(parts["fit"]) :]
         predictor = fit(fitted)
         measured = np.array([s.ms for s in tested])
         predicted = np.array([predictor.network(s.families, s.rows, s.steps) for s in tested])
@@ -178,7 +182,12 @@ def evaluate(out: Path, only: list[str]) -> dict[str, Any]:
             "fitted": len(fitted),
             "held_out": described(predicted, measured),
             "plain": described(by_flops(config, fitted, tested, graphs), measured),
-            "noise": {"mean": float(noise.mean()), "within_10": float((noise <= 0.1).mean())},
+            "noise": {
+                "mean": float(noise.mean()),
+                "within_10": float((noise <= 0.1).mean()),
+                "drift": drift(paces),
+                "unscaled": described(predicted, np.array([s.ms for s in raw[len(fitted) :]])),
+            },
             "by_architecture": {
                 name: float(np.mean([abs(r - 1) for r, s in zip(ratios, tested, strict=True) if s.name == name]))
                 for name in ARCHITECTURES

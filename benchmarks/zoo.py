@@ -38,6 +38,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import einsum_flop_jit
 from torch import Tensor, nn
 
 from morphsearch.costs.flops import flops_of
@@ -427,6 +428,19 @@ def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     return int(rows * key[-2] * (query[-1] + value[-1]))
 
 
+def einsum_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    """Of an einsum of two tensors: the product of all its sizes, which fvcore reads from a text of four digits."""
+    terms = str(inputs[0].toIValue()).replace(" ", "").partition("->")[0].split(",")
+    sizes = [list(one.type().sizes()) for one in inputs[1].node().inputs()]
+    if len(terms) != 2 or any(len(term) != len(shape) for term, shape in zip(terms, sizes, strict=True)):
+        return int(einsum_flop_jit(inputs, outputs))
+    pairs = (pair for term, shape in zip(terms, sizes, strict=True) for pair in zip(term, shape, strict=True))
+    return math.prod(dict(pairs).values())
+
+
+HANDLES = {"aten::scaled_dot_product_attention": attention_flops, "aten::einsum": einsum_flops}
+
+
 def counted(graph: Any, widths: dict[str, int], model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     """Parameters and FLOPs that the graph counts, less those of `numel` and fvcore; and the operations that differ."""
     import morphsearch as ms
@@ -437,9 +451,8 @@ def counted(graph: Any, widths: dict[str, int], model: nn.Module, args: Any, kwa
     try:
         if kwargs or not all(isinstance(arg, Tensor) for arg in args):
             raise TypeError("it takes tensors alone")
-        analysis = (
-            FlopCountAnalysis(model, tuple(args)).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        )
+        analysis = FlopCountAnalysis(model, tuple(args)).set_op_handle(**HANDLES)
+        analysis = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         found["flops"] = ours.total - analysis.total()
         theirs = analysis.by_module()
     except Exception as error:

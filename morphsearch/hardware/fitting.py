@@ -3,8 +3,9 @@
 For each family, seconds are ``theta . phi(row)`` with ``theta >= 0``: a constant, arithmetic as it is and with channels
 padded to vectors of 8 and 16, traffic of inputs, outputs and filters. What remains, the logarithm of measured over
 predicted, is smoothed by a Gaussian process (Rasmussen and Williams 2006, algorithm 2.1) over the logarithms of the
-sizes, how full vectors are, and whether channels divide by 4, 8 and 16, since libraries choose their kernels by that.
-Its length scale and noise are those with the smallest leave-one-out error (section 5.4.2).
+sizes, how full vectors are, and whether channels divide by 4, 8 and 16, since libraries choose their kernels and their
+layouts by that. Its length scale and noise are those with the smallest leave-one-out error (section 5.4.2).
+:mod:`morphsearch.hardware.bending` then tilts it a little, so that whole networks come out right.
 
 Letters: `n` samples, `o` operations, `f` columns of a row, `p` terms, `d` coordinates.
 """
@@ -22,10 +23,14 @@ from scipy.optimize import nnls
 from morphsearch.hardware.kinds import WEIGHTED
 
 MOST = 700  # samples a family: more make predictions slow
+JUDGES = 250  # of them that the length scale and the noise are chosen by
 LENGTHS = (0.7, 1.2, 2.0, 3.5, 6.0, 10.0)
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 TINY = 1e-7  # seconds
 FARTHEST = 3.0  # that a correction goes, as a logarithm
+STEEPEST = 0.5  # that a bend goes, as a logarithm
+OUTERMOST = 2.5  # standard deviations that it is followed to
+SIZES = 6  # where the columns of elements read and written begin
 ROUNDS = 4
 TICK = 5e-7  # seconds, the resolution of clocks
 DIVISORS = (4, 8, 16)
@@ -42,15 +47,21 @@ def _divides(size: np.ndarray, divisor: int) -> np.ndarray:
     return found
 
 
+def filtered(family: str) -> bool:
+    """Whether operations of a family multiply with something: their rows then hold all columns."""
+    return family in WEIGHTED or family == "matmul"
+
+
 def terms(family: str, rows: np.ndarray) -> np.ndarray:
     """`n x p`: what the time of an operation is a non-negative combination of; `rows` is `n x f`."""
     c, o, per_group, kernel, taken, made, read, written = rows.T
     one = np.ones(len(rows))
-    if family not in WEIGHTED and family != "matmul":
-        return np.stack([one, read, written], axis=1)
+    uneven = 1 - _divides(c, 4) * _divides(o, 4)
+    if not filtered(family):
+        # What stands between blocked convolutions may pay for a change of layout, or be spared one.
+        return np.stack([one, read, written, uneven, read * uneven, read * (1 - uneven)], axis=1)
     macs = made * o * per_group * kernel
     deep = family in ("conv_depthwise", "conv_grouped")
-    uneven = 1 - _divides(c, 4) * _divides(o, 4)
     columns = [one, macs, read, written, o * per_group * kernel]
     for vector in (8, 16):
         inner = per_group if deep else padded(per_group, vector)
@@ -63,12 +74,14 @@ def terms(family: str, rows: np.ndarray) -> np.ndarray:
 def coordinates(family: str, rows: np.ndarray) -> np.ndarray:
     """`n x d`: where an operation lies for the correction."""
     c, o, per_group, kernel, taken, made, read, written = np.maximum(rows, 0.0).T
-    if family not in WEIGHTED and family != "matmul":
-        return np.stack([np.log1p(read), np.log1p(written)], axis=1)
+    if not filtered(family):
+        own = [0.7 * _divides(o, divisor) for divisor in DIVISORS]
+        return np.stack([np.log1p(read), np.log1p(written), *own], axis=1)
     sizes = [np.log1p(value) for value in (c, o, per_group, kernel, taken, made)]
     sizes += [np.log1p(read), np.log1p(written)]
     full = [2 * np.log(padded(np.maximum(size, 1), 16) / np.maximum(size, 1)) for size in (c, o)]
-    even = [0.7 * _divides(size, divisor) for size in (c, o) for divisor in DIVISORS]
+    told = (c, o, per_group) if family == "conv_grouped" else (c, o)
+    even = [0.7 * _divides(size, divisor) for size in told for divisor in DIVISORS]
     return np.stack([*sizes, *full, *even], axis=1)
 
 
@@ -79,6 +92,7 @@ class FamilyFit:
     Attributes:
         theta: `p`, seconds a term. centre, scale: `d`, of the coordinates.
         places: `n x d`, standardised. weights: `n`, of the correction. length, noise: of the process.
+        bend: `1 + d`, along :meth:`tilts`: by which logarithm each changes the time; empty where nothing is bent.
         low, high: `f`, the range of the rows that were seen.
         error: leave-one-out, mean absolute relative, weighted by time.
     """
@@ -90,6 +104,7 @@ class FamilyFit:
     weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
     length: float = 1.0
     noise: float = 1.0
+    bend: np.ndarray = field(default_factory=lambda: np.zeros(0))
     low: np.ndarray = field(default_factory=lambda: np.zeros(0))
     high: np.ndarray = field(default_factory=lambda: np.zeros(0))
     samples: int = 0
@@ -103,17 +118,26 @@ class FamilyFit:
         at = (coordinates(family, rows) - self.centre) / self.scale
         correction = _kernel(at, self.places, self.length) @ self.weights
         found: np.ndarray = plain * np.exp(np.clip(correction, -FARTHEST, FARTHEST))
+        if self.bend.size:
+            found = found * np.exp(np.clip(self.tilts(family, rows) @ self.bend, -STEEPEST, STEEPEST))
         return found
 
-    def strange(self, rows: np.ndarray, room: float = 1.5) -> np.ndarray:
+    def tilts(self, family: str, rows: np.ndarray) -> np.ndarray:
+        """`o x (1 + d)`: a one, and the standardised coordinates within what was seen: what :attr:`bend` is along."""
+        at = np.clip((coordinates(family, rows) - self.centre) / self.scale, -OUTERMOST, OUTERMOST)
+        return np.concatenate([np.ones((len(rows), 1)), at], axis=1)
+
+    def strange(self, family: str, rows: np.ndarray, room: float = 1.5) -> np.ndarray:
         """`o` bool: operations that lie outside of what was seen, by more than a factor of `room`."""
         if not self.low.size:
             return np.zeros(len(rows), bool)
-        return np.asarray(((rows > self.high * room + 1) | (rows < self.low / room - 1)).any(axis=1))
+        outside = (rows > self.high * room + 1) | (rows < self.low / room - 1)
+        # Channels alone make nothing strange that has no filters.
+        return np.asarray((outside if filtered(family) else outside[:, SIZES:]).any(axis=1))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        arrays = ("theta", "centre", "scale", "weights", "low", "high")
+        arrays = ("theta", "centre", "scale", "weights", "bend", "low", "high")
         data: dict[str, Any] = {name: _short(getattr(self, name)) for name in arrays}
         data["places"] = [_short(row) for row in self.places]
         return {**data, "length": self.length, "noise": self.noise, "samples": self.samples, "error": self.error}
@@ -122,7 +146,8 @@ class FamilyFit:
     def from_dict(cls, data: Mapping[str, Any]) -> FamilyFit:
         """The inverse of :meth:`to_dict`."""
         arrays: dict[str, Any] = {
-            name: np.asarray(data[name], np.float64) for name in ("theta", "centre", "scale", "weights", "low", "high")
+            name: np.asarray(data[name], np.float64)
+            for name in ("theta", "centre", "scale", "weights", "bend", "low", "high")
         }
         count = len(data["weights"])
         places = np.asarray(data["places"], np.float64).reshape(count, -1) if count else np.zeros((0, 0))
@@ -163,19 +188,27 @@ def fit_family(family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0
     # Clocks tick in microseconds: what is short is known the less.
     tick = (TICK / seconds / spread) ** 2
     importance = seconds / seconds.sum()
-    best = np.inf
+    few = np.arange(len(rows))
+    if len(rows) > JUDGES:
+        few = np.sort(np.random.default_rng(seed).choice(len(rows), JUDGES, replace=False))
+    best, judged = np.inf, np.sqrt(importance[few])
     for length in LENGTHS:
-        gram = _kernel(fit.places, fit.places, length)
+        gram = _kernel(fit.places[few], fit.places[few], length)
         for noise in NOISES:
-            factor = cho_factor(gram + np.diag(noise + tick), lower=True)
-            inverse = cho_solve(factor, np.eye(len(gram)))
-            weights = inverse @ rest
-            left_out = np.abs(weights / np.diagonal(inverse))
-            error = float((left_out * np.sqrt(importance)).sum() / np.sqrt(importance).sum())
+            _, left_out = _solved(gram, noise + tick[few], rest[few])
+            error = float((left_out * judged).sum() / judged.sum())
             if error < best:
-                best, fit.length, fit.noise, fit.weights = error, length, noise, weights
-                fit.error = float((left_out * importance).sum())
+                best, fit.length, fit.noise = error, length, noise
+    fit.weights, left_out = _solved(_kernel(fit.places, fit.places, fit.length), fit.noise + tick, rest)
+    fit.error = float((left_out * importance).sum())
     return fit
+
+
+def _solved(gram: np.ndarray, noise: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`n` weights of a process, and `n` errors of each sample when it is left out."""
+    inverse = cho_solve(cho_factor(gram + np.diag(noise), lower=True), np.eye(len(gram)))
+    weights = inverse @ rest
+    return weights, np.abs(weights / np.diagonal(inverse))
 
 
 def _theta(phi: np.ndarray, seconds: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
     from morphsearch.types import BoundCost
 
+NOISY, OFF = 0.05, 0.1  # shares above which a profile's noise and its held-out error are told with every use
 TOLD = 0.02  # share of a network's latency that is extrapolated before it is told
 
 
@@ -57,6 +58,13 @@ class Latency:
         if isinstance(profile, MeasuredProfile):
             for strange in profile.strangeness():
                 _warn(f"hardware profile {profile.name}: {strange}; predictions may be off")
+            shaky, off = profile.noise.get("repeated", 0.0), profile.error.get("mape", 0.0)
+            if shaky > NOISY or off > OFF:
+                _warn(
+                    f"hardware profile {profile.name} is coarse: networks that its fit had not seen are {100 * off:.0f}% off "
+                    f"on average, and the same network measured twice lies {100 * shaky:.0f}% apart; take predictions as "
+                    f"true to about {100 * max(shaky, off):.0f}%. Measure again when the machine is idle, for longer (--limit)"
+                )
             widths = torch.tensor([float(width) for width in graph.widths.values()], dtype=torch.float64)
             shares = bound.unseen(widths)  # type: ignore[attr-defined]
             if sum(shares.values()) > TOLD:

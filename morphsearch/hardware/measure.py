@@ -12,26 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from morphsearch import plugins
 from morphsearch.errors import InputError, MorphError
 from morphsearch.hardware.kinds import Fusion
-from morphsearch.hardware.predictor import NetworkSample, cross_validate, errors, fit
+from morphsearch.hardware.predictor import NetworkSample, cross_validate, drift, errors, even_pace, fit
 from morphsearch.hardware.profiles import MeasuredProfile
 from morphsearch.hardware.sampling import Target, batch_of, build, variants
 from morphsearch.hardware.settings import Settings, describe_device, describe_versions
-from morphsearch.hardware.timing import Timing, time_interleaved
+from morphsearch.hardware.timing import Timing, middle, once, time_interleaved
 from morphsearch.hardware.work import COLUMNS, row_of, works_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from morphsearch.types import LatencyBackend
+    from morphsearch.types import LatencyBackend, Observation
 
 Listener = Callable[[str, dict[str, Any]], None]
+REFERENCE = 64  # pixels of the images of the network that tells the pace
+DRIFTING = 0.1  # share by which the pace of a machine may change before that is told
 LEAST = 6
 CHUNK = 4
-REPEATS = 12
+WATCHED = 0.4  # seconds that a network is watched for
+REPEATS = (12, 60)  # passes that it is watched in, at least and at most
 
 
 def backend_of(name: str) -> LatencyBackend:
@@ -62,12 +64,28 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def reference() -> nn.Module:
+    """A network that never changes: how long it takes tells how fast a machine runs at the moment.
+
+    Machines change their pace from minute to minute, by their clocks or by what else runs on the same chip. Each chunk of
+    networks is timed beside this one, and what they take is scaled to the pace that the machine mostly has.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for c, o in ((3, 32), (32, 64), (64, 64), (64, 128)):
+            layers += [nn.Conv2d(c, o, 3, 2 if c < o else 1, 1), nn.BatchNorm2d(o), nn.ReLU()]
+            layers += [nn.Conv2d(o, o, 3, 1, 1, groups=o), nn.BatchNorm2d(o), nn.Hardswish(), nn.Conv2d(o, o, 1)]
+        return nn.Sequential(*layers).eval()
+
+
 @dataclass
 class _Prepared:
     target: Target
     widths: dict[str, int]
+    model: nn.Module
+    inputs: list[torch.Tensor]
     run: Callable[[], Any]
-    seen: Sequence[Any] = ()
 
 
 @dataclass
@@ -85,6 +103,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._paced: Callable[[], Any] | None = None
         self.backend = backend_of(self.settings.backend)
         self.backend.check(self.settings)
 
@@ -96,39 +115,78 @@ class Session:
 
     def time(self, networks: Sequence[tuple[nn.Module, Any]]) -> list[Timing]:
         """Milliseconds of networks (with example inputs), interleaved."""
+        return self.paced(networks)[0]
+
+    def paced(self, networks: Sequence[tuple[nn.Module, Any]]) -> tuple[list[Timing], float]:
+        """:meth:`time`, and the milliseconds of the reference meanwhile: see :func:`reference`."""
         with threads(self.settings.threads):
             runs = []
             for model, example in networks:
                 moved, inputs = self.prepare(model, example)
                 runs.append(self.backend.prepare(moved, inputs, self.settings))
-            return time_interleaved(runs, rounds=self.rounds, seconds=self.seconds)
+            found, pace = self._timed(runs, self.rounds)
+            return found, pace.ms
+
+    def _reference(self) -> Callable[[], Any]:
+        """A pass of the network that tells how fast the machine runs at the moment."""
+        if self._paced is None:
+            model, inputs = self.prepare(reference(), torch.zeros(1, 3, REFERENCE, REFERENCE))
+            self._paced = self.backend.prepare(model, inputs, self.settings)
+        return self._paced
+
+    def _timed(self, runs: Sequence[Callable[[], Any]], rounds: int) -> tuple[list[Timing], Timing]:
+        """Of functions, and of the reference, in turns."""
+        *found, pace = time_interleaved([*runs, self._reference()], rounds=rounds, seconds=self.seconds)
+        return found, pace
 
     def sample(self, chosen: Sequence[tuple[Target, dict[str, int]]]) -> list[NetworkSample]:
-        """Measure variants of targets, in turns: their operations first, then the whole networks."""
+        """Measure variants of targets, in turns: whole networks, their operations, whole networks again.
+
+        So that a machine that changes its pace has much the same pace for both. What cannot be measured is left out,
+        with a note.
+        """
         with threads(self.settings.threads):
             ready = [item for target, widths in chosen if (item := self._ready(target, widths)) is not None]
-            timings = time_interleaved([item.run for item in ready], rounds=self.rounds, seconds=self.seconds)
-        return [self._sample(item, timing) for item, timing in zip(ready, timings, strict=True)]
+            runs, before = [item.run for item in ready], self.rounds // 2
+            first, pace = self._timed(runs, before) if before else ([], None)
+            seen = [self._watch(item) for item in ready]
+            last, after = self._timed(runs, self.rounds - before)
+        timings = [one.joined(other) for one, other in zip(first, last, strict=True)] if first else last
+        pace = pace.joined(after) if pace is not None else after
+        found = zip(ready, timings, seen, strict=True)
+        return [self._sample(item, timing, own, pace.ms) for item, timing, own in found if own is not None]
 
     def _ready(self, target: Target, widths: dict[str, int]) -> _Prepared | None:
         try:
             model, inputs = self.prepare(build(target, widths), target.graph.example_inputs)
-            seen = self.backend.observe(model, inputs, self.settings, REPEATS)
-            return _Prepared(target, widths, self.backend.prepare(model, inputs, self.settings), seen)
+            return _Prepared(target, widths, model, inputs, self.backend.prepare(model, inputs, self.settings))
         except MorphError as error:
-            self.notes.append(f"{target.name} could not be measured at some widths: {error.arrived}")
-            return None
+            return self._lost(target, error)
 
-    def _sample(self, item: _Prepared, timing: Timing) -> NetworkSample:
+    def _watch(self, item: _Prepared) -> Sequence[Observation] | None:
+        repeats = round(WATCHED / max(1e-6, min(once(item.run)[0] for _ in range(2))))
+        try:
+            return self.backend.observe(
+                item.model, item.inputs, self.settings, max(REPEATS[0], min(REPEATS[1], repeats))
+            )
+        except MorphError as error:
+            return self._lost(item.target, error)
+
+    def _lost(self, target: Target, error: MorphError) -> None:
+        self.notes.append(f"{target.name} could not be measured at some widths: {error.arrived}")
+
+    def _sample(
+        self, item: _Prepared, timing: Timing, watched: Sequence[Observation], pace: float
+    ) -> NetworkSample:
         graph = item.target.graph
         widths = np.array([{**graph.widths, **item.widths}[name] for name in graph.groups], np.float64)
         works = works_of(graph, Fusion.of(self.backend), self.settings.batch)
         names, rows, seconds = [], [], []
-        for seen in item.seen:
+        for seen in watched:
             name, row = row_of(seen)
             names.append(name)
             rows.append(row)
-            seconds.append(Timing.of([1e3 * value for value in seen.seconds]).ms / 1e3)
+            seconds.append(middle(seen.seconds))
         observed = (names, np.array(rows, np.float64).reshape(-1, len(COLUMNS)), np.array(seconds))
         at = works.rows(widths)
         return NetworkSample(
@@ -142,6 +200,7 @@ class Session:
             timing.low,
             timing.high,
             timing.repeated,
+            pace,
         )
 
 
@@ -157,20 +216,30 @@ def profile(
 ) -> MeasuredProfile:
     """Measure this device.
 
+    Interrupted, it makes do with what has been measured, if that is enough for a fit.
+
     Args:
         targets: networks whose random variants are measured; see :func:`~morphsearch.hardware.sampling.sweep`.
         limit: seconds after which no further network is begun. networks: how many are measured at most.
-        listener: hears ``progress`` with `done`, `total`, `seconds`, and ``note``.
+        listener: hears ``progress`` with `done`, `total`, `seconds`, and ``interrupted`` with `done`.
 
     Raises:
         InputError: the device or the backend is not there, or too little could be measured within the limit.
+        KeyboardInterrupt: interrupted before enough was measured.
     """
     hear = listener or (lambda kind, payload: None)
     session = Session(settings)
     stream, started = variants(targets, seed), time.monotonic()
     samples: list[NetworkSample] = []
     while len(samples) < networks and time.monotonic() - started < limit:
-        samples += session.sample(list(islice(stream, min(CHUNK, networks - len(samples)))))
+        try:
+            samples += session.sample(list(islice(stream, min(CHUNK, networks - len(samples)))))
+        except KeyboardInterrupt:
+            if len(samples) < LEAST:
+                raise
+            session.notes.append(f"measuring was interrupted after {len(samples)} of {networks} networks")
+            hear("interrupted", {"done": len(samples)})
+            break
         hear("progress", {"done": len(samples), "total": networks, "seconds": time.monotonic() - started})
         if not samples and time.monotonic() - started > limit / 4:
             break
@@ -186,6 +255,7 @@ def finish(
         InputError: there are too few samples.
     """
     settings = session.settings
+    samples = even_pace(samples)
     if len(samples) < LEAST:
         raise InputError(
             f"{len(samples)} networks were measured in {seconds:.0f} seconds",
@@ -194,12 +264,18 @@ def finish(
         )
     held_out = errors(cross_validate(samples, seed=seed))
     repeated = np.array([sample.repeated for sample in samples])
-    noise = {"repeated": float(repeated.mean()), "worst": float(repeated.max())}
+    paces = np.array([sample.pace for sample in samples])
+    noise = {"repeated": float(repeated.mean()), "worst": float(repeated.max()), "drift": float(drift(paces))}
     notes = list(dict.fromkeys(session.notes))
     if noise["repeated"] > 0.05:
         notes.append(
             f"the machine was busy: the same network measured twice differs by {100 * noise['repeated']:.0f}% on "
             "average; the figures are no better than that. Stop other programs and measure again"
+        )
+    if noise["drift"] > DRIFTING:
+        notes.append(
+            f"the machine changed its pace while it was measured: a reference network took {100 * noise['drift']:.0f}% more "
+            "or less than usual on average; times are scaled to its usual pace, and milliseconds are no truer than that"
         )
     return MeasuredProfile(
         name=name or f"{settings.device.replace(':', '')}-{settings.backend}-b{settings.batch}-t{settings.threads}",
@@ -212,6 +288,7 @@ def finish(
         samples=list(samples),
         error=held_out,
         noise=noise,
+        pace=float(np.median(paces)),
         seconds=seconds,
         notes=notes,
     )

@@ -2,7 +2,8 @@
 
 ``milliseconds = sum over parts of scale[part] * sum of its operations + per_step * operations + constant``. Operations
 are timed one by one within running networks; the scales, near 1, and the rest make up for what that leaves out (calls
-of modules, layout changes, the runtime itself), and are fitted to whole networks.
+of modules, layout changes, the runtime itself), and are fitted to whole networks. Last, the fits of the families are
+bent a little towards whole networks (:mod:`morphsearch.hardware.bending`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from morphsearch.hardware.bending import bend
 from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
 from morphsearch.hardware.kinds import POINTWISE, WEIGHTED
 from morphsearch.hardware.work import COLUMNS
@@ -23,7 +25,8 @@ GROUPED = ("conv_depthwise", "conv_grouped")
 CHANNELS, PER_GROUP, KERNEL, WRITTEN = map(COLUMNS.index, ("channels_in", "per_group", "kernel", "written"))
 DRIFT = 2.0  # times that a machine may be slower when a network is watched than when it is timed
 SHORTEST = 0.2  # of an observed time that is left at least once the cost of watching is taken off
-LOOSE = 0.1  # how much a scale may leave 1 for one network's worth of evidence
+FEWEST = 4  # networks that tell what watching adds
+LOOSE, ROUGH = 0.1, 0.05  # how far a scale may well be from 1, and a network's time from what its operations take
 
 
 def actual(family: str, row: np.ndarray) -> str:
@@ -54,6 +57,7 @@ class NetworkSample:
         families, rows: its operations as the graph foresees them, `o` and `o x f`. steps: their number before fusion.
         seen: families, rows (`n x f`) and seconds (`n`) of the operations as they were observed; may be empty.
         ms, low, high: of the whole network. repeated: how far two measurements lie apart, as a share.
+        pace: milliseconds of a network that never changes, measured in turns with this one; 0 where nobody did.
     """
 
     name: str
@@ -66,6 +70,26 @@ class NetworkSample:
     low: float
     high: float
     repeated: float = 0.0
+    pace: float = 0.0
+
+
+def even_pace(samples: Sequence[NetworkSample]) -> list[NetworkSample]:
+    """The samples as they would have been at the pace that the machine had in the median."""
+    paces = [sample.pace for sample in samples if sample.pace > 0]
+    usual = float(np.median(paces)) if paces else 0.0
+    return [sample if sample.pace <= 0 else _at_pace(sample, usual) for sample in samples]
+
+
+def _at_pace(sample: NetworkSample, pace: float) -> NetworkSample:
+    factor = pace / sample.pace
+    seen = (*sample.seen[:2], sample.seen[2] * factor)
+    return replace(sample, seen=seen, ms=sample.ms * factor, low=sample.low * factor, high=sample.high * factor)
+
+
+def drift(paces: np.ndarray) -> float:
+    """Mean distance of paces from their median, as a share; 0 where none was measured."""
+    known = paces[paces > 0]
+    return float(np.abs(known / np.median(known) - 1).mean()) if known.size else 0.0
 
 
 @dataclass
@@ -86,7 +110,7 @@ class Predictor:
     def operations(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """`o` milliseconds of operations; `rows` is `o x f`. Scaled, without what lies between them."""
         result = np.zeros(len(rows))
-        own = np.array([actual(name, row) for name, row in zip(names, rows, strict=True)], object)
+        own = np.array(self.actual_families(names, rows), object)
         for name in dict.fromkeys(own.tolist()):
             known = name if name in self.families else self.stand_in(name)
             fit = self.families.get(known)
@@ -97,6 +121,11 @@ class Predictor:
             # What writes nothing does not run: a branch that is left out.
             result[places] = 1e3 * found * self.scales[part_of(name)] * (rows[places, WRITTEN] > 0)
         return result
+
+    @staticmethod
+    def actual_families(names: Sequence[str], rows: np.ndarray) -> list[str]:
+        """`o` families at these widths, see :func:`actual`."""
+        return [actual(name, row) for name, row in zip(names, rows, strict=True)]
 
     def stand_in(self, name: str) -> str:
         """The family that a family without a fit is predicted by: the most alike that has one."""
@@ -118,7 +147,7 @@ class Predictor:
         for name in dict.fromkeys(names):
             places = np.array([place for place, other in enumerate(names) if other == name])
             fit = self.families.get(name)
-            result[places] = name != "view" if fit is None else fit.strange(rows[places])
+            result[places] = name != "view" if fit is None else fit.strange(name, rows[places])
         return result
 
     def network(self, sample_families: Sequence[str], rows: np.ndarray, steps: int) -> float:
@@ -152,35 +181,46 @@ def fit(samples: Sequence[NetworkSample], seed: int = 0) -> Predictor:
     names = sorted({name for sample in samples for name in sample.seen[0]})
     if not names:
         return _fit_whole(samples)
-    families, steady = {}, steadied(samples, overhead(samples))
+    families, steady = {}, steadied(samples, *watching(samples))
     for name in names:
         rows, seconds = _of_family(steady, name)
         families[name] = fit_family(name, rows, seconds, seed)
-    return calibrate(Predictor(families), samples)
+    return bend(calibrate(Predictor(families), samples), samples)
 
 
-def overhead(samples: Sequence[NetworkSample]) -> float:
-    """Seconds that watching adds to each operation: what makes them add up to no more than their networks take."""
-    found = [
-        (float(sample.seen[2].sum()) - sample.ms / 1e3) / len(sample.seen[2])
-        for sample in samples
-        if len(sample.seen[2])
-    ]
-    return max(0.0, float(np.median(found))) if found else 0.0
+def watching(samples: Sequence[NetworkSample]) -> tuple[float, float]:
+    """What the observed times of a network add up to: ``share * milliseconds + added * operations``.
+
+    The least absolute errors, relative to the whole network, over all samples. `added` (milliseconds) is what a clock
+    adds to an operation where it is above 0, and what the runtime does between operations where it is below.
+    """
+    watched = [sample for sample in samples if len(sample.seen[2])]
+    if len(watched) < FEWEST:
+        return 1.0, 0.0
+    per_ms = np.array([len(sample.seen[2]) / sample.ms for sample in watched])
+    sums = np.array([1e3 * float(sample.seen[2].sum()) / sample.ms for sample in watched])
+    basis, weight = np.stack([np.ones_like(per_ms), per_ms], axis=1), np.ones(len(watched))
+    share, added = float(np.median(sums)), 0.0
+    for _ in range(30):
+        share, added = map(float, np.linalg.lstsq(basis * weight[:, None], sums * weight, rcond=None)[0])
+        weight = 1 / np.sqrt(np.maximum(np.abs(sums - share - added * per_ms), 1e-3))
+    if not 1 / DRIFT < share < DRIFT:
+        return float(np.median(sums)), 0.0
+    return share, added
 
 
-def steadied(samples: Sequence[NetworkSample], over: float) -> list[NetworkSample]:
+def steadied(samples: Sequence[NetworkSample], share: float, added: float) -> list[NetworkSample]:
     """The samples with their observed times free of what watching adds, and of what the machine did in between.
 
     A network is watched at one moment and timed at another, when the machine may run faster or slower. The observed
-    times of each are scaled so that they make up the share of their network that they make up in the median.
+    times of each are scaled so that they add up to what :func:`watching` says of a network that takes so long.
     """
-    sums = [np.maximum(sample.seen[2] - over, SHORTEST * sample.seen[2]) for sample in samples]
-    shares = np.array([1e3 * float(times.sum()) / sample.ms for times, sample in zip(sums, samples, strict=True)])
-    usual = float(np.median(shares[shares > 0])) if (shares > 0).any() else 1.0
     found = []
-    for sample, times, share in zip(samples, sums, shares, strict=True):
-        factor = np.clip(usual / share, 1 / DRIFT, DRIFT) if share > 0 else 1.0
+    for sample in samples:
+        count, over = len(sample.seen[2]), 1e-3 * max(added, 0.0)
+        times = np.maximum(sample.seen[2] - over, SHORTEST * sample.seen[2])
+        due, total = 1e-3 * (share * sample.ms + min(added, 0.0) * count), float(times.sum())
+        factor = np.clip(due / total, 1 / DRIFT, DRIFT) if total > 0 else 1.0
         found.append(replace(sample, seen=(*sample.seen[:2], times * factor)))
     return found
 
@@ -205,12 +245,11 @@ def calibrate(predictor: Predictor, samples: Sequence[NetworkSample]) -> Predict
     parts, steps, totals = _parts(predictor, samples)
     columns = np.concatenate([parts, steps[:, None], np.ones((len(samples), 1))], axis=1)
     size = np.array([*np.ones(len(PARTS)), 1.0 / max(1.0, steps.mean()), 1.0])
-    # Relative errors; each scale is held near 1 by a row of its own, in units of what it moves.
-    weight = np.sqrt(len(samples)) * LOOSE
-    hold = np.zeros((len(PARTS), columns.shape[1]))
-    hold[:, : len(PARTS)] = np.diag(np.maximum((parts / totals[:, None]).mean(0), 0.01)) * weight
-    left = np.concatenate([columns / totals[:, None], hold])
-    right = np.concatenate([np.ones(len(samples)), hold[:, : len(PARTS)].sum(1)])
+    # Relative errors, in units of what a network's time is off by; each scale is held near 1 in units of LOOSE, however
+    # small its part: what few networks have much of would otherwise be bent to mend the errors of others.
+    hold = np.eye(len(PARTS), columns.shape[1]) / LOOSE
+    left = np.concatenate([columns / totals[:, None] / ROUGH, hold])
+    right = np.concatenate([np.full(len(samples), 1 / ROUGH), np.full(len(PARTS), 1 / LOOSE)])
     found, _ = nnls(left / size, right)
     found = found / size
     predictor.scales, predictor.per_step, predictor.constant = found[:-2], float(found[-2]), float(found[-1])

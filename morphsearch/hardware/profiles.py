@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from morphsearch.errors import InputError, UnknownName, nearest
+from morphsearch.errors import InputError, MorphError, UnknownName, nearest
 from morphsearch.files import read_json, write_json
 from morphsearch.hardware.kinds import Fusion
 from morphsearch.hardware.predictor import NetworkSample, Predictor
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from morphsearch.types import BoundCost
 
 FORMAT = "morphsearch-hardware-profile"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FOLDER = "MORPHSEARCH_PROFILES"
 _NUMBERS = {"type": "array"}  # of numbers: that is checked by making arrays of them, since there are many
 _SCHEMA: dict[str, Any] = {
@@ -57,11 +57,11 @@ _SCHEMA: dict[str, Any] = {
                     "additionalProperties": {
                         "type": "object",
                         "required": [
-                            *("theta", "centre", "scale", "weights", "low", "high"),
+                            *("theta", "centre", "scale", "weights", "bend", "low", "high"),
                             *("places", "length", "noise", "samples", "error"),
                         ],
                         "properties": {
-                            **dict.fromkeys(("theta", "centre", "scale", "weights", "low", "high"), _NUMBERS),
+                            **dict.fromkeys(("theta", "centre", "scale", "weights", "bend", "low", "high"), _NUMBERS),
                             "places": _NUMBERS,
                         },
                     },
@@ -86,7 +86,9 @@ class MeasuredProfile:
         device, settings, versions: what it holds for.
         error: of networks that the fit had not seen, see :func:`morphsearch.hardware.predictor.errors`.
         noise: how far the same network measured twice lies apart, as a share: mean (`repeated`) and `worst`.
-        samples: the measured networks. seconds: that measuring took.
+            `drift`: how far a reference network was from its usual time, on average.
+        pace: milliseconds of the reference network, see :func:`morphsearch.hardware.measure.reference`; 0: unknown.
+        samples: the measured networks, at that pace. seconds: that measuring took.
         notes: what the user should know.
     """
 
@@ -100,6 +102,7 @@ class MeasuredProfile:
     samples: list[NetworkSample] = field(default_factory=list)
     error: dict[str, float] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
+    pace: float = 0.0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     kind = "measured"
@@ -117,7 +120,7 @@ class MeasuredProfile:
         here = describe_device(self.settings.device)
         if here != self.device:
             found.append(f"it was measured on {told(self.device)}, and this is {told(here)}")
-        now = describe_versions()
+        now = {**describe_versions(), **_versions_of(self.settings.backend)}
         differing = [
             f"{name} {self.versions[name]} (here {now[name]})"
             for name in now
@@ -138,6 +141,7 @@ class MeasuredProfile:
             "device": self.device,
             "settings": self.settings.to_dict(),
             "versions": self.versions,
+            "pace": self.pace,
             "seconds": self.seconds,
             "error": self.error,
             "noise": self.noise,
@@ -161,6 +165,7 @@ class MeasuredProfile:
             fusion=Fusion.from_dict(data["fusion"]),
             error=dict(data["error"]),
             noise=dict(data["noise"]),
+            pace=float(data.get("pace", 0.0)),
             seconds=float(data.get("seconds", 0.0)),
             notes=list(data.get("notes", ())),
         )
@@ -181,11 +186,22 @@ def _sample_to_dict(sample: NetworkSample) -> dict[str, Any]:
         "low": sample.low,
         "high": sample.high,
         "repeated": sample.repeated,
+        "pace": sample.pace,
         "operations": [
             [name, [float(f"{value:.7g}") for value in row], float(f"{1e3 * second:.5g}")]
             for name, row, second in zip(families, rows, seconds, strict=True)
         ],
     }
+
+
+def _versions_of(backend: str) -> Mapping[str, str]:
+    """Of what a backend brings; nothing where it is not installed."""
+    from morphsearch.hardware.measure import backend_of
+
+    try:
+        return dict(backend_of(backend).versions())
+    except MorphError:
+        return {}
 
 
 def told(device: Mapping[str, Any]) -> str:
@@ -292,6 +308,12 @@ def _read(path: Path, stamp: int, shown: str) -> Any:
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(data))
     if error is not None:
         raise damaged(shown, ".".join(map(str, error.absolute_path)) or "the whole file", error.message)
+    if data["kind"] == "measured" and version != SCHEMA_VERSION:
+        raise InputError(
+            f"{shown} was measured by an older morphsearch (schema_version {version})",
+            f"what is fitted has changed since: measured profiles are of version {SCHEMA_VERSION}",
+            "measure again: morphsearch profile SEED",
+        )
     if data["kind"] == "roofline":
         own = {key: value for key, value in data.items() if key not in ("format", "schema_version")}
         return importlib.import_module("morphsearch.hardware.roofline").RooflineProfile.from_dict(own)
@@ -306,11 +328,13 @@ def _whole(profile: MeasuredProfile) -> MeasuredProfile:
     from morphsearch.hardware.fitting import coordinates, terms
 
     for name, fit in profile.predictor.families.items():
-        if not all(np.isfinite(part).all() for part in (fit.theta, fit.places, fit.weights, fit.centre, fit.scale)):
+        if not all(np.isfinite(part).all() for part in (fit.theta, fit.places, fit.weights, fit.bend, fit.centre, fit.scale)):
             raise ValueError(f"the family {name} has numbers that are not finite")
         row = np.ones((1, len(COLUMNS)))
         sizes = (terms(name, row).shape[1], coordinates(name, row).shape[1])
         if fit.theta.shape != sizes[:1] or (fit.weights.size and fit.places.shape[1:] != sizes[1:]):
+            raise ValueError(f"the family {name} has arrays of other sizes")
+        if fit.bend.size and fit.bend.shape != (1 + sizes[1],):
             raise ValueError(f"the family {name} has arrays of other sizes")
         if fit.weights.size and not fit.centre.shape == fit.scale.shape == sizes[1:]:
             raise ValueError(f"the family {name} has arrays of other sizes")

@@ -13,6 +13,7 @@ from morphsearch.hardware.predictor import errors
 from morphsearch.hardware.profiles import MeasuredProfile
 from morphsearch.hardware.sampling import Target, build, draw_widths
 
+APACE = 0.05  # share that the pace may differ by before it is told
 APART = 1_000_003  # added to the random seed, so that no widths are those of the fit
 
 
@@ -60,20 +61,29 @@ def verify(
     session = Session(profile.settings)
     rng = np.random.default_rng(APART + seed)
     rows: list[Row] = []
+    paces: list[float] = []
     bound = {target.name: profile.bind(target.graph) for target in targets}
     pending = [targets[number % len(targets)] for number in range(networks)]
     for start in range(0, len(pending), CHUNK):
         chosen = [(target, draw_widths(target.graph, rng)) for target in pending[start : start + CHUNK]]
-        timings = session.time([(build(target, widths), target.graph.example_inputs) for target, widths in chosen])
+        networks = [(build(target, widths), target.graph.example_inputs) for target, widths in chosen]
+        timings, pace = session.paced(networks)
+        paces.append(pace / profile.pace if profile.pace else 1.0)
         for (target, widths), timing in zip(chosen, timings, strict=True):
             complete = {**target.graph.widths, **widths}
-            predicted = predict(bound[target.name], target, complete)
+            predicted = predict(bound[target.name], target, complete) * paces[-1]
             rows.append(Row(target.name, complete, predicted, timing.ms, timing.low, timing.high, timing.repeated))
     ratios = np.array([row.predicted / row.measured for row in rows])
     noise = float(np.mean([row.repeated for row in rows]))
     notes = profile.strangeness()
     if noise > 0.05:
         notes.append(f"the machine was busy: the same network measured twice differs by {100 * noise:.0f}% on average")
+    slower = float(np.median(paces))
+    if abs(slower - 1) > APACE:
+        notes.append(
+            f"a reference network takes {slower:.2f} times what it took when the profile was made; predictions are scaled "
+            "to the pace of now"
+        )
     return ProfileVerification(profile.name, rows, {**errors(ratios), "rank": rank(rows)}, noise, notes)
 
 

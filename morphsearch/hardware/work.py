@@ -17,11 +17,17 @@ from morphsearch.costs.running import Running, running
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, Fusion, canonical, family
 
 if TYPE_CHECKING:
-    from morphsearch.graph import ConvGraph, Extent, Operation
+    from collections.abc import Sequence
+
+    from morphsearch.graph import ConvGraph, Extent, Operation, TensorShape
     from morphsearch.types import Observation
 
 COLUMNS = ("channels_in", "channels_out", "per_group", "kernel", "positions_in", "positions_out", "read", "written")
-"""Channels; input channels of a convolution group; taps; positions (batch included); elements read and written."""
+"""Channels; input channels of a convolution group; taps; positions (batch included); elements read and written.
+
+What has no filters has channels where it works on images, since layouts depend on them, and otherwise zeros.
+"""
+IMAGE = 4  # dimensions of a batch of images
 
 
 def row_of(seen: Observation) -> tuple[str, list[float]]:
@@ -42,7 +48,12 @@ def row_of(seen: Observation) -> tuple[str, list[float]]:
         kind = "mean"
     if kind == "matmul" and len(seen.inputs) > 1:
         return kind, _product(seen.inputs[0], seen.inputs[1], read, written)
-    return kind, [0, 0, 0, 0, 0, 0, float(read), float(written)]
+    return kind, [_channels(seen.inputs), _channels(seen.outputs), 0, 0, 0, 0, float(read), float(written)]
+
+
+def _channels(shapes: tuple[tuple[int, ...], ...]) -> float:
+    """Of the first of some activations, where that is a batch of images; else 0."""
+    return float(shapes[0][1]) if shapes and len(shapes[0]) == IMAGE else 0.0
 
 
 def _product(left: tuple[int, ...], right: tuple[int, ...], read: float, written: float) -> list[float]:
@@ -114,8 +125,12 @@ def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
     written = sum((shape.numel for shape in outputs), Extent()) * scale
     if kind == "adaptive_pool" and set(attrs.get("output", ())) == {1}:
         kind = "mean"
+    def channels(shapes: Sequence[TensorShape]) -> Extent:
+        first = shapes[0].shape if shapes else ()
+        return shapes[0].numel * (first[1] / prod(first)) if len(first) == IMAGE and prod(first) else Extent()
+
     if not operation.inputs:
-        return kind, [Extent()] * 6 + [read, written]
+        return kind, [Extent(), channels(outputs), *([Extent()] * 4), read, written]
     if kind in ("conv", "conv_transpose") and "output_spatial" in attrs:
         taken, made = (float(attrs["batch"] * prod(attrs[name])) for name in ("input_spatial", "output_spatial"))
         c, o = operation.inputs[0].numel * (1 / taken), operation.outputs[0].numel * (1 / made)
@@ -135,7 +150,7 @@ def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
     if flops is not None and len(operation.inputs) > 1:
         row = _product(operation.inputs[0].shape, operation.inputs[1].shape, 0, 0)
         return "matmul", [*(Extent(v) for v in row[:4]), *(Extent(v * scale) for v in row[4:6]), read, written]
-    return kind, [Extent()] * 6 + [read, written]
+    return kind, [channels(operation.inputs), channels(outputs), *([Extent()] * 4), read, written]
 
 
 def _fused(runs: Running, fusion: Fusion) -> set[int]:

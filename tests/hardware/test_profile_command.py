@@ -17,6 +17,7 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(main, list(arguments))
 
 
+@pytest.mark.filterwarnings("ignore::morphsearch.hardware.HardwareWarning")  # of a busy machine
 def test_measure_list_show_verify_and_inspect(profiles_folder: Path) -> None:
     done = invoke("profile", "digits_net", "--networks", "6", "--limit", "60", "--quiet", "--json")
     assert done.exit_code == 0, done.output
@@ -92,3 +93,34 @@ def test_a_path_below_a_file_is_found_before_measuring(tmp_path: Path) -> None:
     done = invoke("profile", "digits_net", "--output", str(tmp_path / "file" / "p.json"), "--quiet")
     assert done.exit_code == 5
     assert "cannot write" in done.stderr
+
+
+def test_an_interruption_keeps_what_was_measured(profiles_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphsearch.hardware.measure import Session
+
+    plain, calls = Session.sample, []
+
+    def interrupted(self: Session, chosen: object) -> object:
+        calls.append(chosen)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return plain(self, chosen)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "sample", interrupted)
+    done = invoke("profile", "digits_net", "--quiet", "--json")
+    assert done.exit_code == 130, done.output
+    told = json.loads(done.stdout)
+    assert told["error"]["networks"] == 8
+    assert "interrupted after 8 of 48 networks" in " ".join(told["notes"])
+    assert Path(told["path"]).parent == profiles_folder
+
+
+def test_an_interruption_before_a_fit_saves_nothing(profiles_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from morphsearch.hardware.measure import Session
+
+    def interrupted(self: Session, chosen: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "sample", interrupted)
+    assert invoke("profile", "digits_net", "--quiet").exit_code == 130
+    assert not list(profiles_folder.glob("*.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def test_operations_that_the_profile_has_not_seen_warn_with_their_share(made: Me
         ms.cost(graph, "latency", hardware=made)
 
 
+@pytest.mark.parametrize(("noise", "mape"), [(0.2, 0.01), (0.01, 0.3)])
+def test_a_coarse_profile_says_how_coarse(
+    made: MeasuredProfile, target: fakes.Target, noise: float, mape: float
+) -> None:
+    coarse = replace(made, noise={**made.noise, "repeated": noise}, error={**made.error, "mape": mape})
+    with pytest.warns(HardwareWarning, match=f"true to about {100 * max(noise, mape):.0f}%"):
+        ms.cost(target.graph, "latency", hardware=coarse)
+
+
 def test_a_profile_made_here_for_this_network_does_not_warn(made: MeasuredProfile, target: fakes.Target) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -90,6 +100,7 @@ def test_a_profile_made_here_for_this_network_does_not_warn(made: MeasuredProfil
     [
         ({"format": "something"}, "format"),
         ({"schema_version": 99}, "schema_version is 99"),
+        ({"schema_version": 1}, "measured by an older morphsearch"),
         ({"kind": "guessed"}, "kind"),
         ({"fit": {}}, "fit"),
         ({"settings": []}, "settings"),

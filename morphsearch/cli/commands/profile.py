@@ -13,7 +13,7 @@ from morphsearch.cli import options
 from morphsearch.cli.command import EpilogMixin
 from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.params import NearChoice, Number, RegisteredName, SourceSpec
-from morphsearch.errors import UsageError
+from morphsearch.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from morphsearch.hardware.sampling import Target
 
 DEFAULT = "measure"
+INTERRUPTED = StoppedError.exit_code
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -129,7 +130,7 @@ def measure(
     """Measure this device and save a hardware profile.
 
     Networks of random widths run in turns, each operation is timed in place, and a predictor is fitted. Its error on
-    networks that the fit had not seen is told.
+    networks that the fit had not seen is told. Ctrl-C ends the measurement early: what was measured is fitted and saved.
     """
     from morphsearch.hardware import Settings, profiles
     from morphsearch.hardware import profile as measured
@@ -137,20 +138,23 @@ def measure(
     settings = Settings(backend, device, dtype, batch, threads)
     _writable(output or profiles.folder() / "x.json")
     targets = _targets(models, input_)
-    with _bar(networks, quiet) as listener:
+    interrupted: list[int] = []
+    with _bar(networks, quiet, interrupted) as listener:
         found = measured(
             targets, settings, name=name or "", limit=limit, networks=networks, seed=seed, listener=listener
         )
     path = found.save(output)
     if as_json:
         click.echo(json.dumps({"path": str(path), **_summary(found)}, indent=2))
-        return
+        raise click.exceptions.Exit(INTERRUPTED if interrupted else 0)
     from morphsearch.report import console, hardware
 
     console.show(console.out(), hardware.profile(_summary(found)))
     for note in found.notes:
         click.echo(f"warning: {note}", err=True)
     click.echo(f"saved: {path}", err=True)
+    if interrupted:
+        raise click.exceptions.Exit(INTERRUPTED)
     click.echo(f"next: morphsearch search SEED --budget latency=50% --hardware {path.stem}", err=True)
 
 
@@ -178,10 +182,20 @@ def _targets(models: tuple[str, ...], shape: tuple[int, ...] | None) -> list[Tar
 
 
 @contextmanager
-def _bar(total: int, quiet: bool) -> Iterator[Callable[[str, dict[str, Any]], None] | None]:
-    """A progress bar on stderr that hears of measured networks."""
+def _bar(total: int, quiet: bool, interrupted: list[int]) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """A progress bar on stderr that hears of measured networks; of an interruption the number goes into a list."""
+
+    def note(kind: str, payload: dict[str, Any]) -> bool:
+        if kind == "interrupted":
+            interrupted.append(payload["done"])
+        return kind == "progress"
+
     if quiet:
-        yield None
+
+        def silent(kind: str, payload: dict[str, Any]) -> None:
+            note(kind, payload)
+
+        yield silent
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -190,7 +204,12 @@ def _bar(total: int, quiet: bool) -> Iterator[Callable[[str, dict[str, Any]], No
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("networks"), TimeElapsedColumn())
     with Progress(*columns, console=console.err(), transient=True) as bar:
         task = bar.add_task("", total=total)
-        yield lambda kind, payload: bar.update(task, completed=payload["done"], total=payload["total"])
+
+        def hear(kind: str, payload: dict[str, Any]) -> None:
+            if note(kind, payload):
+                bar.update(task, completed=payload["done"], total=payload["total"])
+
+        yield hear
 
 
 def _summary(profile: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -23,6 +24,17 @@ class OnnxRuntime:
     name = "onnxruntime"
     into_weights = FUSED
     into_pointwise: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self._made: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, ...]], bytes]] = WeakKeyDictionary()
+
+    def _exported(self, model: nn.Module, inputs: Sequence[Tensor]) -> bytes:
+        """`model` as ONNX; what is timed and watched is exported once."""
+        shapes = [tuple(value.shape) for value in inputs]
+        known = self._made.get(model)
+        if known is None or known[0] != shapes:
+            known = self._made[model] = (shapes, sessions.export(model, inputs))
+        return known[1]
 
     def check(self, settings: Any) -> None:
         """Raise InputError where ONNX Runtime, or its provider for the device, is not installed."""
@@ -46,14 +58,14 @@ class OnnxRuntime:
 
     def prepare(self, model: nn.Module, inputs: Sequence[Tensor], settings: Any) -> Callable[[], Any]:
         """A forward pass of the exported network."""
-        made = sessions.export(model, inputs)
+        made = self._exported(model, inputs)
         opened = sessions.session(made, threads=settings.threads, device=settings.device)
         given = sessions.feed(opened, inputs)
         return lambda: opened.run(None, given)
 
     def observe(self, model: nn.Module, inputs: Sequence[Tensor], settings: Any, repeats: int) -> Sequence[Observation]:
         """Time every node of the optimized graph, in place, in `repeats` passes after two that warm up."""
-        made = sessions.export(model, inputs)
+        made = self._exported(model, inputs)
         with sessions.workspace() as folder:
             opened = sessions.session(
                 made, threads=settings.threads, device=settings.device, profile=folder / "profile"

@@ -47,7 +47,7 @@ KINDS = {
 }
 VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant", "Cast"))
 WARMUP = 2
-SUFFIXES = ("_kernel_time", "_nchwc")
+SUFFIXES = ("_kernel_time", "_nchwc", "/QuickGeluFusion/", "/GatherSliceToSplitFusion")
 
 
 def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[Observation]:
@@ -64,7 +64,7 @@ def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[
     steady = [row for row, waited in zip(rows, disturbed, strict=True) if not waited]
     rows = steady if 2 * len(steady) >= len(rows) else rows
     repeats = len(rows)
-    filters = _filters(model)
+    filters, shapes = _filters(model), _true_shapes(model)
     times = [[float(row[place]["dur"]) for row in rows] for place in range(count)]
     found: list[Observation] = []
     pending: list[float] = [0.0] * repeats  # layout changes that the next operation asked for
@@ -80,12 +80,16 @@ def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[
             continue
         seconds = tuple(1e-6 * (a + b) for a, b in zip(times[place], pending, strict=True))
         pending = [0.0] * repeats
-        found.append(_observation(event, operation, seconds, filters))
+        found.append(_observation(event, operation, seconds, filters, shapes))
     return found
 
 
 def _observation(
-    event: dict[str, Any], operation: str, seconds: tuple[float, ...], filters: dict[str, tuple[tuple[int, ...], int]]
+    event: dict[str, Any],
+    operation: str,
+    seconds: tuple[float, ...],
+    filters: dict[str, tuple[tuple[int, ...], int]],
+    shapes: dict[str, tuple[int, ...]],
 ) -> Observation:
     inputs = [tuple(shape) for entry in event["args"].get("input_type_shape", ()) for shape in entry.values()]
     outputs = tuple(tuple(shape) for entry in event["args"].get("output_type_shape", ()) for shape in entry.values())
@@ -102,14 +106,32 @@ def _observation(
         return Observation(kind, tuple(inputs[:1]), outputs, seconds, (outputs[0][-1], inputs[0][-1]))
     if kind in ("batch_norm", "copy", "upsample", "hardtanh", "mean"):
         inputs = inputs[:1]
+    true = shapes.get(_result(event["name"]))
+    if true is not None and outputs and len(true) == len(outputs[0]) > 1 and kind != "cat":
+        padded = outputs[0][1]
+        inputs = [(s[0], true[1], *s[2:]) if len(s) == len(true) and s[1] == padded else s for s in inputs]
+        outputs = (true, *outputs[1:])
     return Observation(kind, tuple(inputs), outputs, seconds)
 
 
 def _result(name: str) -> str:
-    """The result that a node of a profile is named after."""
+    """The result, or the node, that a node of a profile is named after."""
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
     return name
+
+
+def _true_shapes(model: bytes) -> dict[str, tuple[int, ...]]:
+    """Shapes of results before they are padded to whole blocks, by the name of the result and of its node."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
+    known = {
+        value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.output)
+    }
+    known = {name: shape for name, shape in known.items() if shape and all(shape)}
+    return {**known, **{node.name: known[node.output[0]] for node in graph.node if node.output[0] in known}}
 
 
 def _filters(model: bytes) -> dict[str, tuple[tuple[int, ...], int]]:

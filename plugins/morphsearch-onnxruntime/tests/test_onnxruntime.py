@@ -52,6 +52,26 @@ def test_convolutions_are_told_apart_at_their_true_sizes(target, seed):
     assert "relu" not in works.families
 
 
+def test_what_has_no_filters_is_told_at_its_true_channels_too():
+    """ONNX Runtime pads the 10 channels of this network to whole blocks."""
+    model = nn.Sequential(nn.Conv2d(3, 10, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2), nn.Conv2d(10, 4, 1)).eval()
+    seen = OnnxRuntime().observe(model, [torch.randn(1, 3, 16, 16)], Settings(), repeats=3)
+    shapes = {one.kind: one.outputs[0] for one in seen if one.kind in ("silu", "max_pool")}
+    assert shapes == {"silu": (1, 10, 16, 16), "max_pool": (1, 10, 8, 8)}
+
+
+def test_what_is_timed_and_watched_is_exported_once(monkeypatch):
+    made = []
+    plain = sessions.export
+    monkeypatch.setattr(sessions, "export", lambda *given: made.append(given) or plain(*given))
+    backend, model, x = OnnxRuntime(), nn.Conv2d(3, 4, 3).eval(), torch.randn(1, 3, 8, 8)
+    backend.prepare(model, [x], Settings())
+    backend.observe(model, [x], Settings(), repeats=2)
+    assert len(made) == 1
+    backend.prepare(model, [torch.randn(1, 3, 9, 9)], Settings())
+    assert len(made) == 2
+
+
 def test_a_prepared_network_computes_what_pytorch_does():
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval(), torch.randn(2, 3, 9, 9)
     (found,) = OnnxRuntime().prepare(model, [x], Settings(batch=2))()

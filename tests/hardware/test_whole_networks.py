@@ -1,0 +1,86 @@
+"""What whole networks say beyond their operations: the cost of watching, the pace of the machine, a bend of the fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import hardware_fakes as fakes
+import numpy as np
+import pytest
+
+from morphsearch.hardware.predictor import NetworkSample, drift, errors, even_pace, fit, steadied, watching
+
+CLOCK = 7e-6  # seconds that a clock adds to each operation
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[NetworkSample]:
+    return fakes.samples(fakes.target())
+
+
+def off(samples: Sequence[NetworkSample], of: Sequence[NetworkSample]) -> dict[str, float]:
+    """Errors of a fit to `samples` on others."""
+    predictor = fit(samples)
+    return errors(np.array([predictor.network(s.families, s.rows, s.steps) / s.ms for s in of]))
+
+
+def test_what_a_clock_adds_is_told_from_whole_networks(samples: list[NetworkSample]) -> None:
+    watched = [replace(s, seen=(*s.seen[:2], s.seen[2] + CLOCK)) for s in samples]
+    for place, sample in enumerate(watched):  # networks of other lengths, so that operations and time can be told apart
+        half = len(sample.seen[0]) // (1 + place % 3)
+        seen = (sample.seen[0][:half], sample.seen[1][:half], sample.seen[2][:half])
+        watched[place] = replace(sample, seen=seen, ms=1e3 * float((seen[2] - CLOCK).sum()))
+    share, added = watching(watched)
+    assert added == pytest.approx(1e3 * CLOCK, rel=0.02)
+    assert share == pytest.approx(1.0, rel=0.02)
+    for plain, sample in zip(steadied(watched, share, added), watched, strict=True):
+        assert 1e3 * plain.seen[2].sum() == pytest.approx(sample.ms, rel=0.03)
+
+
+def test_an_observed_time_counts_without_the_clock(samples: list[NetworkSample]) -> None:
+    watched = [replace(s, seen=(*s.seen[:2], s.seen[2] + CLOCK)) for s in samples]
+    fresh = fakes.samples(fakes.target(), count=20, seed=7)
+    assert off(watched, fresh)["mape"] < 0.03
+
+
+def test_a_change_of_pace_is_taken_out(samples: list[NetworkSample]) -> None:
+    rng = np.random.default_rng(0)
+    slowed = []
+    for sample in samples:
+        factor = float(rng.uniform(0.7, 1.4))
+        seen = (*sample.seen[:2], sample.seen[2] * factor)
+        slowed.append(replace(sample, seen=seen, ms=sample.ms * factor, pace=2.0 * factor))
+    assert drift(np.array([s.pace for s in slowed])) > 0.1
+    even = even_pace(slowed)
+    ratios = np.array([one.ms / other.ms for one, other in zip(even, samples, strict=True)])
+    assert ratios.std() < 1e-9
+    fresh = [replace(s, ms=s.ms * ratios[0]) for s in fakes.samples(fakes.target(), count=20, seed=7)]
+    assert off(even, fresh)["mape"] < 0.03 < off(slowed, fresh)["mape"]
+
+
+def test_samples_without_a_pace_stay_as_they_are(samples: list[NetworkSample]) -> None:
+    assert even_pace(samples) == samples
+    assert drift(np.array([s.pace for s in samples])) == 0.0
+
+
+def dearer(sample: NetworkSample) -> NetworkSample:
+    """Wide depthwise convolutions take longer in whole networks than where they are watched."""
+    total = sample.ms
+    for name, row, seconds in zip(*sample.seen, strict=True):
+        if name == "conv_depthwise":
+            total += 1e3 * seconds * 8 * np.sqrt(row[0] / 64)
+    return replace(sample, ms=float(total))
+
+
+def test_whole_networks_bend_the_fits(samples: list[NetworkSample], monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [dearer(s) for s in samples]
+    fresh = [dearer(s) for s in fakes.samples(fakes.target(), count=20, seed=7)]
+    bent = off(told, fresh)["mape"]
+    monkeypatch.setattr("morphsearch.hardware.predictor.bend", lambda predictor, samples: predictor)
+    assert bent < off(told, fresh)["mape"]
+
+
+def test_fits_that_are_right_stay_as_they_are(samples: list[NetworkSample]) -> None:
+    families = fit(samples).families
+    assert all(np.abs(f.bend).max() < 0.05 for f in families.values() if f.bend.size)
