@@ -1,9 +1,9 @@
-"""A search for ``latency=50%`` against one for ``flops=50%``, on one network and one data set: measured latency and accuracy.
+"""A search for ``latency=50%`` against one for ``flops=50%``, on one network and data set: latency and accuracy.
 
     python benchmarks/latency_search.py DATA [--work FOLDER] [--search-epochs 3] [--epochs 4] [--seeds 2]
 
-DATA is a spec such as ``imagefolder:cifar10``. The device is measured first, for the seed at batch BATCH and 32 x 32; then
-both searches run with equal settings, and what they find is retrained by one recipe. At the end the seed and both
+DATA is a spec such as ``imagefolder:cifar10``. The device is measured first, for the seed at batch BATCH and 32 x 32;
+then both searches run with equal settings, and what they find is retrained by one recipe. At the end the seed and both
 architectures are timed in turns, beside a reference network. Resumable: stop it at any time and give the same command
 again. Writes benchmarks/results/latency_search.json, which docs/benchmarks.md quotes.
 """

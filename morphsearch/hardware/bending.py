@@ -2,8 +2,8 @@
 
 An operation that is watched does not take what it takes when nobody looks: a clock interrupts it, caches are warmer or
 colder, and what it leaves behind is paid for by the next. Whole networks know better, but there are few of them. So the
-fit of every family is bent along a few directions, ``seconds * exp(bend . tilts(row))``, by ridge regression on what whole
-networks take beyond their prediction (Hoerl and Kennard 1970). How far it may bend is the ridge with the least
+fit of every family is bent along a few directions, ``seconds * exp(bend . tilts(row))``, by ridge regression on what
+whole networks take beyond their prediction (Hoerl and Kennard 1970). How far it may bend is the ridge with the least
 leave-one-out error; where none beats leaving the fit as it is, nothing is bent.
 
 Letters: `s` samples, `k` coefficients.

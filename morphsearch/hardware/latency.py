@@ -61,9 +61,12 @@ class Latency:
             shaky, off = profile.noise.get("repeated", 0.0), profile.error.get("mape", 0.0)
             if shaky > NOISY or off > OFF:
                 _warn(
-                    f"hardware profile {profile.name} is coarse: networks that its fit had not seen are {100 * off:.0f}% off "
-                    f"on average, and the same network measured twice lies {100 * shaky:.0f}% apart; take predictions as "
-                    f"true to about {100 * max(shaky, off):.0f}%. Measure again when the machine is idle, for longer (--limit)"
+                    f"hardware profile {profile.name} is coarse: networks that its fit had not seen are "
+                    f"{100 * off:.0f}% off "
+                    f"on average, and the same network measured twice lies {100 * shaky:.0f}% apart; "
+                    "take predictions as "
+                    f"true to about {100 * max(shaky, off):.0f}%. "
+                    "Measure again when the machine is idle, for longer (--limit)"
                 )
             widths = torch.tensor([float(width) for width in graph.widths.values()], dtype=torch.float64)
             shares = bound.unseen(widths)  # type: ignore[attr-defined]

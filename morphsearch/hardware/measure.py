@@ -67,8 +67,8 @@ def threads(count: int) -> Iterator[None]:
 def reference() -> nn.Module:
     """A network that never changes: how long it takes tells how fast a machine runs at the moment.
 
-    Machines change their pace from minute to minute, by their clocks or by what else runs on the same chip. Each chunk of
-    networks is timed beside this one, and what they take is scaled to the pace that the machine mostly has.
+    Machines change their pace from minute to minute, by their clocks or by what else runs on the same chip. Each chunk
+    of networks is timed beside this one, and what they take is scaled to the pace that the machine mostly has.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -175,9 +175,7 @@ class Session:
     def _lost(self, target: Target, error: MorphError) -> None:
         self.notes.append(f"{target.name} could not be measured at some widths: {error.arrived}")
 
-    def _sample(
-        self, item: _Prepared, timing: Timing, watched: Sequence[Observation], pace: float
-    ) -> NetworkSample:
+    def _sample(self, item: _Prepared, timing: Timing, watched: Sequence[Observation], pace: float) -> NetworkSample:
         graph = item.target.graph
         widths = np.array([{**graph.widths, **item.widths}[name] for name in graph.groups], np.float64)
         works = works_of(graph, Fusion.of(self.backend), self.settings.batch)
@@ -274,7 +272,8 @@ def finish(
         )
     if noise["drift"] > DRIFTING:
         notes.append(
-            f"the machine changed its pace while it was measured: a reference network took {100 * noise['drift']:.0f}% more "
+            f"the machine changed its pace while it was measured: a reference network took "
+            f"{100 * noise['drift']:.0f}% more "
             "or less than usual on average; times are scaled to its usual pace, and milliseconds are no truer than that"
         )
     return MeasuredProfile(

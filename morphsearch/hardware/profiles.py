@@ -328,7 +328,9 @@ def _whole(profile: MeasuredProfile) -> MeasuredProfile:
     from morphsearch.hardware.fitting import coordinates, terms
 
     for name, fit in profile.predictor.families.items():
-        if not all(np.isfinite(part).all() for part in (fit.theta, fit.places, fit.weights, fit.bend, fit.centre, fit.scale)):
+        if not all(
+            np.isfinite(part).all() for part in (fit.theta, fit.places, fit.weights, fit.bend, fit.centre, fit.scale)
+        ):
             raise ValueError(f"the family {name} has numbers that are not finite")
         row = np.ones((1, len(COLUMNS)))
         sizes = (terms(name, row).shape[1], coordinates(name, row).shape[1])

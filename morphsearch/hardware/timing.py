@@ -114,7 +114,7 @@ def settled(seconds: float, used: float) -> tuple[float, bool]:
 
 
 def middle(values: Sequence[float]) -> float:
-    """The mean of the middle half: as steady as a median, and finer than the ticks of a clock that counts microseconds."""
+    """The mean of the middle half: as steady as a median, and finer than the ticks of a microsecond clock."""
     kept = sorted(values)
     quarter = len(kept) // 4
     return statistics.fmean(kept[quarter : len(kept) - quarter])

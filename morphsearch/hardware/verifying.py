@@ -81,8 +81,8 @@ def verify(
     slower = float(np.median(paces))
     if abs(slower - 1) > APACE:
         notes.append(
-            f"a reference network takes {slower:.2f} times what it took when the profile was made; predictions are scaled "
-            "to the pace of now"
+            f"a reference network takes {slower:.2f} times what it took when the profile was made; predictions are "
+            "scaled to the pace of now"
         )
     return ProfileVerification(profile.name, rows, {**errors(ratios), "rank": rank(rows)}, noise, notes)
 

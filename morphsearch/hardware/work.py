@@ -125,6 +125,7 @@ def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
     written = sum((shape.numel for shape in outputs), Extent()) * scale
     if kind == "adaptive_pool" and set(attrs.get("output", ())) == {1}:
         kind = "mean"
+
     def channels(shapes: Sequence[TensorShape]) -> Extent:
         first = shapes[0].shape if shapes else ()
         return shapes[0].numel * (first[1] / prod(first)) if len(first) == IMAGE and prod(first) else Extent()

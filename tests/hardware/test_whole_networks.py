@@ -1,4 +1,4 @@
-"""What whole networks say beyond their operations: the cost of watching, the pace of the machine, a bend of the fits."""
+"""What whole networks say beyond their operations: the cost of watching, the machine's pace, a bend of the fits."""
 
 from __future__ import annotations
 

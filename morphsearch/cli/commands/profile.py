@@ -130,7 +130,7 @@ def measure(
     """Measure this device and save a hardware profile.
 
     Networks of random widths run in turns, each operation is timed in place, and a predictor is fitted. Its error on
-    networks that the fit had not seen is told. Ctrl-C ends the measurement early: what was measured is fitted and saved.
+    networks that the fit had not seen is told. Ctrl-C ends the measurement early: what was measured is fitted, saved.
     """
     from morphsearch.hardware import Settings, profiles
     from morphsearch.hardware import profile as measured
