@@ -161,7 +161,8 @@ class Session:
             model, inputs = self.prepare(build(target, widths), target.graph.example_inputs)
             return _Prepared(target, widths, model, inputs, self.backend.prepare(model, inputs, self.settings))
         except MorphError as error:
-            return self._lost(target, error)
+            self._lost(target, error)
+            return None
 
     def _watch(self, item: _Prepared) -> Sequence[Observation] | None:
         repeats = round(WATCHED / max(1e-6, min(once(item.run)[0] for _ in range(2))))
@@ -170,7 +171,8 @@ class Session:
                 item.model, item.inputs, self.settings, max(REPEATS[0], min(REPEATS[1], repeats))
             )
         except MorphError as error:
-            return self._lost(item.target, error)
+            self._lost(item.target, error)
+            return None
 
     def _lost(self, target: Target, error: MorphError) -> None:
         self.notes.append(f"{target.name} could not be measured at some widths: {error.arrived}")

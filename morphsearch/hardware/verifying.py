@@ -66,8 +66,8 @@ def verify(
     pending = [targets[number % len(targets)] for number in range(networks)]
     for start in range(0, len(pending), CHUNK):
         chosen = [(target, draw_widths(target.graph, rng)) for target in pending[start : start + CHUNK]]
-        networks = [(build(target, widths), target.graph.example_inputs) for target, widths in chosen]
-        timings, pace = session.paced(networks)
+        built = [(build(target, widths), target.graph.example_inputs) for target, widths in chosen]
+        timings, pace = session.paced(built)
         paces.append(pace / profile.pace if profile.pace else 1.0)
         for (target, widths), timing in zip(chosen, timings, strict=True):
             complete = {**target.graph.widths, **widths}

@@ -127,7 +127,7 @@ def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
         kind = "mean"
 
     def channels(shapes: Sequence[TensorShape]) -> Extent:
-        first = shapes[0].shape if shapes else ()
+        first: tuple[int, ...] = shapes[0].shape if shapes else ()
         return shapes[0].numel * (first[1] / prod(first)) if len(first) == IMAGE and prod(first) else Extent()
 
     if not operation.inputs:
