@@ -128,7 +128,8 @@ def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
 
     def channels(shapes: Sequence[TensorShape]) -> Extent:
         first: tuple[int, ...] = shapes[0].shape if shapes else ()
-        return shapes[0].numel * (first[1] / prod(first)) if len(first) == IMAGE and prod(first) else Extent()
+        count = int(np.prod(first))
+        return shapes[0].numel * (first[1] / count) if len(first) == IMAGE and count else Extent()
 
     if not operation.inputs:
         return kind, [Extent(), channels(outputs), *([Extent()] * 4), read, written]
