@@ -123,6 +123,7 @@ class LogisticSigmoid(Strategy):
         found = speaking(places(model, graph))
         if not found:
             raise nothing_to_judge(self.name, graph, "parameters to put a gate on")
+        self._spoken = [place.tensor for place in found]
         self._gates = Gates(model, found, graph.num_units, self._source)
         self._scored = PerUnit(np.concatenate([place.units for place in found]), graph.num_units).present()
         self._unit_group = torch.from_numpy(np.asarray(graph.unit_group, np.int64))
@@ -224,8 +225,10 @@ class LogisticSigmoid(Strategy):
 
     @torch.no_grad()
     def scores(self) -> Tensor:
-        """`u` float32: P(on)."""
-        return torch.sigmoid(self._logits)
+        """`u` float32: P(on); NaN in a network whose parameters are no longer finite, which gates do not tell."""
+        chances = torch.sigmoid(self._logits)
+        broken = any(not bool(torch.isfinite(tensor).all()) for tensor in self._spoken)
+        return torch.full_like(chances, float("nan")) if broken else chances
 
     def scored(self) -> Tensor:
         """`u` bool: units that may leave and speak."""
