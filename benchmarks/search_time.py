@@ -1,6 +1,6 @@
 """How long a whole search takes, against one plain training of the seed for the same epochs.
 
-    python benchmarks/search_time.py [--images 2560] [--epochs 10] [--repeats 3]
+    python benchmarks/search_time.py [--images 2560] [--epochs 10] [--repeats 3] [--arms plain,live,masked]
 
 Three arms take turns in one process, on one thread: plain training (with an evaluation after each epoch), a search to
 `flops=50%` in which units leave while it trains, and the same search in which they stay to its end. A search is all of
@@ -82,11 +82,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--budget", default="flops=50%")
+    parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    settings = {name: value for name, value in vars(args).items() if name not in ("repeats", "results", "data")}
+    settings = {name: value for name, value in vars(args).items() if name not in ("repeats", "results", "data", "arms")}
     about = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1}
     saved = read_json(args.results) if args.results.exists() else {}
     rows = saved["rows"] if saved.get("settings") == settings else []
@@ -105,7 +106,7 @@ def main() -> None:
     warm_up()
     for repeat in range(args.repeats):
         for arm in ARMS[repeat % 3 :] + ARMS[: repeat % 3]:
-            if any(row["arm"] == arm and row["repeat"] == repeat for row in rows):
+            if arm not in args.arms.split(",") or any(row["arm"] == arm and row["repeat"] == repeat for row in rows):
                 continue
             torch.manual_seed(repeat)
             model = build_seed(args.seed_spec, num_classes=data.num_classes, input_shape=data.shape).model
