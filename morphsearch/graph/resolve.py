@@ -71,6 +71,7 @@ class Resolution:
 
 
 PRODUCING = ("rows", "gate")
+BESIDE = "its layer makes the network's output, and no layer reads this part"
 
 
 def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
@@ -94,6 +95,7 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
         if any(role in PRODUCING for role, _ in tape.roles[slot]):
             produced[classes] = True
             np.minimum.at(first_row, classes, ids)
+    _keep_heads_whole(tape, class_of, reasons, reason_of)
     makers = _makers(tape)
     starts = [int(ids[0]) for _, ids in makers]
     # Units frozen for different reasons are different groups: what is frozen is explained group by group.
@@ -180,6 +182,30 @@ def _reasons(
         if reason == OUTPUT:
             reason_of[class_of[ids]] = index[reason]
     return reasons, reason_of
+
+
+def _keep_heads_whole(
+    tape: Tape, class_of: np.ndarray, reasons: list[str | None], reason_of: np.ndarray
+) -> None:
+    """Freeze what a layer makes beside the network's output and no layer reads: a detector's background class, which
+    its own code drops after the softmax. What is trained there has a meaning by its place, for the loss at least."""
+    if OUTPUT not in reasons:
+        return
+    output = reasons.index(OUTPUT)
+    read = np.zeros(reason_of.size, bool)
+    for slot, ids in tape.slots.items():
+        if any(role == "columns" for role, _ in tape.roles[slot]):
+            read[class_of[ids]] = True
+    for slot, ids in tape.slots.items():
+        if not any(role in PRODUCING for role, _ in tape.roles[slot]):
+            continue
+        classes = class_of[ids]
+        if (reason_of[classes] == output).any():
+            dropped = classes[(reason_of[classes] == 0) & ~read[classes]]
+            if dropped.size:
+                if reasons[-1] != BESIDE:
+                    reasons.append(BESIDE)
+                reason_of[dropped] = len(reasons) - 1
 
 
 def _mixes(tape: Tape, class_of: np.ndarray, firsts: np.ndarray) -> dict[int, set[str]]:

@@ -222,3 +222,26 @@ def test_a_module_that_cannot_initialise_itself_gets_weights_like_its_own() -> N
     before, after = model.get_parameter("0.weight"), other.get_parameter("0.weight")
     assert not torch.isin(after, before).any()
     torch.testing.assert_close(after.std(), before.std(), rtol=0.25, atol=0)
+
+
+class _Classes(nn.Module):
+    """Drops its background class after the softmax, as detectors do, and hands further rows on to a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scores, self.rest = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        made = self.scores(self.conv(x).relu().mean((2, 3)))
+        return made.softmax(1)[:, 1:3], self.rest(made[:, 3:])
+
+
+def test_a_class_that_the_network_drops_stays_beside_those_that_it_gives() -> None:
+    graph = record(_Classes(), INPUTS)
+    parts = [group for group in graph.groups.values() if group.layers[0] == "scores"]
+    assert [group.width for group in parts] == [1, 2, 2]
+    assert ["no layer reads" in (group.frozen or "") for group in parts] == [True, False, False]
+    assert parts[2].frozen is None
+    smaller = graph.resize({"conv": 4, parts[2].name: 1})
+    assert smaller.get_parameter("scores.weight").shape == (4, 4)
+    assert [tuple(t.shape) for t in smaller(INPUTS)] == [(2, 2), (2, 3)]
