@@ -184,9 +184,7 @@ def _reasons(
     return reasons, reason_of
 
 
-def _keep_heads_whole(
-    tape: Tape, class_of: np.ndarray, reasons: list[str | None], reason_of: np.ndarray
-) -> None:
+def _keep_heads_whole(tape: Tape, class_of: np.ndarray, reasons: list[str | None], reason_of: np.ndarray) -> None:
     """Freeze what a layer makes beside the network's output and no layer reads: a detector's background class, which
     its own code drops after the softmax. What is trained there has a meaning by its place, for the loss at least."""
     if OUTPUT not in reasons:

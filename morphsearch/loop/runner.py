@@ -281,11 +281,14 @@ class Runner:
             )
 
     def _log_epoch(self, trainer: Trainer, stats: EpochStats) -> None:
-        # Running statistics lag behind while scales shrink; a few batches bring them up to date.
-        batches = max(1, min(20, trainer.batches_per_epoch // 10))
-        reestimate_batchnorm(
-            trainer.model, self.data.train, batches=batches, batch_size=self.recipe.batch_size, seed=self.seed
-        )
+        search = self.search
+        if search.judges or search.controller.pressing(search.morph_step):
+            # Running statistics lag behind while scales shrink; a few batches bring them up to date. Before that they
+            # are those of plain training.
+            batches = max(1, min(20, trainer.batches_per_epoch // 10))
+            reestimate_batchnorm(
+                trainer.model, self.data.train, batches=batches, batch_size=self.recipe.batch_size, seed=self.seed
+            )
         judged = trainer.evaluate(self.data.val)
         status = self.search.status()
         line = {

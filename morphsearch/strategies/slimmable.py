@@ -1,12 +1,12 @@
 """``slimmable``: train one network at many widths, then narrow it step by step where that hurts least.
 
 The first part of the training (``plain``) is as usual. Then units are ordered by magnitude in their group, and every
-batch runs at other widths (universally slimmable networks: Yu and Huang, arXiv 1903.05134): all units, a narrow
-network, or widths drawn at random, a group each. A narrow group is the first part of a wider one, so that what is
-learned at one width serves the others. One batch has one width (the papers run three or four on each batch), which
-costs what plain training costs. Beginning with a network that knows something is what Once-for-All does (Cai et al.,
-arXiv 1908.09791, section 3.3). Draws lie between the whole network and the widths that meet the budget: that is where
-it will be judged.
+batch runs not only through the whole network but at ``widths`` others too (the sandwich rule of universally slimmable
+networks, Yu and Huang, arXiv 1903.05134, section 3.1): a narrow network, and widths drawn at random, a group each. A
+narrow group is the first part of a wider one, so that what is learned at one width serves the others. The narrow ones
+learn from the outputs of the whole one (in-place distillation, section 3.2), which costs a pass each and needs no
+labels. Beginning with a network that knows something is what Once-for-All does (Cai et al., arXiv 1908.09791, section
+3.3). Draws lie between the whole network and the widths that meet the budget: that is where it will be judged.
 
 Afterwards groups are narrowed greedily by held-out loss per cost, with the statistics of the held-out batch in batch
 norms (:mod:`~morphsearch.strategies.greedy`; AutoSlim, arXiv 1903.11728). So a group's width is judged by what the
@@ -28,8 +28,9 @@ from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.gates import Gates
 from morphsearch.strategies.greedy import narrow
-from morphsearch.strategies.judging import nothing_to_judge, number_in, unjudged_groups
+from morphsearch.strategies.judging import nothing_to_judge, number_in, one_of, unjudged_groups
 from morphsearch.strategies.places import BIAS, SHIFT, PerUnit, places, rows_of, speaking
+from morphsearch.strategies.repeating import MATCHES, LastPass
 from morphsearch.strategies.widths import lowest_width, step_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 SEEDS_APART = 1_000_003
 SPREAD = 0.35  # of the logarithm of a group's share around that of the whole draw
-CYCLE = ("full", "random", "least", "random")  # what batches run at, in turn
 
 
 class Slimmable(Strategy):
@@ -48,6 +48,8 @@ class Slimmable(Strategy):
         least: the smallest share of a group that is trained and chosen, as a share of what a uniform scaling to the
             budget would leave.
         parts: a step of narrowing takes the ``1 / parts`` of a group's width.
+        widths: how many narrow networks every batch trains: the narrowest, then random ones. Each costs a pass.
+        match: what the network gives: ``classes``, scores of classes along dimension 1, or ``numbers``.
         seed: of the draws.
 
     Raises:
@@ -58,15 +60,28 @@ class Slimmable(Strategy):
     presses = False
     live = False
 
-    def __init__(self, *, plain: float = 0.4, least: float = 0.5, parts: int = 12, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        plain: float = 0.4,
+        least: float = 0.4,
+        parts: int = 12,
+        widths: int = 2,
+        match: str = "classes",
+        seed: int = 0,
+    ) -> None:
         self.plain_share = number_in("plain", plain, 0, 1, "0.4 is usual")
-        self.relative_least = number_in("least", least, 0, 1, "0.5 is usual", open_ends=True)
+        self.relative_least = number_in("least", least, 0, 1, "0.4 is usual", open_ends=True)
         if not isinstance(parts, int) or isinstance(parts, bool) or parts < 2:
             raise UsageError(f"parts={parts!r}", "parts is a whole number, 2 or more", "12 is usual")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise UsageError(f"seed={seed!r}", "a seed is a whole number, 0 or more", "use 0")
-        self.parts, self.seed = parts, seed
+        if not isinstance(widths, int) or isinstance(widths, bool) or widths < 1:
+            raise UsageError(f"widths={widths!r}", "widths is a whole number, 1 or more", "2 is usual")
+        self.parts, self.narrow, self.seed = parts, widths, seed
+        self.match = one_of("match", match, MATCHES, self.name)
         self._gates: Gates | None = None
+        self._last: LastPass | None = None
         self._draws = 0
         self._rank = torch.zeros(0)
         self._ordered = False
@@ -83,8 +98,7 @@ class Slimmable(Strategy):
         Raises:
             UsageError: no unit may leave.
         """
-        if self._gates is not None:
-            self._gates.remove()
+        self.detach()
         found = speaking(places(model, graph))
         if not found:
             raise nothing_to_judge(self.name, graph, "parameters to put a gate on")
@@ -101,8 +115,9 @@ class Slimmable(Strategy):
         self._lowest = np.array([min(lowest_width(one), one.width) for one in graph.groups.values()], np.int64)
         self._device = found[0].tensor
         self._draws, self._now, self._chosen = 0, None, None
-        self._gates = Gates(model, found, graph.num_units, self._source)
+        self._gates, self._last = Gates(model, found, graph.num_units, self._source), LastPass(model, self.match)
         self._gates.install()
+        self._last.install()
 
     def _order(self, worth: np.ndarray) -> None:
         """Rank the units of every group, best first."""
@@ -115,12 +130,12 @@ class Slimmable(Strategy):
 
     # -- gates ---------------------------------------------------------------------------------------------------------
 
-    _now: Tensor | None = None  # `g` widths at which the network runs in evaluation, None for all units
+    _now: Tensor | None = None  # `g` widths at which the network runs, None for all units
 
     def _source(self, model: nn.Module) -> Tensor | None:
-        if model.training and torch.is_grad_enabled():
-            return self._gate(self._draw()) if self._ordered else None
-        return None if self._now is None else self._gate(self._now)
+        training = model.training and torch.is_grad_enabled()
+        repeating = self._last is not None and self._last.repeating
+        return self._gate(self._now) if repeating or not training else None
 
     def _gate(self, widths: Tensor | None) -> Tensor | None:
         """`u` gates, 1 for the first units of every group."""
@@ -131,19 +146,14 @@ class Slimmable(Strategy):
             self._rank, self._group = self._rank.to(device), self._group.to(device)
         return (self._rank < widths.to(device, non_blocking=True)[self._group]).float()
 
-    def _draw(self) -> Tensor | None:
-        """`g` widths for one batch."""
+    def _draw(self, least: bool) -> Tensor:
+        """`g` widths for one pass: the narrowest, or random ones."""
         rng = np.random.default_rng([self.seed % SEEDS_APART, self._draws])
-        kind = CYCLE[self._draws % len(CYCLE)]
         self._draws += 1
-        if kind == "full":
-            return None
-        if kind == "least":
-            share = np.full(self._widths.size, self.least)
-        else:
-            share = rng.uniform(min(1.0, self.uniform_share), 1.0) * np.exp(
-                SPREAD * rng.standard_normal(self._widths.size)
-            )
+        share = np.full(self._widths.size, self.least)
+        if not least:
+            whole = rng.uniform(min(1.0, self.uniform_share), 1.0)
+            share = whole * np.exp(SPREAD * rng.standard_normal(self._widths.size))
         return torch.from_numpy(self._legal(share.clip(self.least, 1.0) * self._widths))
 
     def _legal(self, wanted: np.ndarray) -> np.ndarray:
@@ -153,8 +163,23 @@ class Slimmable(Strategy):
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
 
+    def penalty(self, prices: Tensor, strength: float) -> Tensor:
+        """Scalar: how far the narrow networks are from the whole one on this batch, summed; 0 in the plain part."""
+        last = self._last
+        if last is None or not last.kept or not self._ordered:
+            return torch.zeros((), device=self._device.device)
+        losses = []
+        try:
+            for number in range(self.narrow):
+                self._now = self._draw(least=number == 0)
+                losses.append(last.again())
+        finally:
+            self._now = None
+            last.forget()
+        return torch.stack(losses).sum()
+
     def after_step(self, prices: Tensor, strength: float, lr: float) -> None:
-        """Begin to run batches at widths of their own once the plain part is over."""
+        """Begin to train narrow networks once the plain part is over."""
         if not self._ordered and self.progress >= self.plain_share:
             self._order(self._worth())
             self._ordered = True
@@ -227,19 +252,23 @@ class Slimmable(Strategy):
     def plain(self) -> Iterator[None]:
         """Without gates; parameters are as they are."""
         gates = self._gates
-        if gates is not None:
+        last = self._last
+        if gates is not None and last is not None:
             gates.remove()
+            last.remove()
         try:
             yield
         finally:
-            if gates is not None and gates is self._gates:
+            if gates is not None and last is not None and gates is self._gates:
                 gates.install()
+                last.install()
 
     def detach(self) -> None:
         """Take the gates off; parameters are as they are."""
-        if self._gates is not None:
+        if self._gates is not None and self._last is not None:
             self._gates.remove()
-            self._gates = None
+            self._last.remove()
+        self._gates = self._last = None
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The order of the units, whether they are ordered yet, the number of draws, and the widths chosen."""

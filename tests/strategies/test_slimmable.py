@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -93,17 +91,66 @@ def test_widths_that_are_judged_compute_what_the_narrow_network_does(name):
         torch.testing.assert_close(small(example_inputs(2)), output, rtol=1e-4, atol=1e-5)
 
 
-def test_every_batch_has_widths_of_its_own_and_evaluation_all_units():
-    model, _, strategy = attached()
+def test_every_batch_trains_narrow_networks_and_the_loops_own_passes_are_whole():
+    model, graph, strategy = attached()
     model.train()
+    prices = torch.ones(graph.num_units)
+    assert strategy.penalty(prices, 0.0).item() == 0  # nothing has run yet
     torch.manual_seed(0)
     x = example_inputs(8)
-    outputs = [model(x) for _ in range(4)]
-    assert all(not torch.equal(a, b) for a, b in itertools.combinations(outputs[1:], 2))
-    model.eval()
-    before = model(x)
+    whole = model(x)
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    losses = [strategy.penalty(prices, 0.0).item()]
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in model.named_buffers())
+    assert strategy.penalty(prices, 0.0).item() == 0  # a pass is repeated once
+    for _ in range(2):
+        torch.testing.assert_close(model(x), whole)
+        losses.append(strategy.penalty(prices, 0.0).item())
+    assert len(set(losses)) == 3
     strategy.detach()
-    assert torch.equal(model(x), before)
+    assert torch.equal(model(x), whole)
+
+
+def test_narrow_networks_come_nearer_to_the_whole_one():
+    model, graph, strategy = attached()
+    model.train()
+    torch.manual_seed(0)
+    x = example_inputs(16)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    losses = []
+    for _ in range(40):
+        model(x)
+        loss = strategy.penalty(torch.ones(graph.num_units), 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+class _Number(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return {"height": self.head(self.norm(self.conv(x)).relu().mean((2, 3)))}
+
+
+def test_a_network_of_numbers_needs_the_option_and_is_told_so():
+    x = example_inputs(4)
+    for match in ("classes", "numbers"):
+        model = _Number()
+        graph = record(model, x)
+        strategy = get("slimmable", plain=0.0, match=match)
+        strategy.attach(model, graph)
+        strategy.after_step(torch.ones(graph.num_units), 0.0, 0.1)
+        model.train()(x)
+        if match == "numbers":
+            assert strategy.penalty(torch.ones(graph.num_units), 0.0).item() > 0
+        else:
+            with pytest.raises(UsageError, match="match='numbers'"):
+                strategy.penalty(torch.ones(graph.num_units), 0.0)
 
 
 def test_a_search_meets_its_budget_and_says_what_it_evaluated(tmp_path):
@@ -157,7 +204,17 @@ def test_held_out_loss_is_repeatable_and_leaves_statistics_alone():
 
 
 @pytest.mark.parametrize(
-    "options", [{"least": 0}, {"least": 2}, {"plain": -1}, {"parts": 1}, {"seed": -1}, {"parts": 2.5}]
+    "options",
+    [
+        {"least": 0},
+        {"least": 2},
+        {"plain": -1},
+        {"parts": 1},
+        {"seed": -1},
+        {"parts": 2.5},
+        {"widths": 0},
+        {"match": "klasses"},
+    ],
 )
 def test_options_out_of_range(options):
     with pytest.raises(UsageError, match=next(iter(options))):
