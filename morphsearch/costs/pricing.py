@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from morphsearch import plugins
+from morphsearch.arguments import named_arguments
 from morphsearch.types import BoundCost, CostModel
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def number(value: Tensor | float, whole: bool) -> int | float:
     return result
 
 
+@named_arguments
 def cost(
     graph: ConvGraph,
     metric: str | CostModel = "flops",

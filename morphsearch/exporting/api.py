@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from morphsearch import plugins
+from morphsearch.arguments import named_arguments
 from morphsearch.errors import InputError, MorphError, PluginError, UsageError
 from morphsearch.exporting.source import Source, Weights
 from morphsearch.files import read_tensors
@@ -31,6 +32,7 @@ class Exported:
         return {"path": str(self.path), "format": self.format, "notes": self.notes}
 
 
+@named_arguments
 def export(
     what: Architecture | nn.Module | str | Path,
     *,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from morphsearch.arguments import named_arguments
 from morphsearch.errors import GraphError, nearest
 from morphsearch.graph import branches
 from morphsearch.graph.checked import FROZEN, freeze_again, freeze_what_fails, rewrite_checked
@@ -428,6 +429,7 @@ def _unknown_group(name: str, known: list[str]) -> tuple[str, str, str]:
     return f"unknown group {name!r}", f"the groups are: {shown}", repair
 
 
+@named_arguments
 @uncollected()
 def record(
     model: nn.Module, example_inputs: Any, *, check: bool = True, decisions: Mapping[str, str] | None = None

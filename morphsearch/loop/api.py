@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from morphsearch.arguments import named_arguments
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
 from morphsearch.loop.checks import check_options
@@ -19,6 +20,7 @@ from morphsearch.loop.session import Search
 from morphsearch.training import Recipe
 
 
+@named_arguments
 def search(
     model: nn.Module,
     train_data: Any,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch import plugins
+from morphsearch.arguments import named_arguments
 from morphsearch.errors import BudgetError, DivergedError, GraphError, InputError, UnknownName, UsageError
 from morphsearch.graph import record
 from morphsearch.loop import live, morphing
@@ -95,6 +96,7 @@ class Search(Shrinking):
         InputError: with `resume`, a damaged run.
     """
 
+    @named_arguments
     def __init__(
         self,
         model: nn.Module,

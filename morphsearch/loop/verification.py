@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from morphsearch.arguments import named_arguments
 from morphsearch.costs import cost
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
@@ -86,6 +87,7 @@ class Verification:
         }
 
 
+@named_arguments
 def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int = 0) -> Verification:
     """Shrink `model` at random keep sets in float64 and compare with the seed whose dropped slices are zero.
 

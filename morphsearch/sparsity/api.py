@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from morphsearch.arguments import named_arguments
 from morphsearch.data import as_splits
 from morphsearch.loop.checks import check_options
 from morphsearch.loop.config import batch_size_for
@@ -21,6 +22,7 @@ from morphsearch.sparsity.values import percent
 from morphsearch.training import Recipe, Trainer
 
 
+@named_arguments
 def sparsify(
     model: nn.Module,
     train_data: Any,

@@ -12,6 +12,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from morphsearch.arguments import named_arguments
 from morphsearch.errors import UnknownName, UsageError
 from morphsearch.sparsity.values import Moment, count, moment, percent, share
 
@@ -66,6 +67,7 @@ class Schedule:
             raise _ends_early(self.begin, self.end)
 
     @classmethod
+    @named_arguments
     def polynomial(
         cls,
         final: Any,
@@ -83,6 +85,7 @@ class Schedule:
         return cls(final, initial, begin, end, frequency, power)  # type: ignore[arg-type]
 
     @classmethod
+    @named_arguments
     def constant(
         cls, final: Any, *, begin: Moment | str = 0, end: Moment | str | None = None, frequency: int | None = None
     ) -> Schedule:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from morphsearch.arguments import named_arguments
 from morphsearch.errors import DivergedError, InputError, UnknownName, UsageError
 from morphsearch.sparsity.bits import bits_of, clear, fit, pruned_of
 from morphsearch.sparsity.follow import Followed
@@ -66,6 +67,7 @@ class Sparsifier:
             fit; nothing to prune. UnknownName: a misspelt scope, pool or strategy.
     """
 
+    @named_arguments
     def __init__(
         self,
         model: nn.Module,
