@@ -78,14 +78,14 @@ class Task:
         )
 
 
-def found(task: Task, data: str, work: Path, epochs: float) -> tuple[Architecture, float, int]:
+def found(task: Task, data: str, work: Path, epochs: float) -> tuple[Architecture, float, float]:
     """The last architecture of an arm, the seconds that its training and judging took, and its epochs."""
     run_dir = work / "searches" / task.folder
     config = task.config(data, epochs)
     result = resume(run_dir) if run_dir.exists() else start(config, run_dir)
     events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    seconds = sum(event.get("seconds", 0.0) for event in events if event["event"] in ("epoch", "judged"))
-    count = sum(event["event"] == "epoch" for event in events)
+    seconds = sum(event.get("seconds", 0.0) for event in events if event["event"] in ("epoch", "judged", "trial"))
+    count = sum(event["epochs"] if event["event"] == "trial" else event["event"] == "epoch" for event in events)
     return result.architectures[-1], seconds, count
 
 

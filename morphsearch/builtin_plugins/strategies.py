@@ -44,6 +44,12 @@ def _slimmable(**options: Any) -> Any:
     return Slimmable(**options)
 
 
+def _trials(**options: Any) -> Any:
+    from morphsearch.strategies.trials import Trials
+
+    return Trials(**options)
+
+
 def _uniform(**options: Any) -> Any:
     from morphsearch.strategies.uniform import Uniform
 
@@ -64,7 +70,7 @@ def _magnitude_sparsity(**options: Any) -> Any:
 
 @hookimpl
 def morphsearch_strategies() -> list[StrategyRecord]:
-    """Those that press (gamma-l1, group-lasso, logistic-sigmoid), rank (magnitude, taylor) or judge; and baselines."""
+    """Those that press (gamma-l1, group-lasso, logistic-sigmoid), rank, judge or try out; and baselines."""
     return [
         StrategyRecord("gamma-l1", "L1 on the scales of the norms, priced by marginal cost (MorphNet)", _gamma_l1),
         StrategyRecord("group-lasso", "Group lasso on rows of weights; for networks without norms", _group_lasso),
@@ -75,6 +81,13 @@ def morphsearch_strategies() -> list[StrategyRecord]:
             "slimmable",
             "Trained at many widths, then narrowed greedily by held-out loss",
             _slimmable,
+            iterations=1,
+            recipe={"schedule": "cosine", "lr": 0.1},
+        ),
+        StrategyRecord(
+            "trials",
+            "Shapes of the budget's cost, trained from scratch for a short while; the best stays",
+            _trials,
             iterations=1,
             recipe={"schedule": "cosine", "lr": 0.1},
         ),

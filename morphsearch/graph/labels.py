@@ -18,6 +18,7 @@ from torch import Tensor
 
 RIGID = 0
 LOOSE = -1
+WORTH_COPYING = 8  # labels that are so many times smaller than the memory behind them get memory of their own
 
 
 @dataclass(slots=True)
@@ -97,6 +98,8 @@ def compact(ids: Tensor, shape: tuple[int, ...], producer: int = -1, parameter: 
             # Most dimensions that change do so at once: look at one neighbour before comparing everything.
             if torch.equal(first, ids.narrow(dim, 1, 1)) and bool((ids == first).all()):
                 ids = first
+    if ids.numel() * WORTH_COPYING <= ids.untyped_storage().nbytes() // ids.element_size():
+        ids = ids.clone()  # a view would keep all that it was taken from
     return Labels(ids, shape, producer, parameter)
 
 

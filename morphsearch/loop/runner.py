@@ -18,6 +18,7 @@ from morphsearch.loop.recovery import Recovery, ready
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.rundir import progress_of
 from morphsearch.loop.session import Search
+from morphsearch.loop.trying import Trying
 from morphsearch.training import (
     EpochStats,
     HeldOut,
@@ -64,6 +65,7 @@ class Runner:
         self.recovery = Recovery()
         self._begin: Saved | None = None  # the states that the morph began with, and those saved last
         self._last: Saved | None = None
+        self._tried: Trying | None = None
 
     def go(self) -> SearchResult:
         """Everything that is still to do.
@@ -102,8 +104,8 @@ class Runner:
                 device = str(trainer.device)
                 self._train(trainer, saved)
                 saved = None
-                if self.search.judges:
-                    self._phase(trainer)
+            if self.search.judges:
+                self._phase()
             self.where = f"at the end of morph {self.number} of {self.iterations}"
             self._tell(self.search.morph(partial(self._judge, device=device)))
         return self._result(complete)
@@ -264,18 +266,23 @@ class Runner:
             )
         self.hear("warning", {"text": text})
 
-    def _phase(self, trainer: Trainer) -> None:
-        """The strategy's own phase; interrupted, it is repeated from its beginning."""
+    def _phase(self) -> None:
+        """The strategy's own phase; interrupted, it is repeated from its beginning, but for trainings that are done."""
+        self.where = f"in morph {self.number} of {self.iterations}, while widths are judged"
         began, total = time.monotonic(), max(1e-9, self.search.status()["load"] - self.search.rules.shrink_to)
+        trying = self._tried = Trying(self.search, self.data, self.recipe, self.number, self.seed, self.hear)
 
         def on_step(widths: dict[str, int], loss: float) -> None:
             left = self.search.budgets.load(widths) - self.search.rules.shrink_to
             done = round(100 * min(1.0, 1 - left / total))
             self.hear("progress", {"phase": "judging", "done": done, "total": 100, "unit": "%", "loss": loss})
 
-        calls = self.search.run_phase(HeldOut(trainer.model, self.data.val), on_step)
+        trains = not self.search.strategy.needs_training
+        calls = self.search.run_phase(
+            HeldOut(self.search.model, self.data.val), None if trains else on_step, trying if trains else None
+        )
         if self.search.run is not None:
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - began - trying.seconds
             self.search.run.log(
                 "judged", iteration=self.number, step=self.search.total_steps, evaluations=calls, seconds=seconds
             )
@@ -339,7 +346,12 @@ class Runner:
             controller.wait(ready(max(self.recovery.best, trainer.so_far.accuracy), chance))
 
     def _judge(self, model: nn.Module, device: str) -> dict[str, float | None]:
-        """Accuracy of the shrunk and widened network on the validation part, with fresh batch-norm statistics."""
+        """Accuracy of the shrunk and widened network on the validation part, with fresh batch-norm statistics.
+
+        Of candidates that were tried out, what the best of them had come to.
+        """
+        if self._tried is not None and self._tried.best:
+            return dict(self._tried.best)
         if device != "auto":
             model.to(torch.device(device))
         reestimate_batchnorm(model, self.data.train, seed=self.seed)

@@ -27,6 +27,7 @@ from morphsearch.loop.rundir import RunDirectory, iteration_line
 from morphsearch.loop.schema import finite
 from morphsearch.loop.selection import (
     Facts,
+    fill_up,
     free_units,
     kept_positions,
     protect,
@@ -371,7 +372,10 @@ class Search(Shrinking):
         return getattr(type(self.strategy), "run_phase", Strategy.run_phase) is not Strategy.run_phase
 
     def run_phase(
-        self, loss: Callable[[], float], on_step: Callable[[dict[str, int], float], None] | None = None
+        self,
+        loss: Callable[[], float],
+        on_step: Callable[[dict[str, int], float], None] | None = None,
+        train: Callable[[dict[str, int], float], float] | None = None,
     ) -> int:
         """Let a strategy that judges by evaluation choose the widths; to be called right before :meth:`morph`.
 
@@ -379,22 +383,30 @@ class Search(Shrinking):
             loss: returns the loss of :attr:`model`, as it is at that moment, on held-out data; always the same data.
                 Batch norms should take the statistics of the batch.
             on_step: hears widths and their loss on the way.
+            train: for strategies that try candidates out (`trials`): trains ``search.graph.resize(widths)`` for a share
+                of the epochs, and returns its loss on held-out data.
 
         Returns:
-            How often `loss` was called; 0 for a strategy that has no such phase.
+            How often the strategy evaluated; 0 for one that has no such phase.
         """
         self._require_going_on("run_phase()")
-        share = self.rules.shrink_to
+        share, round_to = self.rules.shrink_to, self.rules.round_to
         phase = Phase(
             self.model,
             self.graph,
             loss,
             lambda widths: self.budgets.fits(widths, share),
             self.budgets.load,
-            round_to=self.rules.round_to,
+            round_to=round_to,
             on_step=on_step,
+            meets=self.budgets.fits,
+            fill=lambda widths: fill_up(
+                self.graph, widths, self.budgets.fits, limit=self.rules.limit, round_to=round_to
+            ),
+            train=train,
         )
         self.strategy.run_phase(phase)
+        self.notes += [note for note in self.strategy.notes if note not in self.notes]
         return phase.evaluations
 
     def morph(self, judge: Callable[[nn.Module], Mapping[str, float | None]] | None = None) -> Architecture:

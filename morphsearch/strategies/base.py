@@ -30,6 +30,10 @@ class Phase:
             held-out batch, everything else is in evaluation.
         fits: whether complete widths meet every budget as far as the morph narrows. load: how full they make the budget
             that binds, 1 for full. round_to: widths are multiples of it.
+        meets: whether complete widths meet every budget. fill: widths that do, with what rounding left unused spent on
+            single units.
+        train: the held-out loss of a new network of the given widths, trained from scratch for a share of the search's
+            epochs; None where nobody can train one. Always the same for the same widths.
         on_step: to be told widths and loss on the way.
         evaluations: how often the strategy evaluated; it counts.
     """
@@ -44,7 +48,13 @@ class Phase:
         *,
         round_to: int = 1,
         on_step: Callable[[Widths, float], None] | None = None,
+        meets: Fits | None = None,
+        fill: Callable[[Widths], Widths] | None = None,
+        train: Callable[[Widths, float], float] | None = None,
     ) -> None:
+        self.meets: Fits = meets or fits
+        self.fill: Callable[[Widths], Widths] = fill or (lambda widths: widths)
+        self.train = train
         self.model, self.graph, self.widths = model, graph, dict(graph.widths)
         self.loss, self.fits, self.load, self.round_to = loss, fits, load, round_to
         self.on_step: Callable[[Widths, float], None] = on_step or (lambda widths, loss: None)

@@ -1,0 +1,100 @@
+"""Short trainings of whole candidates, for strategies that try them out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from morphsearch.data import DataSplits
+from morphsearch.errors import DivergedError
+from morphsearch.loop.schema import finite
+from morphsearch.loop.session import Search
+from morphsearch.training import Recipe, Trainer, deferred_interrupts, reestimate_batchnorm
+
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+class Trying:
+    """Trains networks of given widths from scratch, each once: those that the run's log has are not repeated.
+
+    Args:
+        search: whose graph makes the networks. number: the morph. recipe: of a training of full length.
+        seed: of fresh weights and of the order of images, the same for all.
+        hear: hears progress.
+
+    Attributes:
+        seconds: spent on trainings, without those that the log had.
+        best: validation loss and accuracy of the best network so far.
+    """
+
+    def __init__(
+        self, search: Search, data: DataSplits, recipe: Recipe, number: int, seed: int, hear: Listener
+    ) -> None:
+        self.search, self.data, self.recipe = search, data, recipe
+        self.number, self.seed, self.hear = number, seed, hear
+        self.seconds, self._count = 0.0, 0
+        self.best: dict[str, float | None] = {}
+        events = search.run.events() if search.run is not None else []
+        self._known = {
+            _key(event["widths"], event["epochs"]): (_loss(event), event.get("accuracy"))
+            for event in events
+            if event.get("event") == "trial" and event.get("iteration") == number
+        }
+
+    def __call__(self, widths: dict[str, int], share: float) -> float:
+        """The loss on the validation part after `share` of the epochs; infinite where the training diverges."""
+        epochs = self.recipe.epochs * share
+        self._count += 1
+        key = _key(widths, epochs)
+        if key not in self._known:
+            self._known[key] = self._train(widths, epochs)
+        loss, accuracy = self._known[key]
+        if loss < (self.best.get("val_loss") or float("inf")):
+            self.best = {"val_accuracy": accuracy, "val_loss": loss}
+        return loss
+
+    def _train(self, widths: dict[str, int], epochs: float) -> tuple[float, float | None]:
+        began = time.monotonic()
+        loss: float = float("inf")
+        accuracy: float | None = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = self.search.graph.resize(widths)
+        trainer = Trainer(
+            network,
+            self.data,
+            replace(self.recipe, epochs=epochs),
+            seed=self.seed,
+            progress=self.hear,
+            phase=f"trial {self._count}",
+        )
+        with deferred_interrupts() as interrupt:
+            try:
+                while not trainer.finished:
+                    trainer.train_epoch(on_batch=lambda _: interrupt.check())
+                # A short training ends before running statistics have followed it.
+                reestimate_batchnorm(network, self.data.train, seed=self.seed)
+                judged = trainer.evaluate(self.data.val)
+                loss, accuracy = judged.loss, judged.accuracy
+            except DivergedError:
+                self.hear("note", {"text": f"Trial {self._count} diverged."})
+        seconds = time.monotonic() - began
+        self.seconds += seconds
+        if self.search.run is not None:
+            line = {"widths": widths, "epochs": epochs, "loss": loss, "accuracy": accuracy, "seconds": seconds}
+            self.search.run.log("trial", iteration=self.number, **finite(line))
+        costs = self.search.budgets.costs(widths)
+        self.hear("trial", {"number": self._count, "loss": loss, "accuracy": accuracy, "cost": costs})
+        return loss, accuracy
+
+
+def _key(widths: dict[str, int], epochs: float) -> tuple[Any, ...]:
+    return (*sorted(widths.items()), round(epochs, 9))
+
+
+def _loss(event: dict[str, Any]) -> float:
+    return float("inf") if event.get("loss") is None else float(event["loss"])

@@ -1,0 +1,135 @@
+"""Shapes: few numbers that say how widths are spread over a network, at any cost.
+
+A uniform scaling multiplies every width alike. A shape multiplies each by a factor of its own, smooth along the depth
+of the network, and scales all together to the budget. So the many widths of a network come down to two or three
+numbers, few enough to be tried out: RegNet (Radosavovic et al., arXiv 2003.13678, section 3.3) found that good networks
+have widths that few numbers describe, and MobileNetV1's own multiplier (arXiv 1704.04861, section 3.3) is the shape at
+the origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from morphsearch.strategies.base import Fits, Widths
+from morphsearch.strategies.widths import largest_multiplier, lowest_width, step_of
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+AXES = ("early", "middle", "streams")
+
+
+class Shapes:
+    """The shapes of one network.
+
+    Axes, with the logarithm of the factor of a group at depth `z` (-1 for the first free group, 1 for the last):
+
+    - ``early``: ``-z``, so that 0.5 makes the first layers 2.7 times as wide as the last, in relation to the seed;
+    - ``middle``: ``1/2 - 3/2 z^2`` (Legendre's second polynomial, turned over): 1/2 in the middle, -1 at both ends;
+    - ``streams``: 1/2 for groups that several layers make together (residual streams), -1/2 for the others; only where
+      there are both.
+
+    Args:
+        graph: of the network; groups count in the order in which they are recorded.
+        limit: no group gets wider than so many times its width in `graph`.
+    """
+
+    def __init__(self, graph: ConvGraph, limit: float) -> None:
+        self.graph, self.limit = graph, limit
+        free = [name for name in graph.groups if graph.groups[name].frozen is None]
+        z = np.linspace(-1.0, 1.0, len(free)) if len(free) > 1 else np.zeros(len(free))
+        makers = dict(zip(graph.groups, _makers(graph), strict=True))
+        shared = np.array([makers[name] > 1 for name in free], bool)
+        rows = {"early": -z, "middle": 0.5 - 1.5 * z**2}
+        if shared.any() and not shared.all():
+            rows["streams"] = np.where(shared, 0.5, -0.5)
+        self.axes: tuple[str, ...] = tuple(name for name in AXES if name in rows and len(free) > 1)
+        self._rows = np.array([rows[name] for name in self.axes]).reshape(len(self.axes), len(free))
+        self._free = free
+
+    def widths(self, point: Sequence[float], fits: Fits, *, round_to: int = 1) -> Widths:
+        """The widest widths of the shape at `point` (one number an axis) that `fits` accepts.
+
+        Raises:
+            BudgetError: not even the smallest widths fit.
+        """
+        factors = np.exp(np.asarray(point, float) @ self._rows) if self.axes else np.ones(len(self._free))
+        base = {name: self.graph.widths[name] * float(factor) for name, factor in zip(self._free, factors, strict=True)}
+        most = {name: self._most(name, round_to) for name in self._free}
+
+        def cut(widths: Widths) -> Widths:
+            """Groups at the limit stay there, and the others take what is left."""
+            return {**widths, **{name: min(widths[name], most[name]) for name in self._free}}
+
+        _, found = largest_multiplier(self.graph, base, lambda widths: fits(cut(widths)), round_to=round_to)
+        return cut(found)
+
+    def _most(self, name: str, round_to: int) -> int:
+        group = self.graph.groups[name]
+        step = step_of(group, round_to)
+        return max(int(self.limit * group.width) // step * step, lowest_width(group, round_to))
+
+
+def _makers(graph: ConvGraph) -> np.ndarray:
+    """`g`: how many layers make units of each group, those aside that go channel by channel."""
+    mixing = {binding.tensor for binding in graph.bindings if binding.role == "columns"}
+    count = np.zeros(len(graph.groups), np.int64)
+    for binding in graph.bindings:
+        if binding.role == "rows" and binding.tensor in mixing:
+            count[np.unique(graph.unit_group[binding.units[binding.units >= 0]])] += 1
+    return count
+
+
+def climb(
+    loss: Callable[[tuple[float, ...]], float], axes: int, evaluations: int, *, step: float = 0.5
+) -> tuple[tuple[float, ...], float]:
+    """The best point that a pattern search finds (Hooke and Jeeves 1961), starting at the origin.
+
+    It follows an axis as long as that helps, then the next one; when none helps it halves the step. Losses are noisy,
+    so a step must not be small, and no derivative is asked for.
+
+    Args:
+        loss: of a point; called at most once for each.
+        axes: how many numbers a point has. evaluations: how often `loss` may be called.
+
+    Returns:
+        The point and its loss.
+    """
+    seen: dict[tuple[float, ...], float] = {}
+
+    def at(point: tuple[float, ...]) -> float | None:
+        if point not in seen:
+            if len(seen) >= evaluations:
+                return None
+            seen[point] = loss(point)
+        return seen[point]
+
+    here = (0.0,) * axes
+    best = at(here)
+    if best is None or not axes:
+        return here, float("inf") if best is None else best
+    while step > 1e-3:
+        moved = False
+        for axis in range(axes):
+            for sign in (1.0, -1.0):
+                went = False
+                while True:
+                    there = tuple(value + sign * step * (number == axis) for number, value in enumerate(here))
+                    found = at(there)
+                    if found is None:
+                        return here, best
+                    if not found < best:
+                        break
+                    here, best, went, moved = there, found, True, True
+                if went:
+                    break
+        if not moved:
+            step /= 2
+    return here, best
+
+
+__all__ = ["AXES", "Shapes", "climb"]

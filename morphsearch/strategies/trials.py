@@ -1,0 +1,112 @@
+"""``trials``: train candidates from scratch for a short while, and keep the shape that learns best.
+
+Which widths a network should have is decided by how well it trains with them, and a short training with a rate that
+falls to zero tells most of that: Radosavovic et al. (arXiv 2003.13678, section 3.1) compare whole design spaces by
+trainings of ten epochs, and EfficientNet (arXiv 1905.11946, section 3.3) finds its coefficients on a small grid. Free
+widths are far too many to be tried one by one, so candidates are *shapes* (:mod:`~morphsearch.strategies.shapes`): two
+or three numbers, searched by following what helps. Every candidate costs what the budget allows, and the first is
+uniform scaling, so that the answer is another shape only where that one did better.
+
+All candidates begin with the same seed and see the same images in the same order. No unit of the seed is judged: the
+architecture begins with fresh weights.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from morphsearch.errors import UsageError
+from morphsearch.strategies.base import Fits, Phase, TrainingFree, Widths
+from morphsearch.strategies.judging import number_in
+from morphsearch.strategies.shapes import Shapes, climb
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+
+class Trials(TrainingFree):
+    """Short trainings of whole candidates.
+
+    Args:
+        trials: how many candidates are trained, uniform scaling among them; each for ``1 / trials`` of the epochs.
+        step: the first step along an axis, in the logarithm of widths.
+        limit: no group gets wider than so many times the seed's width.
+
+    Raises:
+        UsageError: an argument out of range.
+    """
+
+    name = "trials"
+
+    def __init__(self, *, trials: int = 8, step: float = 0.5, limit: float = 4.0) -> None:
+        if not isinstance(trials, int) or isinstance(trials, bool) or trials < 2:
+            raise UsageError(f"trials={trials!r}", "trials is a whole number, 2 or more", "8 is usual")
+        self.trials = trials
+        self.step = number_in("step", step, 0, 3, "0.5 is usual", open_ends=True)
+        self.limit = number_in("limit", limit, 1, 64, "4 is usual")
+        self.point: tuple[float, ...] | None = None
+        self._shapes: Shapes | None = None
+
+    def attach(self, model: nn.Module, graph: ConvGraph) -> None:
+        """Any network will do that has a free group.
+
+        Raises:
+            UsageError: every group is frozen.
+        """
+        super().attach(model, graph)
+        self._shapes, self.point = Shapes(graph, self.limit), None
+
+    def run_phase(self, context: Phase) -> None:
+        """Train the candidates.
+
+        Raises:
+            UsageError: nobody can train one.
+        """
+        assert self._shapes is not None
+        shapes, train = self._shapes, context.train
+        if train is None:
+            raise UsageError(
+                "run_phase() was given no way to train a candidate",
+                "trials trains every candidate from scratch",
+                "pass train=, a function of widths and a share of the training, or use ms.search",
+            )
+        known: dict[tuple[int, ...], float] = {}
+
+        def loss(point: tuple[float, ...]) -> float:
+            widths = context.fill(shapes.widths(point, context.meets, round_to=context.round_to))
+            key = tuple(widths.values())
+            if key not in known:
+                known[key] = train(widths, 1 / self.trials)
+                context.evaluations += 1
+                context.on_step(widths, known[key])
+            return known[key]
+
+        self.point, _ = climb(loss, len(shapes.axes), self.trials, step=self.step)
+        there = ", ".join(f"{axis} {value:+.3g}" for axis, value in zip(shapes.axes, self.point, strict=True) if value)
+        self.notes = (
+            f"{len(known)} shapes were trained for 1/{self.trials} of the epochs each; the best is "
+            f"{there or 'uniform scaling'}.",
+        )
+
+    def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:
+        """Widths of the best shape; without a phase before, those of a uniform scaling."""
+        shapes = self._shapes if self._shapes is not None and self._shapes.graph is graph else Shapes(graph, self.limit)
+        point = self.point if self.point is not None else (0.0,) * len(shapes.axes)
+        return shapes.widths(point, fits, round_to=round_to)
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """The point that was chosen."""
+        return {}, {} if self.point is None else {"point": list(self.point)}
+
+    def load_state_dict(self, tensors: object, state: object) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        if isinstance(state, dict) and "point" in state:
+            self.point = tuple(float(value) for value in state["point"])
+
+    def scores(self) -> Tensor:
+        """`u` ones: no unit is judged."""
+        return torch.ones(self._num_units)
