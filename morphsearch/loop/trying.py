@@ -88,7 +88,7 @@ class Trying:
             line = {"widths": widths, "epochs": epochs, "loss": loss, "accuracy": accuracy, "seconds": seconds}
             self.search.run.log("trial", iteration=self.number, **finite(line))
         costs = self.search.budgets.costs(widths)
-        self.hear("trial", {"number": self._count, "loss": loss, "accuracy": accuracy, "cost": costs})
+        self.hear("trial", {"phase": f"trial {self._count}", "loss": loss, "accuracy": accuracy, "cost": costs})
         return loss, accuracy
 
 

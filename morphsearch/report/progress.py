@@ -72,7 +72,7 @@ def sentence(kind: str, event: Event) -> str:
         return f"warning: {text}" if kind == "warning" and text else text
     if text:
         return text
-    if kind in ("epoch", "iteration", "retrain"):
+    if kind in ("epoch", "iteration", "retrain", "trial"):
         head = heading({"phase": kind, **event}) if kind != "epoch" else f"epoch {event.get('epoch', '')}".strip()
         return f"{head}: {rest}" if (rest := figures(event)) else head
     return ""

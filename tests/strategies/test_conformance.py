@@ -86,6 +86,11 @@ class TestRandom(StrategyConformance):
         return get("random", sigma=0.7)
 
 
+class TestTrials(StrategyConformance):
+    def strategy(self) -> Strategy:
+        return get("trials", trials=4)
+
+
 def test_networks_for_tests_need_no_pytest() -> None:
     code = (
         "import sys, morphsearch.testing, morphsearch.strategies, morphsearch.costs; sys.exit('pytest' in sys.modules)"
