@@ -85,6 +85,8 @@ def run_tape(
         tape = blank()
         try:
             count = _attempt(model, example_inputs, rules, tape, meta=meta)
+            if not gc.isenabled():
+                gc.collect(0)  # a run leaves tensors in cycles; this looks at what is new since the last one only
             return tape, count, meta
         except GraphError:
             raise

@@ -31,6 +31,7 @@ from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant
 from morphsearch.graph.shapes import quick_shape
 
 Slot = tuple[str, int]
+MANY = 4096  # entries from which on it is worth looking for those that come again
 
 
 @dataclass
@@ -279,10 +280,12 @@ class Tape:
         a, b = np.asarray(a).reshape(-1), np.asarray(b).reshape(-1)
         both = (a > 0) & (b > 0)
         whole = bool(both.all())
-        if self.preset:
-            self.unions.append((a, b, len(self.operations), slot))
-        elif (a != b).any():
-            self.unions.append((*((a, b) if whole else (a[both], b[both])), len(self.operations), slot))
+        if self.preset:  # a rewritten network is checked: only what should be equal and is not says something
+            if a.size != b.size or (a != b).any():
+                self.unions.append((a, b, len(self.operations), slot))
+        elif (differ := a != b).any():
+            left, right = distinct(a, b, keep=differ if whole else differ & both)
+            self.unions.append((left, right, len(self.operations), slot))
         if not whole:
             alone = np.concatenate([a[(a > 0) & (b == RIGID)], b[(b > 0) & (a == RIGID)]])
             if alone.size:
@@ -295,14 +298,14 @@ class Tape:
     def pin(self, ids: np.ndarray | Tensor, reason: str) -> None:
         """These units can never leave."""
         flat = np.asarray(ids).reshape(-1)
-        flat = flat[flat > 0]
+        (flat,) = distinct(flat, keep=flat > 0)
         if flat.size:
             self.pins.append((flat, reason, len(self.operations)))
 
     def mix(self, ids: np.ndarray | Tensor, what: str) -> None:
         """Removing one of these units changes what the others compute."""
         flat = np.asarray(ids).reshape(-1)
-        flat = flat[flat > 0]
+        (flat,) = distinct(flat, keep=flat > 0)
         if flat.size:
             self.mixes.append((flat, what))
 
@@ -481,6 +484,25 @@ def unseen() -> Iterator[None]:
     """What runs inside is nothing to record: it goes past both modes."""
     with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
         yield
+
+
+def distinct(*rows: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Where `keep` holds, the entries of one array, or of two side by side; long ones without what comes again.
+
+    Labels of attention and of flattened images say the same of millions of elements.
+    """
+    kept = tuple(row[keep] for row in rows)
+    if kept[0].size < MANY:
+        return kept
+    new = np.ones(kept[0].size, bool)
+    new[1:] = np.logical_or.reduce([row[1:] != row[:-1] for row in kept])
+    kept = tuple(row[new] for row in kept)
+    if kept[0].size >= MANY:
+        # Identifiers stay far below 2 ** 31, so that two make one number.
+        joined = kept[0] if len(kept) == 1 else (kept[0] << 32) | kept[1]
+        _, first = np.unique(joined, return_index=True)
+        kept = tuple(row[np.sort(first)] for row in kept)
+    return kept
 
 
 def storage_key(tensor: Tensor) -> int:
