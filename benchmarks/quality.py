@@ -1,7 +1,7 @@
 """Do searches win? Every arm retrained from scratch by one recipe, at equal cost, beside what costs nothing.
 
     python benchmarks/quality.py run DATA [--network N ...] [--budget B ...] [--arm A ...] [--seeds 3] [--draws 5]
-    python benchmarks/quality.py summary          the table of docs/benchmarks.md, from the lines
+    python benchmarks/quality.py summary          the table of docs/experiments.md, from the lines
 
 DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. An arm is ``uniform``, ``random``
 (every draw is an arm of its own), ``seed``, or a strategy, with its number of morphs and settings where they are not
@@ -33,7 +33,7 @@ from morphsearch.loop.run import resume, start
 from morphsearch.training import Recipe, retrain
 
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
 NETWORKS = ("mobilenet_v1?alpha=0.25", "resnet20", "vgg16_bn?alpha=0.25")
 BUDGETS = ("flops=50%", "flops=25%", "params=50%", "params=25%")
 ARMS = ("uniform", "random", "slimmable", "gamma-l1")

@@ -42,9 +42,9 @@ class Trials(TrainingFree):
 
     name = "trials"
 
-    def __init__(self, *, trials: int = 8, step: float = 0.5, limit: float = 4.0) -> None:
+    def __init__(self, *, trials: int = 4, step: float = 0.5, limit: float = 4.0) -> None:
         if not isinstance(trials, int) or isinstance(trials, bool) or trials < 2:
-            raise UsageError(f"trials={trials!r}", "trials is a whole number, 2 or more", "8 is usual")
+            raise UsageError(f"trials={trials!r}", "trials is a whole number, 2 or more", "4 is usual")
         self.trials = trials
         self.step = number_in("step", step, 0, 3, "0.5 is usual", open_ends=True)
         self.limit = number_in("limit", limit, 1, 64, "4 is usual")
