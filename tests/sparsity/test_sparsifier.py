@@ -157,6 +157,86 @@ def test_stopped_and_restarted_equals_uninterrupted(stop: int, name: str, scope:
     assert sparsifier.report() == report
 
 
+@pytest.mark.parametrize("followed", [True, False])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_with_feedback_zeros_are_zero_come_back_and_stay_at_the_end(name: str, followed: bool) -> None:
+    model = small()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    sparsifier = Sparsifier(
+        model, schedule=Schedule.polynomial(0.7, begin=2, end=40, frequency=2, power=1.0), feedback=True
+    )
+    if followed:
+        sparsifier.follow(optimizer)
+    back, gone = 0, torch.zeros_like(model[0].weight, dtype=torch.bool)
+    for step in range(60):
+        train(model, optimizer, 1, sparsifier, first=step)
+        now = model[0].weight.detach() == 0
+        back += int((gone & ~now).sum())
+        if step > 40:
+            assert torch.equal(now, gone)  # from the end of the schedule on nothing comes back
+        gone = now
+    assert back
+    assert sparsifier.reached == pytest.approx(0.7, abs=0.01)
+    assert zeros(model[0].weight) == pytest.approx(0.7, abs=0.01)
+    assert not sparsifier.state()[0].keys() - {f"mask/{name}" for name, _ in model.named_parameters()}
+    sparsifier.strip()
+
+
+def test_with_feedback_hidden_weights_are_those_of_a_dense_copy() -> None:
+    """Equation 3 of the paper, by hand: one dense copy, moved by the gradients of the network with its zeros."""
+    model, twin = small(), small()
+    steps, rate = 9, 0.05
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    schedule = Schedule.polynomial(0.6, begin=0, end=20, frequency=3)
+    sparsifier = Sparsifier(model, schedule=schedule, feedback=True)
+    names = [one.name for one in sparsifier.weights if one.kept is None]
+    dense = {name: parameter.detach().clone() for name, parameter in twin.named_parameters()}
+    for step in range(steps):
+        with torch.no_grad():
+            for name, parameter in twin.named_parameters():
+                kept = dict(model.named_parameters())[name] != 0 if name in names else torch.ones(()).bool()
+                parameter.copy_(dense[name] * kept)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+        x, y = images()
+        chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(step))[:16]
+        twin.zero_grad()
+        nn.functional.cross_entropy(twin(x[chosen]), y[chosen]).backward()
+        for name, parameter in twin.named_parameters():
+            dense[name] -= rate * parameter.grad
+        train(model, optimizer, 1, sparsifier, first=step)
+    now = dict(model.named_parameters())
+    for name in names:
+        known = now[name].detach() + sparsifier._hidden.values.get(name, torch.zeros(()))
+        torch.testing.assert_close(known, dense[name], rtol=1e-4, atol=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(stop=st.integers(1, 29))
+def test_with_feedback_stopped_and_restarted_equals_uninterrupted(stop: int) -> None:
+    def run(cut: int | None) -> nn.Module:
+        model = small()
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+        schedule = Schedule.polynomial(0.8, begin=2, end=20, frequency=3)
+        sparsifier = Sparsifier(model, schedule=schedule, feedback=True)
+        sparsifier.follow(optimizer)
+        if cut is None:
+            train(model, optimizer, 30, sparsifier)
+            return model
+        train(model, optimizer, cut, sparsifier)
+        saved = copy.deepcopy((model.state_dict(), optimizer.state_dict(), *sparsifier.state()))
+        model = small()
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+        sparsifier = Sparsifier(model, schedule=schedule, feedback=True)
+        model.load_state_dict(saved[0])
+        optimizer.load_state_dict(saved[1])
+        sparsifier.follow(optimizer)
+        sparsifier.load_state(saved[2], saved[3])
+        train(model, optimizer, 30 - cut, sparsifier, first=cut)
+        return model
+
+    assert same(run(None), run(stop))
+
+
 def test_states_of_other_sparsifications_are_refused() -> None:
     tensors, state = Sparsifier(small(), schedule=Schedule.constant(0.5)).state()
     others: list[tuple[Sparsifier, dict[str, Tensor], dict[str, Any], str]] = [
