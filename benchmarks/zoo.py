@@ -38,7 +38,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import einsum_flop_jit
+from fvcore.nn.jit_handles import conv_flop_count, einsum_flop_jit, get_shape
 from torch import Tensor, nn
 
 from morphsearch.costs.flops import flops_of
@@ -438,7 +438,17 @@ def einsum_flops(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(dict(pairs).values())
 
 
-HANDLES = {"aten::scaled_dot_product_attention": attention_flops, "aten::einsum": einsum_flops}
+def same_padding_flops(inputs: list[Any], outputs: list[Any]) -> int:
+    """Of a convolution with ``padding="same"``, which is an operation of its own that fvcore does not know."""
+    image, weight, output = (get_shape(value) for value in (*inputs[:2], outputs[0]))
+    return int(conv_flop_count(image, weight, output))
+
+
+HANDLES = {
+    "aten::scaled_dot_product_attention": attention_flops,
+    "aten::einsum": einsum_flops,
+    "aten::_convolution_mode": same_padding_flops,
+}
 
 
 def counted(graph: Any, widths: dict[str, int], model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
