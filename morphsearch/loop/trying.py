@@ -76,8 +76,8 @@ class Trying:
         )
         if trainer.total_steps < FEW_STEPS:
             self._say_once(
-                f"A trial is {trainer.total_steps} steps long: so short a training may favour other widths than a whole "
-                f"one. Give the search more epochs, or fewer trials."
+                f"A trial is {trainer.total_steps} steps long: so short a training may favour other widths than a "
+                "whole one. Give the search more epochs, or fewer trials."
             )
         with deferred_interrupts() as interrupt:
             try:
