@@ -6,8 +6,7 @@
 DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Arms: ``dense``; ``layer``, 70% of
 all parameters zero, every layer alike (--of network); ``global``, the same by one ranking of all weights (--scope
 global); ``early`` and ``late``, as ``global``, with the schedule from 0 to 40% of the training and from 40% to 90%;
-``prunable``, 70% of every convolution and linear layer, depthwise kernels and norms out of the count; ``feedback`` and
-``feedback-prunable``, as ``layer`` and ``prunable``, with masked weights that go on learning out of sight (--feedback).
+``prunable``, 70% of every convolution and linear layer, depthwise kernels and norms out of the count.
 ``--images N`` trains on the first N of a random order (a probe), and ``--results FILE`` writes elsewhere.
 Resumable: stop it at any time and give the same command again; finished trainings are not repeated. Prints a JSON line
 a training, and after each writes benchmarks/results/sparsify_cifar10.json, which docs/benchmarks.md quotes;
@@ -44,8 +43,6 @@ SPARSE: dict[str, dict[str, Any]] = {
     "early": {"of": "network", "scope": "global", "begin": 0, "end": 0.4},
     "late": {"of": "network", "scope": "global", "begin": 0.4, "end": 0.9},
     "prunable": {},
-    "feedback": {"of": "network", "feedback": True},
-    "feedback-prunable": {"feedback": True},
 }
 ARMS = ("dense", *SPARSE)
 

@@ -27,7 +27,7 @@ class SparsifyConfig:
         data: spec of the data. data_seed, val_fraction: of its splits; `seed` where data_seed is None.
         target: final sparsity; None with `nm`. schedule, initial, begin, end, frequency, power: see
             :class:`~morphsearch.sparsity.schedule.Schedule`; None takes its defaults.
-        scope, of, block, pool, nm, include, exclude, depthwise, strategy, strategy_options, feedback: see
+        scope, of, block, pool, nm, include, exclude, depthwise, strategy, strategy_options: see
             :class:`~morphsearch.sparsity.sparsifier.Sparsifier`.
         weights: what it starts from: ``"fresh"`` (as the model is built), ``"inherited"`` or ``"retrained"`` (of an
             architecture in a run), or a safetensors file.
@@ -57,7 +57,6 @@ class SparsifyConfig:
     depthwise: bool = False
     strategy: str = "magnitude-sparsity"
     strategy_options: dict[str, Any] = field(default_factory=dict)
-    feedback: bool = False
     weights: str = FRESH
     epochs: float = 10
     seed: int = 0
@@ -136,7 +135,6 @@ class SparsifyConfig:
             "depthwise",
             "strategy",
             "strategy_options",
-            "feedback",
         )
         return {"schedule": self.timing(), **{name: getattr(self, name) for name in names}}
 

@@ -14,7 +14,6 @@ from morphsearch.arguments import named_arguments
 from morphsearch.errors import DivergedError, InputError, UnknownName, UsageError
 from morphsearch.sparsity.bits import bits_of, clear, fit, pruned_of
 from morphsearch.sparsity.follow import Followed
-from morphsearch.sparsity.hidden import Hidden
 from morphsearch.sparsity.masks import SCOPES, masks
 from morphsearch.sparsity.measure import Sizes, SparsityReport, report_of, sizes
 from morphsearch.sparsity.patterns import Block, NofM, Pattern, Single
@@ -24,7 +23,7 @@ from morphsearch.sparsity.targets import find_weights
 from morphsearch.sparsity.values import block_size, count, n_of_m, percent, share
 
 BASES = ("prunable", "network")
-MASK, HIDDEN = "mask/", "hidden/"
+MASK = "mask/"
 
 
 class SparsityWarning(UserWarning):
@@ -58,8 +57,6 @@ class Sparsifier:
         nm: ``(2, 4)`` or ``"2:4"``: N of every M weights along the input channels stay. Sets the target.
         include, exclude, depthwise: which layers, see :func:`targets.find_weights`.
         strategy: name of a registered :class:`MaskStrategy`, or one.
-        feedback: until the end of the schedule masked weights go on learning out of sight, and come back where they
-            outgrow others (Lin et al., ICLR 2020, arXiv 2006.07253). The network has its zeros all the time.
         measure: compress the network as it is now, for the report. Takes seconds for 100 million weights.
 
     Attributes:
@@ -88,7 +85,6 @@ class Sparsifier:
         depthwise: bool = False,
         strategy: str | MaskStrategy = MagnitudeSparsity.name,
         strategy_options: Mapping[str, Any] | None = None,
-        feedback: bool = False,
         measure: bool = True,
     ) -> None:
         for kind, value, known in (("scope", scope, SCOPES), ("basis (of)", of, BASES)):
@@ -108,11 +104,8 @@ class Sparsifier:
         self.before: Sizes | None = sizes(model) if measure else None
         self.steps_done = 0
         self.stripped = False
-        if not isinstance(feedback, bool):
-            raise UsageError(f"feedback={feedback!r}", "feedback is true or false", "write True or False")
         self._parameters = {one.name: one.parameter for one in self._chosen}
         self._bits: dict[str, Tensor] = {}
-        self._hidden = Hidden(self._parameters) if feedback else None
         self._followed: list[Followed] = []
         if self.timetable.fires(0):
             self._update()
@@ -135,7 +128,7 @@ class Sparsifier:
             UsageError: an optimizer whose state cannot be followed, or of another network.
         """
         self._refuse_stripped("follow()")
-        followed = Followed(optimizer, self._parameters, self._held_at_zero)
+        followed = Followed(optimizer, self._parameters, self._bits.get)
         followed.mask_state()
         self._followed.append(followed)
 
@@ -150,19 +143,10 @@ class Sparsifier:
         self.steps_done += 1
         for followed in self._followed:
             followed.check()
-        if self._hidden is not None and self.steps_done <= self.timetable.end:
-            self._hidden.absorb(self._bits)
-            self.apply()
         if self.timetable.fires(self.steps_done):
             self._update()
         else:
             self.apply()
-
-    def _held_at_zero(self, name: str) -> Tensor | None:
-        """The mask of a weight, where neither gradients nor the optimizer's state may move what is masked."""
-        if self._hidden is not None and self.steps_done < self.timetable.end:
-            return None
-        return self._bits.get(name)
 
     @torch.no_grad()
     def apply(self, model: nn.Module | None = None) -> None:
@@ -205,8 +189,6 @@ class Sparsifier:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a resumed training needs beyond the network's and the optimizer's own state: tensors, and JSON data."""
         tensors = {f"{MASK}{name}": pruned_of(bits).cpu() for name, bits in self._bits.items()}
-        if self._hidden is not None:
-            tensors |= {f"{HIDDEN}{name}": values.cpu().clone() for name, values in self._hidden.values.items()}
         before = asdict(self.before) if self.before is not None else None
         return tensors, {"steps_done": self.steps_done, "settings": self.settings(), "before": before}
 
@@ -236,12 +218,6 @@ class Sparsifier:
         self.steps_done = done
         self._bits.clear()
         self._bits.update({name: self._bits_of(name, mask) for name, mask in found.items()})
-        if self._hidden is not None:
-            self._hidden.values = {
-                name.removeprefix(HIDDEN): values.to(self._parameters[name.removeprefix(HIDDEN)], copy=True)
-                for name, values in tensors.items()
-                if name.startswith(HIDDEN)
-            }
         self.apply()
         for followed in self._followed:
             followed.mask_state()
@@ -256,8 +232,6 @@ class Sparsifier:
                     "masks belong to the parameters of the network that was passed",
                     "make the Sparsifier after whatever replaces parameters (shrinking, parametrizing, wrapping)",
                 )
-        if self._hidden is not None:
-            self._hidden.show()
         self._check_finite()
         saliency = {}
         for name, parameter in self._parameters.items():
@@ -274,8 +248,6 @@ class Sparsifier:
         self._bits.clear()
         # A mask that takes nothing is none, so that a sparsity of 0 is training as it would be without.
         self._bits.update({name: self._bits_of(name, mask) for name, mask in made.items() if bool(mask.any())})
-        if self._hidden is not None and self.steps_done < self.timetable.end:
-            self._hidden.hide(self._bits)
         self.apply()
         for followed in self._followed:
             followed.mask_state()
@@ -311,7 +283,6 @@ class Sparsifier:
             "pattern": repr(self.pattern) if not isinstance(self.pattern, Single) else "single",
             "strategy": self.criterion.name,
             "weights": {name: list(parameter.shape) for name, parameter in self._parameters.items()},
-            **({"feedback": True} if self._hidden is not None else {}),
         }
 
     def _bits_of(self, name: str, mask: Tensor) -> Tensor:

@@ -84,9 +84,6 @@ FRACTION = "10%, or a step such as 200"
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Not these layers. Repeatable.")
 @click.option("--depthwise", is_flag=True, help="Depthwise kernels too; biases and norms never are.")
 @click.option(
-    "--feedback", is_flag=True, help="Masked weights go on learning out of sight, and may come back until the end."
-)
-@click.option(
     "--weights",
     default="fresh",
     show_default=True,
