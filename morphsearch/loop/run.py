@@ -21,6 +21,7 @@ from morphsearch.loop.runner import Listener, Runner, silent
 from morphsearch.loop.schema import REPAIR, line_of
 from morphsearch.loop.session import Search
 from morphsearch.models import Seed, build_seed
+from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.registry import get as get_strategy
 from morphsearch.training import Trainer
 
@@ -72,7 +73,7 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
     if all(row.satisfiable for row in rows):
         budgets.check(expand=config.expand)
     steps = None
-    if strategy.needs_training:
+    if strategy.needs_training or type(strategy).run_phase is not Strategy.run_phase:
         steps = (
             config.steps or Trainer(seed.model, data, config.training(len(data.train)), seed=config.seed).total_steps
         )
