@@ -31,7 +31,7 @@ def exact(line: Line) -> bool:
 
 def _totals(done: list[Line], failed: list[Line], everything: int) -> str:
     seconds = sorted(line["record_s"] + line["halve_s"] for line in done)
-    forwards = [(line["record_s"] + line["halve_s"]) / line["forward_s"] for line in done if line["forward_s"] > 0]
+    forwards = [(line["record_s"] + line["halve_s"]) / line["forward_s"] for line in done if line["forward_s"]]
     memory = [line["memory"]["ratio"] for line in done]
     trained = sum(line["runs"]["train"] == "ok" for line in done)
     copied = sum(line["runs"]["state_dict"] == line["runs"]["deepcopy"] == "ok" for line in done)
