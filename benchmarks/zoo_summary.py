@@ -61,7 +61,10 @@ def _totals(done: list[Line], failed: list[Line], everything: int) -> str:
         ("`state_dict` and `deepcopy`", f"{copied} of {len(done)}"),
         ("seconds to record and halve, median", f"{statistics.median(seconds):.2f}"),
         ("the same, 95th percentile and longest", f"{seconds[int(0.95 * len(seconds))]:.2f}, {seconds[-1]:.1f}"),
-        ("the same, in forward passes, median", f"{statistics.median(forwards):.1f}"),
+        (
+            f"the same, in forward passes, median of the {len(forwards)} lines that timed one by itself",
+            f"{statistics.median(forwards):.1f}",
+        ),
         (
             "peak memory over that of a forward pass, median and 95th percentile",
             f"{statistics.median(memory):.1f}, {sorted(memory)[int(0.95 * len(memory))]:.1f}",
@@ -136,9 +139,8 @@ def _slow(done: list[Line]) -> str:
     for line in slow:
         if line["record_s"] + line["halve_s"] <= 5:
             break
-        table.append(
-            f"| {line['network']} | {line['record_s']:.1f} | {line['halve_s']:.1f} | {line['forward_s']:.1f} |"
-        )
+        forward = f"{line['forward_s']:.1f}" if line["forward_s"] else "-"
+        table.append(f"| {line['network']} | {line['record_s']:.1f} | {line['halve_s']:.1f} | {forward} |")
     return "\n".join(table)
 
 
