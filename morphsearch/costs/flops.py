@@ -111,9 +111,13 @@ def _contraction(first: TensorShape, second: TensorShape, output: TensorShape, s
     """``numel(first)`` times what of `second` is its own; `shared` elements of it are also in `first`.
 
     The sizes tell which dimension depends on the widths: a contracted one changes both inputs and not the output, a
-        batch
-    dimension changes all three in proportion, and otherwise each input has its own.
+    batch dimension changes all three in proportion, and otherwise each input has its own. Where one is an outer
+    product, as the context of linear attention, the dimension that is not contracted has labels of its own.
     """
+    if second.outer:
+        return Polynomial.product(first.numel, second.size(-1))
+    if first.outer:
+        return Polynomial.product(second.numel, first.size(-2))
     own = prod(second.shape) // max(shared, 1)
     if not output.numel.coefficients or not second.numel.coefficients:
         return Polynomial.product(first.numel, float(own))

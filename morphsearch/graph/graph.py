@@ -44,6 +44,20 @@ class TensorShape:
         units = np.where(ids > 0, self._resolution.unit_of[np.maximum(ids, 0)], -1)
         return _extent(units, self._resolution, fraction(self._labels))
 
+    @property
+    def outer(self) -> bool:
+        """An outer product of channels: every element belongs to two units, and :attr:`numel` knows one of them."""
+        return self._labels.second is not None
+
+    def size(self, dim: int) -> Extent:
+        """Size of dimension `dim`."""
+        for ids in (self._labels.ids, self._labels.second):
+            if ids is not None and ids.shape[dim] > 1:
+                line = ids.movedim(dim, 0).flatten(1)[:, 0].numpy()
+                units = np.where(line > 0, self._resolution.unit_of[np.maximum(line, 0)], -1)
+                return _extent(units, self._resolution)
+        return Extent(float(self.shape[dim]))
+
 
 @dataclass
 class Operation:

@@ -49,6 +49,23 @@ def attention(x: Tensor) -> Tensor:
     return torch.bmm(torch.bmm(tokens.transpose(1, 2), tokens).softmax(-1), tokens.transpose(1, 2))
 
 
+def context(x: Tensor, query: nn.Module, key: nn.Module, value: nn.Module, after: nn.Module) -> Tensor:
+    """Linear attention: keys times values first, an outer product of channels."""
+    q, k, v = (layer(x).flatten(2) for layer in (query, key, value))
+    return after(((k.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2) @ q).unflatten(2, x.shape[2:]))
+
+
+def context_last(x: Tensor, query: nn.Module, key: nn.Module, value: nn.Module, after: nn.Module) -> Tensor:
+    """The same with the outer product as the second factor."""
+    q, k, v = (layer(x).flatten(2) for layer in (query, key, value))
+    given = q.transpose(1, 2) @ (k.softmax(-1) @ v.transpose(1, 2))
+    return after(given.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+def context_layers() -> tuple[nn.Module, ...]:
+    return tuple(nn.Conv2d(a, b, 1) for a, b in ((8, 6), (8, 6), (8, 10), (10, 5)))
+
+
 CASES: dict[str, Callable[[], Any]] = {
     "conv": lambda: Apply(lambda x, c: c(x), nn.Conv2d(8, 12, 3, stride=2)),
     "conv 1x1": lambda: Apply(lambda x, c: c(x), nn.Conv2d(8, 12, 1)),
@@ -86,6 +103,8 @@ CASES: dict[str, Callable[[], Any]] = {
         lambda x: nn.functional.grid_sample(x, torch.zeros(x.shape[0], 4, 4, 2, device=x.device), align_corners=False)
     ),
     "attention": lambda: Apply(attention),
+    "linear attention": lambda: Apply(context, *context_layers()),
+    "linear attention, context last": lambda: Apply(context_last, *context_layers()),
     "matmul": lambda: Apply(lambda x: x.flatten(2) @ x.flatten(2).transpose(1, 2)),
     "not counted": lambda: Apply(lambda x: nn.functional.max_pool2d(torch.relu(x), 2).mean((2, 3)) + 1),
 }
