@@ -135,7 +135,8 @@ class Library:
         result += _docstring(about or _where(shared.paths))
         columns = list(zip(*shared.values, strict=True))
         typed = [f"{name}: {_type_of(columns[hole])}" for name, hole in arguments]
-        body = [line for line in lines[1:] if line]
+        after = [*lines[2:], ""]
+        body = [line for line, following in zip(lines[1:], after, strict=True) if line or following.startswith("    @")]
         if body != ["        super().__init__()"] or typed:
             result += ["", *fit(f"    def __init__({', '.join(['self', *typed])}) -> None:")]
             result += [one for line in body[:1] for one in fit(line)]

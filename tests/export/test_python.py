@@ -21,6 +21,7 @@ from morphsearch.exporting import python
 from morphsearch.files import read_tensors
 from tests import torchvision_shim
 from tests.export.exporting import assert_same, construct, resized, source
+from tests.graph import usual
 from tests.graph.mechanisms import CASES, cbr, conv, head, net
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,9 @@ MECHANISMS = (
     " squeeze_excite layer_scale learned_gate layer_norm_map group_norm batch_norm_plain shared_head tied_weights"
     " two_inputs functional buffers blur_pool_written weight_standardisation summed_weights control_flow never_called"
     " auxiliary_head one_dimensional three_dimensional eca attention multihead_attention recurrent embedding_of_argmax"
+    " weight_norm"
 ).split()
+assert usual.weight_norm.__name__ in CASES  # that file registers its networks
 Pair = namedtuple("Pair", ["first", "second"])
 
 
@@ -62,6 +65,19 @@ def test_torchvision(name: str, tmp_path: Path) -> None:
     assert_same(model, text, torch.zeros(2, 3, 65, 67))
     assert formatted(text, tmp_path)
     assert "torchvision" not in {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+
+
+def test_fresh_weights_under_weight_norm(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    normed = torch.nn.utils.parametrizations.weight_norm
+    seed = nn.Sequential(normed(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+    model, architecture = resized(seed, torch.zeros(1, 3, 8, 8))
+    text = source(model, architecture)
+    assert formatted(text, tmp_path)
+    made = construct(text)
+    length = made.get_parameter("0.parametrizations.weight.original0")
+    assert (length > 0).all()
+    assert made(torch.zeros(2, 3, 8, 8)).isfinite().all()
 
 
 def test_blocks_of_other_widths_share_a_class() -> None:
