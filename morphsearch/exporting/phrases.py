@@ -43,9 +43,9 @@ OPERATORS = {
     "eq": "{} == {}",
     "ne": "{} != {}",
 }
-# Private functions of torch that its own modules call, in terms of public ones.
+# Private functions of torch that its own modules call, and how many arguments, in terms of public ones.
 PRIVATE = {
-    "?_weight_norm": "{0} * ({1} / torch.norm_except_dim({0}, 2, {2}))",
+    ("?_weight_norm", 3): "{0} * ({1} / torch.norm_except_dim({0}, 2, {2}))",
 }
 PACKAGES = {
     "torch.nn.functional.": "F.",
@@ -85,12 +85,8 @@ class Phrases:
             return self.method(name.removeprefix("torch.Tensor."), args, kwargs)
         if name.startswith("aten."):
             return self.called(f"torch.ops.{name}", last, args, kwargs)
-        form = PRIVATE.get(name)
-        if (
-            form is not None
-            and not kwargs
-            and len(args) == 1 + max(int(place) for place in re.findall(r"{(\d)}", form))
-        ):
+        form = PRIVATE.get((name, len(args) + len(kwargs)))
+        if form is not None and not kwargs:
             return form.format(*(self.operand(arg) for arg in args))
         text = next((short + name.removeprefix(long) for long, short in PACKAGES.items() if name.startswith(long)), "")
         if not text or not _public(text):
