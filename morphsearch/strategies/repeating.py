@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 
 from morphsearch.errors import UsageError
@@ -28,10 +29,11 @@ class LastPass:
 
     Args:
         model: the network. match: how outputs are compared, one of :data:`MATCHES`.
+        examples: the share of a batch that is repeated, its first ones.
     """
 
-    def __init__(self, model: nn.Module, match: str) -> None:
-        self.model, self.match = model, match
+    def __init__(self, model: nn.Module, match: str, examples: float = 1.0) -> None:
+        self.model, self.match, self.examples = model, match, examples
         self._kept: tuple[tuple[Any, ...], dict[str, Any], list[Tensor], tuple[str, bool, torch.dtype]] | None = None
         self._repeating = False
         self._hook: RemovableHandle | None = None
@@ -102,7 +104,19 @@ class LastPass:
         outputs = [tensor.detach() for tensor in _tensors(output)]
         device = outputs[0].device.type if outputs else "cpu"
         cast = (device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        args, kwargs, outputs = _first((args, kwargs, outputs), self.examples)
         self._kept = (args, kwargs, outputs, cast)
+
+
+def _first(passed: Any, share: float) -> Any:
+    """A pass of a share of its examples, two at least; all of it where the outputs do not say how many there are."""
+    _, _, outputs = passed
+    counts = {tensor.shape[:1] for tensor in outputs}
+    if share >= 1 or len(counts) != 1 or counts == {()}:
+        return passed
+    (size,) = counts.pop()
+    part = min(size, max(2, round(share * size)))
+    return tree_map_only(Tensor, lambda one: one[:part] if one.shape[:1] == (size,) else one, passed)
 
 
 def _tensors(output: Any) -> list[Tensor]:

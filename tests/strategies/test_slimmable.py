@@ -153,6 +153,20 @@ def test_a_network_of_numbers_needs_the_option_and_is_told_so():
                 strategy.penalty(torch.ones(graph.num_units), 0.0)
 
 
+@pytest.mark.parametrize(("share", "seen"), [(0.25, 4), (1.0, 16), (0.01, 2)])
+def test_narrow_networks_see_a_share_of_the_batch(share, seen):
+    model, x = _Number(), example_inputs(16)
+    graph = record(model, x)
+    strategy = get("slimmable", plain=0.0, match="numbers", examples=share)
+    strategy.attach(model, graph)
+    strategy.after_step(torch.ones(graph.num_units), 0.0, 0.1)
+    sizes = []
+    model.conv.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    model.train()(x)
+    strategy.penalty(torch.ones(graph.num_units), 0.0).backward()
+    assert sizes == [16, seen, seen]
+
+
 def test_a_search_meets_its_budget_and_says_what_it_evaluated(tmp_path):
     result = ms.search(
         build_seed("mobilenet_v1?alpha=0.25", num_classes=10, input_shape=(1, 8, 8)).model,
@@ -214,6 +228,8 @@ def test_held_out_loss_is_repeatable_and_leaves_statistics_alone():
         {"parts": 2.5},
         {"widths": 0},
         {"match": "klasses"},
+        {"examples": 0},
+        {"examples": 1.5},
     ],
 )
 def test_options_out_of_range(options):
