@@ -34,6 +34,7 @@ SIZES = 6  # where the columns of elements read and written begin
 ROUNDS = 4
 TICK = 5e-7  # seconds, the resolution of clocks
 DIVISORS = (4, 8, 16)
+SEEN = 0.1  # of the largest operation: up to there a surcharge must have been seen to count
 
 
 def padded(size: np.ndarray, vector: int) -> np.ndarray:
@@ -52,14 +53,20 @@ def filtered(family: str) -> bool:
     return family in WEIGHTED or family == "matmul"
 
 
-def terms(family: str, rows: np.ndarray) -> np.ndarray:
-    """`n x p`: what the time of an operation is a non-negative combination of; `rows` is `n x f`."""
+def terms(family: str, rows: np.ndarray, *, everywhere: bool = False) -> np.ndarray:
+    """`n x p`: what the time of an operation is a non-negative combination of; `rows` is `n x f`.
+
+    With `everywhere`, terms that only some widths have (surcharges) are given as if all widths had them.
+    """
     c, o, per_group, kernel, taken, made, read, written = rows.T
     one = np.ones(len(rows))
     uneven = 1 - _divides(c, 4) * _divides(o, 4)
+    even = 1 - uneven
+    if everywhere:
+        uneven = even = one
     if not filtered(family):
         # What stands between blocked convolutions may pay for a change of layout, or be spared one.
-        return np.stack([one, read, written, uneven, read * uneven, read * (1 - uneven)], axis=1)
+        return np.stack([one, read, written, uneven, read * uneven, read * even], axis=1)
     macs = made * o * per_group * kernel
     deep = family in ("conv_depthwise", "conv_grouped")
     columns = [one, macs, read, written, o * per_group * kernel]
@@ -173,7 +180,7 @@ def fit_family(family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0
     if len(rows) > MOST:
         chosen = np.sort(np.random.default_rng(seed).choice(len(rows), MOST, replace=False))
         rows, seconds = rows[chosen], seconds[chosen]
-    theta = _theta(terms(family, rows), seconds)
+    theta = _theta(known(family, rows), seconds)
     fit = FamilyFit(theta, low=rows.min(0), high=rows.max(0), samples=len(rows))
     plain = np.maximum(terms(family, rows) @ theta, TINY)
     rest = np.log(seconds / plain)
@@ -209,6 +216,17 @@ def _solved(gram: np.ndarray, noise: np.ndarray, rest: np.ndarray) -> tuple[np.n
     inverse = cho_solve(cho_factor(gram + np.diag(noise), lower=True), np.eye(len(gram)))
     weights = inverse @ rest
     return weights, np.abs(weights / np.diagonal(inverse))
+
+
+def known(family: str, rows: np.ndarray) -> np.ndarray:
+    """:func:`terms`, without those that were seen on small operations alone.
+
+    A surcharge that the clock's own error puts on operations of ten elements is not one to put on a million.
+    """
+    found = terms(family, rows)
+    seen = np.abs(found).max(0) >= SEEN * np.abs(terms(family, rows, everywhere=True)).max(0)
+    result: np.ndarray = found * seen
+    return result
 
 
 def _theta(phi: np.ndarray, seconds: np.ndarray) -> np.ndarray:
