@@ -9,7 +9,7 @@ the origin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,52 +84,4 @@ def _makers(graph: ConvGraph) -> np.ndarray:
     return count
 
 
-def climb(
-    loss: Callable[[tuple[float, ...]], float], axes: int, evaluations: int, *, step: float = 0.5
-) -> tuple[tuple[float, ...], float]:
-    """The best point that a pattern search finds (Hooke and Jeeves 1961), starting at the origin.
-
-    It follows an axis as long as that helps, then the next one; when none helps it halves the step. Losses are noisy,
-    so a step must not be small, and no derivative is asked for.
-
-    Args:
-        loss: of a point; called at most once for each.
-        axes: how many numbers a point has. evaluations: how often `loss` may be called.
-
-    Returns:
-        The point and its loss.
-    """
-    seen: dict[tuple[float, ...], float] = {}
-
-    def at(point: tuple[float, ...]) -> float | None:
-        if point not in seen:
-            if len(seen) >= evaluations:
-                return None
-            seen[point] = loss(point)
-        return seen[point]
-
-    here = (0.0,) * axes
-    best = at(here)
-    if best is None or not axes:
-        return here, float("inf") if best is None else best
-    while step > 1e-3:
-        moved = False
-        for axis in range(axes):
-            for sign in (1.0, -1.0):
-                went = False
-                while True:
-                    there = tuple(value + sign * step * (number == axis) for number, value in enumerate(here))
-                    found = at(there)
-                    if found is None:
-                        return here, best
-                    if not found < best:
-                        break
-                    here, best, went, moved = there, found, True, True
-                if went:
-                    break
-        if not moved:
-            step /= 2
-    return here, best
-
-
-__all__ = ["AXES", "Shapes", "climb"]
+__all__ = ["AXES", "Shapes"]

@@ -4,8 +4,8 @@ Which widths a network should have is decided by how well it trains with them, a
 falls to zero tells most of that: Radosavovic et al. (arXiv 2003.13678, section 3.1) compare whole design spaces by
 trainings of ten epochs, and EfficientNet (arXiv 1905.11946, section 3.3) finds its coefficients on a small grid. Free
 widths are far too many to be tried one by one, so candidates are *shapes* (:mod:`~morphsearch.strategies.shapes`): two
-or three numbers, searched by following what helps. Every candidate costs what the budget allows, and the first is
-uniform scaling, so that the answer is another shape only where that one did better.
+or three numbers. Every candidate costs what the budget allows, the first is uniform scaling, and the answer is the
+floor of a valley fitted to all of them (:mod:`~morphsearch.strategies.valley`), not the luckiest.
 
 All candidates begin with the same seed and see the same images in the same order. No unit of the seed is judged: the
 architecture begins with fresh weights.
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Fits, Phase, TrainingFree, Widths
 from morphsearch.strategies.judging import number_in
-from morphsearch.strategies.shapes import Shapes, climb
+from morphsearch.strategies.shapes import Shapes
+from morphsearch.strategies.valley import Valley
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -32,8 +33,9 @@ class Trials(TrainingFree):
     """Short trainings of whole candidates.
 
     Args:
-        trials: how many candidates are trained, uniform scaling among them; each for ``1 / trials`` of the epochs.
-        step: the first step along an axis, in the logarithm of widths.
+        trials: how many candidates are trained, uniform scaling among them; each for ``1 / trials`` of the epochs. By
+            default one more than the network has axes, since trials that are too short tell less than a further one.
+        step: how far along an axis a candidate stands, in the logarithm of widths.
         limit: no group gets wider than so many times the seed's width.
 
     Raises:
@@ -42,9 +44,9 @@ class Trials(TrainingFree):
 
     name = "trials"
 
-    def __init__(self, *, trials: int = 4, step: float = 0.5, limit: float = 4.0) -> None:
-        if not isinstance(trials, int) or isinstance(trials, bool) or trials < 2:
-            raise UsageError(f"trials={trials!r}", "trials is a whole number, 2 or more", "4 is usual")
+    def __init__(self, *, trials: int | None = None, step: float = 0.5, limit: float = 4.0) -> None:
+        if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 2):
+            raise UsageError(f"trials={trials!r}", "trials is a whole number, 2 or more", "leave it out for 3 or 4")
         self.trials = trials
         self.step = number_in("step", step, 0, 3, "0.5 is usual", open_ends=True)
         self.limit = number_in("limit", limit, 1, 64, "4 is usual")
@@ -74,22 +76,29 @@ class Trials(TrainingFree):
                 "trials trains every candidate from scratch",
                 "pass train=, a function of widths and a share of the training, or use ms.search",
             )
+        trials = self.trials or 1 + len(shapes.axes)
+        valley = Valley(len(shapes.axes))
         known: dict[tuple[int, ...], float] = {}
 
-        def loss(point: tuple[float, ...]) -> float:
+        def attempt(point: tuple[float, ...]) -> None:
             widths = context.fill(shapes.widths(point, context.meets, round_to=context.round_to))
             key = tuple(widths.values())
             if key not in known:
-                known[key] = train(widths, 1 / self.trials)
+                known[key] = train(widths, 1 / trials)
                 context.evaluations += 1
                 context.on_step(widths, known[key])
-            return known[key]
+                valley.add(point, known[key])
 
-        self.point, _ = climb(loss, len(shapes.axes), self.trials, step=self.step)
-        there = ", ".join(f"{axis} {value:+.3g}" for axis, value in zip(shapes.axes, self.point, strict=True) if value)
+        attempt((0.0,) * len(shapes.axes))
+        for number in range(trials - 1):
+            here = valley.floor()
+            # Each axis is looked along once, from the best point known then; the others are spent on that point itself.
+            attempt(tuple(self.step if axis == number else value for axis, value in enumerate(here)))
+        self.point = valley.floor()
+        there = ", ".join(f"{axis} {value:+.2g}" for axis, value in zip(shapes.axes, self.point, strict=True) if value)
         self.notes = (
-            f"{len(known)} shapes were trained for 1/{self.trials} of the epochs each; the best is "
-            f"{there or 'uniform scaling'}.",
+            f"{len(known)} shapes were trained for 1/{trials} of the epochs each; the valley fitted to them "
+            f"is lowest at {there or 'uniform scaling'}.",
         )
 
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:
