@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
+from morphsearch.graph.computed import computed_weights
 from morphsearch.graph.rewrite import Plan
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: nn.Module, plan: Plan | None = None) -> None:
     """Give every module fresh weights by its own ``reset_parameters``, then by the network's ``init_weights`` if it
     has one.
 
-    Parameters that no module initialises (layer scales, learned gates) keep the values that they were built with. Where
-    a module's own initialisation knows only the sizes that it was built with, its weights are drawn from a normal
-    distribution of their present mean and deviation.
+    Parameters that no module initialises (layer scales, learned gates) keep the values that they were built with, those
+    of units that are added aside, which may not be copies: of weights they are drawn from a normal distribution of
+    their present mean and deviation. So is every weight of a module whose own initialisation knows only the sizes that
+    it was built with.
     """
     for module in model.modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             try:
-                reset()
+                with computed_weights(module):
+                    reset()
             except Exception:  # whatever its code raises at sizes that it does not expect
                 _redraw(module)
+        elif plan is not None and not isinstance(module, ParametrizationList):  # its layer has seen to that
+            _redraw_copies(model, module, plan)
     network = getattr(model, "init_weights", None)
     if callable(network):
         network()
@@ -34,6 +41,24 @@ def _redraw(module: nn.Module) -> None:
         for parameter in module.parameters(recurse=False):
             if parameter.dim() > 1 and parameter.is_floating_point():
                 parameter.normal_(float(parameter.mean()), float(parameter.std()))
+
+
+def _redraw_copies(model: nn.Module, module: nn.Module, plan: Plan) -> None:
+    """New values for what units that were added have in a module's own weights."""
+    own = {id(parameter) for parameter in module.parameters(recurse=False)}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in own and parameter.is_floating_point() and sum(size > 1 for size in parameter.shape) > 1:
+            values = parameter.detach()
+            if values.min() == values.max():
+                continue  # a scale, at what it begins with
+            mean, deviation = float(values.mean()), float(values.std())
+            for (of, dim), number in plan.copy_number.items():
+                if of == name and (number > 0).any():
+                    added = torch.from_numpy(np.flatnonzero(number > 0)).to(parameter.device)
+                    with torch.no_grad():
+                        parameter.index_copy_(
+                            dim, added, torch.empty_like(parameter.index_select(dim, added)).normal_(mean, deviation)
+                        )
 
 
 def share_columns(model: nn.Module, plan: Plan) -> None:

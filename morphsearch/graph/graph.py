@@ -327,7 +327,7 @@ class ConvGraph:
         """
         network, plan = self.planned(multiplicity)
         if weights == "fresh":
-            initialise(network)
+            initialise(network, plan)
         elif weights == "widen":
             share_columns(network, plan)
             if noise:

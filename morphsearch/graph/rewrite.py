@@ -62,6 +62,9 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
     column_dims = {
         name: dim for (name, dim), roles in tape.roles.items() if any(role == "columns" for role, _ in roles)
     }
+    # In a sum of products one factor is shared out, the other repeated: the vector, where the weight's are rows.
+    shared = {name: dim for (name, dim), (weight, own) in tape.vectors.items() if column_dims.get(weight) != own}
+    column_dims = shared | column_dims
     first_free = (int(resolution.class_of.max(initial=0)) + 1) * most + 1
     return Plan(gather, ids, copies, number, first_free, column_dims, _may_leave(resolution, most, first_free))
 

@@ -76,7 +76,12 @@ class Shapes:
 
 def _makers(graph: ConvGraph) -> np.ndarray:
     """`g`: how many layers make units of each group, those aside that go channel by channel."""
-    mixing = {binding.tensor for binding in graph.bindings if binding.role == "columns"}
+    apart = {op.parameters.get("weight") for op in graph.operations if op.attrs.get("groups", 1) > 1}
+    mixing = {
+        binding.tensor
+        for binding in graph.bindings
+        if binding.role == "columns" and not (binding.tensor in apart and binding.units.size == 1)
+    }
     count = np.zeros(len(graph.groups), np.int64)
     for binding in graph.bindings:
         if binding.role == "rows" and binding.tensor in mixing:

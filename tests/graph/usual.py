@@ -97,6 +97,27 @@ def weight_norm() -> nn.Module:
     )
 
 
+@case(2, 3, 8, 8, removable=0.8)
+def spectral_norm() -> nn.Module:
+    """Every kind of layer with its largest singular value at one (arXiv 1802.05957), as in discriminators."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.up(s.first(x).relu())
+        x = x + s.point(s.depthwise(x).relu())
+        return s.out(s.line(x.relu().mean(2)).relu().sum(2))
+
+    normed = torch.nn.utils.parametrizations.spectral_norm
+    return net(
+        forward,
+        first=normed(conv(3, 8)),
+        up=normed(nn.ConvTranspose2d(8, 6, 4, stride=2, padding=1)),
+        depthwise=normed(conv(6, 6, groups=6)),
+        point=normed(nn.Conv2d(6, 6, 1)),
+        line=normed(nn.Conv1d(6, 8, 3)),
+        out=normed(nn.Linear(8, 3)),
+    )
+
+
 @case(1, 3, 8, 8, removable=0.3, exact=False, reason="its weight is computed from data")
 def dynamic_convolution() -> nn.Module:
     """A mixture of kernels for every image (arXiv 1912.03458): what it reads and writes stays."""

@@ -57,8 +57,9 @@ def test_the_origin_is_uniform_scaling_and_axes_do_what_they_say(graph):
     assert streams["stages.0.0.conv1"] < plain["stages.0.0.conv1"]
 
 
-def test_a_network_without_residual_streams_has_no_axis_for_them():
-    graph = record(NETWORKS["plain"](), example_inputs())
+@pytest.mark.parametrize("name", ["plain", "depthwise"])
+def test_a_network_without_residual_streams_has_no_axis_for_them(name):
+    graph = record(NETWORKS[name](), example_inputs())
     assert "streams" not in Shapes(graph, 4.0).axes
 
 

@@ -22,6 +22,7 @@ from morphsearch.graph.rules.norms import per_channel_norm
 from morphsearch.graph.rules.pairs import on_both_sides
 from morphsearch.graph.rules.products import product
 from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial
+from morphsearch.graph.rules.vectors import vector_product
 from morphsearch.graph.tape import Tape, tensors_in
 
 pointwise = on_both_sides(elementwise.pointwise)
@@ -81,6 +82,11 @@ def fallback(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if plain is not None:
         plain(tape, func, args, kwargs, out)
         return
+    not_followed(tape, func, args, kwargs, out)
+
+
+def not_followed(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Freeze what an operation reads and gives, with its name."""
     outputs = tensors_in(out)
     if not outputs:
         return
@@ -182,6 +188,7 @@ ATEN: dict[str, Rule] = {
     ),
     **_table(on_both_sides(along_dim), "_softmax _log_softmax softmax log_softmax cumsum cumprod sort topk"),
     **_table(product, "mm bmm addmm baddbmm"),
+    **_table(vector_product(not_followed), "mv dot vdot"),
     **_table(aten_convolution, "convolution"),
     **_table(
         aten_batch_norm,
