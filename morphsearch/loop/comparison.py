@@ -21,8 +21,8 @@ class Row:
     """One architecture in the table.
 
     Attributes:
-        label: ``001`` for the first morph, ``uniform``, ``random``, ``seed``.
-        kind: "found", "baseline" or "seed".
+        label: ``001`` for the first morph, ``uniform``, ``random``, ``seed``; ``001-distilled`` with a teacher.
+        kind: "found", "baseline", "seed", or "distilled" for any that had a teacher: the verdict leaves those aside.
         costs: by metric; of random widths the mean over the draws.
         accuracies: one a training seed, in 0..1, on the split named by `evaluated_on`.
         mean, spread: of them; the spread is the sample standard deviation, None for fewer than two.
@@ -103,7 +103,7 @@ def is_family(run: RunDirectory) -> bool:
 
 
 def _order(row: Row) -> tuple[int, str]:
-    return ({"found": 0, "baseline": 1, "seed": 2}[row.kind], row.label)
+    return (("found", "baseline", "seed", "distilled").index(row.kind), row.label)
 
 
 def _row(label: str, results: Sequence[RetrainResult]) -> Row:
@@ -111,9 +111,10 @@ def _row(label: str, results: Sequence[RetrainResult]) -> Row:
     accuracies = [result.accuracy for result in results]
     names = results[0].extra.get("costs", {})
     costs = {name: statistics.fmean(result.extra["costs"][name] for result in results) for name in names}
+    kind = "seed" if label == "seed" else "baseline" if label.split("-")[0] in BASELINES else "found"
     return Row(
         label=label,
-        kind="seed" if label == "seed" else "baseline" if label.split("-")[0] in BASELINES else "found",
+        kind="distilled" if results[0].extra.get("teacher") else kind,
         costs=costs,
         accuracies=accuracies,
         mean=statistics.fmean(accuracies),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from morphsearch import plugins
 from morphsearch.data import DataSplits
 from morphsearch.errors import InputError, StoppedError, UnknownName, UsageError, nearest
+from morphsearch.files import read_tensors
 from morphsearch.graph import ConvGraph
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.baselines import BASELINES, baseline
@@ -20,9 +24,12 @@ from morphsearch.loop.run import data_of, recorded_config
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.loop.runner import Listener, silent
 from morphsearch.training import Recipe, RetrainResult, retrain
+from morphsearch.training.retraining import WEIGHTS
 
 __all__ = ["Comparison", "Row", "compare", "retrain_run", "retraining_recipe", "verdict"]
 
+SEED = "seed"
+DISTILLED = "distilled"
 SEARCHED_FIELDS = ("batch_size", "precision", "channels_last", "augment", "label_smoothing", "accumulate", "optimizer")
 
 
@@ -34,6 +41,7 @@ def retrain_run(
     seeds: int | Sequence[int] = 1,
     epochs: float | None = None,
     recipe: Mapping[str, Any] | None = None,
+    distill: bool = False,
     executor: str = "local",
     listener: Listener | None = None,
     allow_code: bool = False,
@@ -49,6 +57,8 @@ def retrain_run(
         seeds: how many (0, 1, ...), or which.
         epochs: default: as many as one morph trained for.
         recipe: fields of :class:`morphsearch.training.Recipe`; default cosine from 0.1, with the search's batch size.
+        distill: also train each of them with the seed as teacher (which is trained first): rows of their own, beside
+            the others, since what a teacher adds is not the architecture's.
         executor: where to run them.
 
     Raises:
@@ -65,29 +75,33 @@ def retrain_run(
     numbers = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
         raise UsageError(f"seeds={seeds!r}", "one or more training seeds, each once", "use 3, or 0 1 2")
+    if distill and SEED not in baselines:
+        baselines = (*baselines, SEED)
     data = data_of(config)
     training = retraining_recipe(config, epochs, recipe, len(data.train))
     graph, budgets = _seed_graph(found[-1], allow_code, run)
-    work: list[tuple[str, Architecture, int]] = []
+    work: list[_Arm] = []
     for architecture in found:
-        work += [(architecture.name, architecture, seed) for seed in numbers]
-    pairs = [(kind, arm) for kind in baselines for arm in (found if is_family(run) and kind != "seed" else found[-1:])]
+        work += [_Arm(architecture.name, architecture, seed) for seed in numbers]
+    pairs = [(kind, arm) for kind in baselines for arm in (found if is_family(run) and kind != SEED else found[-1:])]
     for kind, arm in pairs:
         for seed in numbers:
             one = baseline(kind, arm, graph, budgets, seed)
             label = _label(kind, arm, config)
             one.save(run.path / "baselines" / f"{label}{one.name.removeprefix(kind)}")
-            work.append((label, one, seed))
-    tasks = [
-        _task(run, data, training, label, architecture, seed, (position, len(work)), hear, allow_code)
-        for position, (label, architecture, seed) in enumerate(work)
-    ]
+            work.append(_Arm(label, one, seed))
+    teachers = {arm.seed: arm for arm in work if arm.label == SEED}
+    taught = [replace(arm, teacher=teachers[arm.seed]) for arm in work if distill and arm.label != SEED]
+    count = len(work) + len(taught)
     try:
-        for _, result in plugins.create("executors", executor).run(tasks):
-            hear(
-                "retrain",
-                {"label": result.label, "seed": result.seed, "accuracy": result.accuracy, "text": _sentence(result)},
-            )
+        for first, arms in ((0, work), (len(work), taught)):  # teachers are among the former
+            tasks = [
+                _task(run, data, training, arm, (position, count), hear, allow_code)
+                for position, arm in enumerate(arms, first)
+            ]
+            for _, result in plugins.create("executors", executor).run(tasks) if tasks else ():
+                heard = {"label": result.label, "seed": result.seed, "accuracy": result.accuracy}
+                hear("retrain", {**heard, "text": _sentence(result)})
     except StoppedError as error:
         command = f"morphsearch retrain {run.path}"
         raise StoppedError(
@@ -106,35 +120,60 @@ def retraining_recipe(
     return Recipe.from_dict(chosen)
 
 
+@dataclass(frozen=True)
+class _Arm:
+    """One training: an architecture, a training seed, and maybe a teacher."""
+
+    label: str
+    architecture: Architecture
+    seed: int
+    teacher: _Arm | None = None
+
+    @property
+    def name(self) -> str:
+        """In the table, and of folders."""
+        return f"{self.label}-{DISTILLED}" if self.teacher is not None else self.label
+
+    def folder(self, run: RunDirectory) -> Path:
+        """Where its weights and its result are."""
+        return run.path / "retrained" / f"{self.name}-seed{self.seed}"
+
+
 def _task(
     run: RunDirectory,
     data: DataSplits,
     recipe: Recipe,
-    label: str,
-    architecture: Architecture,
-    seed: int,
+    arm: _Arm,
     place: tuple[int, int],
     hear: Listener,
     allow_code: bool,
 ) -> Callable[[], RetrainResult]:
+    def trained() -> nn.Module:
+        assert arm.teacher is not None
+        network = arm.teacher.architecture.build(allow_code=allow_code)
+        network.load_state_dict(read_tensors(arm.teacher.folder(run) / WEIGHTS))
+        return network
+
     def task() -> RetrainResult:
         def on_event(kind: str, payload: dict[str, Any]) -> None:
             if kind == "progress":
-                hear(kind, {**payload, "phase": f"{place[0] + 1}/{place[1]} {label} seed {seed}"})
+                hear(kind, {**payload, "phase": f"{place[0] + 1}/{place[1]} {arm.name} seed {arm.seed}"})
 
         return retrain(
-            lambda: architecture.build(allow_code=allow_code),
+            lambda: arm.architecture.build(allow_code=allow_code),
             data,
             recipe,
-            seed=seed,
-            folder=run.path / "retrained" / f"{label}-seed{seed}",
-            label=label,
+            seed=arm.seed,
+            folder=arm.folder(run),
+            label=arm.name,
             extra={
-                "architecture": architecture.name,
-                "widths": architecture.widths,
-                "costs": architecture.totals,
-                "baseline_of": architecture.record.get("baseline_of"),
+                "architecture": arm.architecture.name,
+                "widths": arm.architecture.widths,
+                "costs": arm.architecture.totals,
+                "baseline_of": arm.architecture.record.get("baseline_of"),
+                "teacher": arm.teacher.label if arm.teacher is not None else None,
             },
+            teacher=trained if arm.teacher is not None else None,
             on_event=on_event,
         )
 

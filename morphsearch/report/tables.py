@@ -149,17 +149,21 @@ def comparison(record: Comparison) -> list[RenderableType]:
         ">n",
     ]
     made = style.table("", columns)
-    top = max((row.mean for row in record.rows if row.mean is not None and row.kind != "seed"), default=None)
+    rivals = [row for row in record.rows if row.kind in ("found", "baseline")]
+    top = max((row.mean for row in rivals if row.mean is not None), default=None)
     for row in record.rows:
         spread = "" if row.spread is None else f" ± {100 * row.spread:.2f}"
         accuracy = "-" if row.mean is None else f"{100 * row.mean:.2f}{spread} %"
         costs = [exact(row.costs.get(name)) for name in units]
         label = row.label if row.kind != "found" else f"{row.label} (found)"
-        bold = "bold" if row.mean is not None and row.mean == top else ""
+        bold = "bold" if row.mean is not None and row.mean == top and row in rivals else ""
         made.add_row(Text(label), *costs, *_times(row, timed, foretold), accuracy, str(len(row.accuracies)), style=bold)
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in record.warnings]
     spread_note = "spread: standard deviation over training seeds; n: their number"
-    how = [Text(f"latency measured here: {record.latency_of}", style="dim")] if record.latency_of else []
+    taught = any(row.kind == "distilled" for row in record.rows)
+    taught_note = "distilled: trained with the scores of the trained seed as well; the verdict leaves these rows aside"
+    how = [Text(taught_note, style="dim")] if taught else []
+    how += [Text(f"latency measured here: {record.latency_of}", style="dim")] if record.latency_of else []
     return [made, Group(Text(record.verdict), Text(spread_note, style="dim"), *how, *warnings)]
 
 

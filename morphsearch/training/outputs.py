@@ -55,6 +55,24 @@ def classification_loss(output: Any, targets: Tensor, label_smoothing: float = 0
     return loss, logits
 
 
+def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """How far scores (`n x classes`) are from a teacher's: ``T^2 KL(softmax(wanted / T) || softmax(logits / T))``, the
+    mean over the batch (Hinton et al., arXiv 1503.02531, section 2; the factor keeps gradients at their size).
+
+    Raises:
+        InputError: the shapes differ.
+    """
+    if logits.shape != wanted.shape:
+        raise InputError(
+            f"the teacher gives scores of shape {tuple(wanted.shape)}, the network of {tuple(logits.shape)}",
+            "a teacher knows the same classes",
+            "use a teacher that was trained on this data",
+        )
+    ours = functional.log_softmax(logits.float() / temperature, 1)
+    theirs = functional.log_softmax(wanted.float() / temperature, 1)
+    return temperature**2 * functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
 def check_logits(logits: Tensor, batch: int, classes: int) -> None:
     """Refuse logits that cannot be scored against `classes` labels.
 

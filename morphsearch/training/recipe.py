@@ -37,6 +37,10 @@ class Recipe:
         augment: random crops and flips, as the data source defines them.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         clip_norm: largest norm of the whole gradient; None does not clip.
+        ema: decay of a moving average of the weights, which a training from scratch judges and keeps instead of the
+            last ones; 0 for none. Searches and sparsification go on from their weights, and average none.
+        distill: share of the loss that a teacher has where there is one (Hinton et al., arXiv 1503.02531).
+        temperature: by which the scores of teacher and student are divided for it.
 
     Raises:
         UsageError: a value of the wrong type or outside its range.
@@ -57,6 +61,9 @@ class Recipe:
     augment: bool = True
     device: str = "auto"
     clip_norm: float | None = None
+    ema: float = 0.0
+    distill: float = 0.9
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         self._number("epochs", "a number above 0", lambda value: value > 0)
@@ -69,6 +76,9 @@ class Recipe:
         self._number("label_smoothing", "a number in [0, 1)", lambda value: 0 <= value < 1)
         if self.clip_norm is not None:
             self._number("clip_norm", "a number above 0, or null for no clipping", lambda value: value > 0)
+        self._number("ema", "a number in [0, 1), 0 for none", lambda value: 0 <= value < 1)
+        self._number("distill", "a number above 0, at most 1", lambda value: 0 < value <= 1)
+        self._number("temperature", "a number above 0", lambda value: value > 0)
         self._choice("optimizer", OPTIMIZERS)
         self._choice("schedule", SCHEDULES)
         self._choice("precision", PRECISIONS)

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from morphsearch.errors import DivergedError, InputError, StoppedError, UsageError
 from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
+from morphsearch.training.averaging import PREFIX, MovingAverage
 from morphsearch.training.checkpoint import load_checkpoint, save_checkpoint
 from morphsearch.training.epoch import EpochStats
 from morphsearch.training.evaluation import Evaluation
@@ -78,6 +80,7 @@ def retrain(
     folder: Path,
     label: str,
     extra: dict[str, Any] | None = None,
+    teacher: Callable[[], nn.Module] | None = None,
     on_event: Listener | None = None,
 ) -> RetrainResult:
     """Train `model` by `recipe` and judge its last epoch on the test split, which is read once, at the end.
@@ -86,6 +89,10 @@ def retrain(
     `seed`, and not at all for a folder that is already finished. Writes ``folder/metrics.jsonl`` (a line an epoch),
     ``weights.safetensors`` and last ``result.json``. The state is kept in ``folder/checkpoint/`` at every epoch and
     about every minute; the same call goes on from there, and ends as if it had never stopped.
+
+    With `ema` in the recipe, the moving average of the weights is what is judged and written. `teacher` builds a
+    trained network whose scores the training follows as well (see ``distill`` of the recipe); it is called unless the
+    folder is finished.
 
     `on_event` gets ``"progress"`` events, and ``"epoch"`` with the line of ``metrics.jsonl``.
 
@@ -104,7 +111,15 @@ def retrain(
     saved = load_checkpoint(folder / CHECKPOINT)
     if saved is not None:
         _check_same(folder, "retraining", saved[1], _identity(label, seed, recipe))
-    trainer = Trainer(_built(model, seed), data, recipe, seed=seed, progress=on_event, phase="retrain")
+    trainer = Trainer(
+        _built(model, seed),
+        data,
+        recipe,
+        seed=seed,
+        teacher=teacher() if teacher is not None else None,
+        progress=on_event,
+        phase="retrain",
+    )
     work = _Retraining(trainer, folder, label, on_event)
     work.begin(saved)
     with deferred_interrupts() as interrupt:
@@ -180,6 +195,10 @@ class _Retraining:
 
     def __init__(self, trainer: Trainer, folder: Path, label: str, on_event: Listener | None) -> None:
         self.trainer, self.folder, self.label, self.on_event = trainer, folder, label, on_event
+        self.average: MovingAverage | None = None
+        if trainer.recipe.ema:
+            self.average = MovingAverage(trainer.model, trainer.recipe.ema)
+            trainer.after_step = self.average.update
         self.val: dict[str, Any] = {}
         self.seconds, self.images = 0.0, 0
         self._saved_at = time.monotonic()
@@ -189,7 +208,10 @@ class _Retraining:
         """Go on from `saved`, or start: then a first checkpoint fixes what was chosen by timing."""
         if saved is not None:
             tensors, state = saved
-            self.trainer.load_state(tensors, state["trainer"])
+            own = {name: value for name, value in tensors.items() if not name.startswith(PREFIX)}
+            self.trainer.load_state(own, state["trainer"])
+            if self.average is not None:
+                self.average.load(tensors)
             self.val, self.seconds, self.images = state["val"], state["seconds"], state["images"]
             self._logged = self.trainer.epoch
         lines = read_lines(self.folder / METRICS)
@@ -209,7 +231,8 @@ class _Retraining:
             interrupt.check()
 
         stats = self.trainer.train_epoch(on_batch=on_batch)
-        val = self.trainer.evaluate(self.trainer.data.val)
+        with self._judged():
+            val = self.trainer.evaluate(self.trainer.data.val)
         self.seconds, self.images = self.seconds + stats.seconds, self.images + stats.images
         self.val = {"val_loss": finite(val.loss), "val_accuracy": val.accuracy}
         line = self._line(stats)
@@ -219,6 +242,10 @@ class _Retraining:
         if self.on_event is not None:
             self.on_event("epoch", line)
 
+    def _judged(self) -> AbstractContextManager[None]:
+        """While this lasts the network has the weights that count."""
+        return self.average.applied() if self.average is not None else nullcontext()
+
     def save(self) -> None:
         """Write the checkpoint.
 
@@ -226,6 +253,8 @@ class _Retraining:
             DivergedError: the state is not worth keeping.
         """
         tensors, state = self.trainer.state()
+        if self.average is not None:
+            tensors |= self.average.tensors()
         save_checkpoint(
             self.folder / CHECKPOINT,
             tensors,
@@ -252,7 +281,9 @@ class _Retraining:
         split, name = trainer.data.test, "test"
         if split is None:
             split, name = trainer.data.val, "val"
-        outcome: Evaluation = trainer.evaluate(split)
+        with self._judged():
+            outcome: Evaluation = trainer.evaluate(split)
+            state = {key: v.detach().clone() for key, v in trainer.model.state_dict().items() if isinstance(v, Tensor)}
         result = RetrainResult(
             label=self.label,
             seed=trainer.seed,
@@ -269,8 +300,7 @@ class _Retraining:
             precision=trainer.prepare().to_dict(),
             extra=extra,
         )
-        weights = {key: value for key, value in trainer.model.state_dict().items() if isinstance(value, Tensor)}
-        write_tensors(self.folder / WEIGHTS, weights, {"format": "pt"})
+        write_tensors(self.folder / WEIGHTS, state, {"format": "pt"})
         write_json(self.folder / RESULT, result.to_dict())
         shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
         return result
@@ -308,7 +338,7 @@ def _check_same(folder: Path, what: str, found: dict[str, Any], asked: dict[str,
     differing = [name for name in ("label", "seed") if found.get(name) != asked[name]]
     parts = [f"{name} {found.get(name)!r} instead of {asked[name]!r}" for name in differing]
     recipe = found.get("recipe")
-    recipe = recipe if isinstance(recipe, dict) else {}
+    recipe = Recipe().to_dict() | (recipe if isinstance(recipe, dict) else {})  # of an older version: without some
     parts += [
         f"{name}={recipe.get(name)!r} instead of {value!r}"
         for name, value in asked["recipe"].items()

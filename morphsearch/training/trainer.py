@@ -15,9 +15,9 @@ from morphsearch.errors import DivergedError, InputError, UsageError
 from morphsearch.training import state as states
 from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_format, lay_out_channels_last
 from morphsearch.training.epoch import EpochStats, EpochSums
-from morphsearch.training.evaluation import Evaluation, evaluate
+from morphsearch.training.evaluation import Evaluation, evaluate, evaluating
 from morphsearch.training.optimizers import build_optimizer
-from morphsearch.training.outputs import check_logits, classification_loss, split_outputs
+from morphsearch.training.outputs import check_logits, classification_loss, distillation_loss, split_outputs
 from morphsearch.training.precision import Choice, choose
 from morphsearch.training.progress import Listener, Throttle
 from morphsearch.training.recipe import Recipe
@@ -46,6 +46,8 @@ class Trainer:
         no_decay: names of parameters to keep out of weight decay, besides biases and norms.
         penalty: a scalar added to every batch's loss.
         after_step: called after each optimizer step with the number of steps done; :attr:`lr` is that step's rate.
+        teacher: a trained network for the same images and classes; the loss is then mixed with the distance to its
+            scores (`distill` and `temperature` of the recipe). It is moved to the device, and otherwise unchanged.
         progress: called as ``progress("progress", payload)`` about ten times a second.
         phase: the payload's ``phase``.
 
@@ -69,6 +71,7 @@ class Trainer:
         no_decay: Collection[str] = (),
         penalty: Callable[[], Tensor] | None = None,
         after_step: Callable[[int], None] | None = None,
+        teacher: nn.Module | None = None,
         progress: Listener | None = None,
         phase: str = "train",
     ) -> None:
@@ -79,6 +82,7 @@ class Trainer:
         self._accelerate = OwnAccelerator(recipe.device, "fp32", recipe.accumulate)
         self.device = self._accelerate.device
         self.model = model.to(self.device)
+        self.teacher = teacher.to(self.device) if teacher is not None else None
         self.optimizer = build_optimizer(self.model, recipe, no_decay)
         self.choice: Choice | None = None
         self.lr_scale = 1.0
@@ -269,6 +273,8 @@ class Trainer:
                 check_logits(split_outputs(output)[0], len(labels), self.data.train.num_classes)
                 self._proven = True
             loss, logits = classification_loss(output, labels, self.recipe.label_smoothing)
+            if self.teacher is not None:
+                loss = self._distilled(accelerator, self.teacher, images, loss, logits)
             penalty = self.penalty() if self.penalty is not None else None
             total = loss if penalty is None else loss + penalty
             accelerator.backward(total if group == accumulate else total * (accumulate / group))
@@ -289,6 +295,14 @@ class Trainer:
         self.step += 1
         if self.after_step is not None:
             self.after_step(self.step)
+
+    def _distilled(
+        self, accelerator: Accelerator, teacher: nn.Module, images: Tensor, loss: Tensor, logits: Tensor
+    ) -> Tensor:
+        with evaluating(teacher), torch.no_grad(), accelerator.autocast():
+            wanted = split_outputs(teacher(images))[0]
+        share = self.recipe.distill
+        return (1 - share) * loss + share * distillation_loss(logits, wanted, self.recipe.temperature)
 
     def _first_output(self, images: Tensor) -> Any:
         try:

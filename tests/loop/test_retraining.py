@@ -236,3 +236,22 @@ def test_the_best_on_validation_speaks_and_is_held_against_its_own_baselines() -
     said = verdict(rows, ["flops"])
     assert said.startswith("001 beats uniform scaling by 10.00 points")
     assert "002" not in said
+
+
+def test_distilled_rows_stand_apart(run: Path) -> None:
+    table = retrain_run(run, baselines=["uniform"], seeds=2, epochs=0.4, distill=True)
+    assert [(row.label, row.kind) for row in table.rows] == [
+        ("002", "found"),
+        ("uniform", "baseline"),
+        ("seed", "seed"),
+        ("002-distilled", "distilled"),
+        ("uniform-distilled", "distilled"),
+    ]
+    assert all(row.seeds == [0, 1] for row in table.rows)
+    by_label = {row.label: row for row in table.rows}
+    assert by_label["002-distilled"].costs == by_label["002"].costs
+    assert by_label["002-distilled"].accuracies != by_label["002"].accuracies
+    assert "distilled" not in table.verdict
+    assert not table.warnings
+    again = retrain_run(run, baselines=["uniform"], seeds=2, epochs=0.4, distill=True)
+    assert again.to_dict() == table.to_dict()

@@ -39,6 +39,7 @@ BASELINES = ("uniform", "random", "seed")
     metavar="A,B",
     help=f"Also train, at equal cost: {', '.join(BASELINES)} (seed: the network as it was).",
 )
+@click.option("--distill", is_flag=True, help="Also train each with the trained seed as teacher, as rows of their own.")
 @options.seeds
 @options.epochs
 @options.recipe
@@ -52,6 +53,7 @@ def command(
     iteration: tuple[int, ...],
     every: bool,
     baselines: list[str],
+    distill: bool,
     seeds: list[int],
     epochs: float | None,
     recipe: tuple[tuple[str, Any], ...],
@@ -71,6 +73,7 @@ def command(
             run_dir,
             iterations="all" if every else list(iteration) or None,
             baselines=baselines,
+            distill=distill,
             seeds=seeds,
             epochs=epochs,
             recipe=dict(recipe),
