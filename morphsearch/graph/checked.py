@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import nn
 
 from morphsearch.errors import GraphError
@@ -141,7 +142,7 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
         except Mismatch as mismatch:
             operation = graph.tape.operations[mismatch.operation] if mismatch.operation >= 0 else None
             reason = describe(operation, mismatch.reason)
-            added = _blame(graph, mismatch.operation, reason)
+            added = _culprits(graph, tried, mismatch.operation, _blame(graph, mismatch.operation, reason))
             for alike in _alike(graph, mismatch.operation):  # the same code will fail there too
                 added |= _blame(graph, alike, describe(graph.tape.operations[alike], mismatch.reason))
             if operation is not None and operation.kind in SIZED:
@@ -213,6 +214,35 @@ def _blame(graph: ConvGraph, index: int, reason: str) -> dict[int, str]:
         if found:
             return found
     return {}
+
+
+MOST_SUSPECTS = 4
+
+
+def _culprits(graph: ConvGraph, tried: np.ndarray, index: int, blamed: dict[int, str]) -> dict[int, str]:
+    """Of the units that an operation reads, or that its weight does, those of the one group that is in its way, if it
+    is one: with that group as in the seed and the others at the widths that were tried, the network gets past it."""
+    if index < 0 or not blamed:
+        return blamed
+    reason = next(iter(blamed.values()))
+    columns = graph.tape.operations[index].columns
+    read = blamed
+    if columns is not None and columns.size:
+        weights = Labels(torch.from_numpy(np.asarray(columns, np.int64)), (columns.size,))
+        read = blamed | _free_of(graph, [weights], reason)
+    unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
+    group_of = {one: int(unit_group[unit_of[one]]) for one in read}
+    suspects = sorted(set(group_of.values()), key=lambda group: int((unit_group == group).sum()))
+    if not 2 <= len(suspects) <= MOST_SUSPECTS:
+        return blamed
+    for group in suspects:
+        try:
+            rewrite_checked(graph, np.where(unit_group == group, 1, tried), meta=graph.on_meta)
+        except Mismatch as mismatch:
+            if mismatch.operation <= index:
+                continue
+        return {one: reason for one in read if group_of[one] == group}
+    return blamed
 
 
 def _alike(graph: ConvGraph, index: int) -> list[int]:

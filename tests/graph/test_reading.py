@@ -189,6 +189,35 @@ def test_what_a_trial_froze_stays_frozen_at_other_widths() -> None:
     assert other.widths == {**graph.widths, "last": 5}
 
 
+class _Recurrent(nn.Module):
+    """A convolutional recurrent cell that makes its state at a size written down (arXiv 1506.04214)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.gates = nn.Conv2d(8 + 12, 4 * 12, 3, padding=1)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`n t 3 h w` to `n 4`."""
+        state = cell = torch.zeros(len(x), 12, *x.shape[-2:], dtype=x.dtype)
+        for time in range(x.shape[1]):
+            read = torch.cat([self.stem(x[:, time]).relu(), state], 1)
+            i, f, o, new = self.gates(read).split(12, 1)
+            cell = f.sigmoid() * cell + i.sigmoid() * new.tanh()
+            state = o.sigmoid() * cell.tanh()
+        return self.head(state.mean((2, 3)))
+
+
+def test_only_what_is_in_the_way_is_frozen() -> None:
+    inputs = torch.zeros(1, 2, 3, 6, 6)
+    graph = record(_Recurrent(), inputs)
+    assert graph.free == ["stem"]
+    assert "conv in gates" in (graph.groups["gates"].frozen or "")
+    double = record(proofs.in_double(_Recurrent()), inputs.double())
+    proofs.shrinks_exactly(double, inputs.double(), 1)
+
+
 @pytest.mark.parametrize("name", ["residual", "shuffle_units"])
 def test_rewritten_networks_train_in_parallel(name: str) -> None:
     import torch.distributed as dist
