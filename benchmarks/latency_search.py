@@ -1,11 +1,11 @@
 """A search for ``latency=50%`` against one for ``flops=50%``, on one network and data set: latency and accuracy.
 
-    python benchmarks/latency_search.py DATA [--work FOLDER] [--search-epochs 3] [--epochs 4] [--seeds 2]
+    python benchmarks/latency_search.py DATA [--network N] [--work FOLDER] [--search-epochs 3] [--epochs 4] [--seeds 2]
 
 DATA is a spec such as ``imagefolder:cifar10``. The device is measured first, for the seed at batch BATCH and 32 x 32;
 then both searches run with equal settings, and what they find is retrained by one recipe. At the end the seed and both
 architectures are timed in turns, beside a reference network. Resumable: stop it at any time and give the same command
-again. Writes benchmarks/results/latency_search.json, which docs/benchmarks.md quotes.
+again. Writes benchmarks/results/latency_search_NETWORK.json, which docs/benchmarks.md quotes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from morphsearch.loop.run import resume, start
 from morphsearch.models import build_seed
 from morphsearch.report.progress import progress
 
-SEED = "mobilenet_v1?alpha=0.25"
+NETWORK = "vgg16_bn?alpha=0.25"
 BATCH = 16
 BUDGETS = ("latency=50%", "flops=50%")
-RESULTS = Path(__file__).parent / "results" / "latency_search.json"
+RESULTS = Path(__file__).parent / "results"
 
 
 def timed(target: Target, found: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
@@ -50,23 +50,26 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
+    parser.add_argument("--network", default=NETWORK)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-latency"))
     parser.add_argument("--epochs", type=float, default=4)
     parser.add_argument("--search-epochs", type=float, default=3)
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    target = Target.of(SEED, build_seed(SEED, num_classes=10, input_shape=(3, 32, 32)).model, torch.zeros(1, 3, 32, 32))
-    hardware = args.work / "profile.json"
+    network = build_seed(args.network, num_classes=10, input_shape=(3, 32, 32)).model
+    target = Target.of(args.network, network, torch.zeros(1, 3, 32, 32))
+    work = args.work / args.network.partition("?")[0]
+    hardware = work / "profile.json"
     if not hardware.exists():
         measure([target], Settings(batch=BATCH), limit=240, networks=60).save(hardware)
     profile = profiles.read(hardware)
     training = {"precision": "fp32", "channels_last": True, "batch_size": 128}
     done: dict[str, Any] = {}
     for budget in BUDGETS:
-        folder = args.work / budget.replace("=", "-").replace("%", "")
+        folder = work / budget.replace("=", "-").replace("%", "")
         config = SearchConfig(
-            *(SEED,),
+            args.network,
             data=args.data,
             budget=(budget,),
             hardware=str(hardware),
@@ -93,7 +96,7 @@ def main() -> None:
     }
     result = {
         "about": {"torch": torch.__version__, "python": platform.python_version(), "threads": 1},
-        "network": SEED,
+        "network": args.network,
         "settings": profile.settings.to_dict(),
         "profile": {"error": profile.error, "noise": profile.noise, "networks": 60},
         "search_epochs": args.search_epochs,
@@ -102,7 +105,7 @@ def main() -> None:
         "found": done,
         "measured": times,
     }
-    write_json(RESULTS, result)
+    write_json(RESULTS / f"latency_search_{work.name}.json", result)
     print(json.dumps(result, indent=2))
 
 

@@ -36,6 +36,7 @@ def parameters(model: nn.Module) -> int:
         ("resnet18", (3, 32, 32), 10, 11_173_962),
         # VGG-16's features have 14,714,688: less 4,224 biases, plus as many scales and shifts, plus one linear layer.
         ("vgg16_bn", (3, 32, 32), 10, 14_714_688 - 4_224 + 2 * 4_224 + 5_130),
+        ("vgg16_bn?alpha=0.25", (3, 32, 32), 10, 923_130),
     ],
 )
 def test_a_seed_has_the_size_of_its_paper_and_gives_logits(
@@ -106,6 +107,7 @@ def test_shortcut_a_subsamples_and_pads_with_zeros() -> None:
     [
         "mobilenet_v1?alpha=0",
         "mobilenet_v1?alpha=wide",
+        "vgg16_bn?alpha=-1",
         "mobilenet_v1?stem=cifra",
         "resnet20?shortcut=C",
         "resnet18?stem=big",
