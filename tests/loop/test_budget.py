@@ -107,10 +107,22 @@ class Latency(LayerwiseCost):
         return Polynomial.product(op.rows, op.columns) * 0.001 if op.kind == "conv" else None
 
 
+class Launches(LayerwiseCost):
+    """Most of it is there at any widths."""
+
+    name, unit = "launches", "ms"
+
+    def price(self, op: Any, graph: Any) -> Polynomial | None:
+        return Polynomial.constant(1.0) + Polynomial.product(op.rows, op.columns) * 0.001 if op.kind == "conv" else None
+
+
 class Plugin:
     @ms.hookimpl
     def morphsearch_cost_models(self) -> list[CostModelRecord]:
-        return [CostModelRecord("slowness", "a cost that is not whole", Latency)]
+        return [
+            CostModelRecord("slowness", "a cost that is not whole", Latency),
+            CostModelRecord("launches", "a cost that widths change little", Launches),
+        ]
 
 
 @pytest.fixture
@@ -138,6 +150,17 @@ def test_an_impossible_budget_of_a_small_cost_is_told_in_figures_that_say_someth
     search = ms.Search(network("plain"), example(), "slowness=50%")
     architecture = search.morph()
     assert architecture.costs["slowness"]["total"] <= 0.5 * search.budgets.seed_costs["slowness"]
+
+
+@pytest.mark.usefixtures("slowness")
+def test_a_budget_that_leaves_little_to_choose_is_told() -> None:
+    search = ms.Search(network("plain"), example(), "slowness=50%")
+    assert not search.budgets.notes
+    seed, least = search.budgets.seed_costs["slowness"], 0.004
+    limit = 2 + least + 0.1 * (seed - least)
+    (note,) = ms.Search(network("plain"), example(), f"launches<={limit}ms").budgets.notes
+    assert "leaves 10% of what widths can change" in note
+    assert "the narrowest network costs 2 of" in note
 
 
 @pytest.mark.parametrize(
