@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from morphsearch.graph.creating import sizes_of, with_sizes
 from morphsearch.graph.tracing import moves
 
 
@@ -45,6 +46,14 @@ class Regrouped:
 
 
 @dataclass
+class Recreated:
+    """Give the tensor that `node` makes so many channels."""
+
+    node: str
+    channels: int
+
+
+@dataclass
 class Removed:
     """Take out `node`, an assertion about sizes that were replaced."""
 
@@ -55,7 +64,7 @@ class Removed:
 class PatchLog:
     """The edits of one module's trace."""
 
-    edits: list[Selection | Resized | Regrouped | Removed] = field(default_factory=list)
+    edits: list[Selection | Resized | Regrouped | Recreated | Removed] = field(default_factory=list)
 
 
 _NUMBERS = frozenset(
@@ -81,6 +90,11 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
             continue
         if isinstance(edit, Regrouped):
             regroup(node, edit.groups)
+            continue
+        if isinstance(edit, Recreated):
+            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+            sizes, _, _ = sizes_of(name, node.args)
+            node.args = with_sizes(name, node.args, [sizes[0], edit.channels, *sizes[2:]])
             continue
         with traced.graph.inserting_before(node):
             new = _selected(module, traced, nodes, edit) if isinstance(edit, Selection) else _resized(node, edit)

@@ -16,6 +16,7 @@ from morphsearch.arguments import named_arguments
 from morphsearch.errors import GraphError, nearest
 from morphsearch.graph import branches
 from morphsearch.graph.checked import FROZEN, freeze_again, freeze_what_fails, rewrite_checked
+from morphsearch.graph.creating import with_created
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.flow import Flow, Removal
 from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
@@ -486,11 +487,17 @@ def record(
         tape, evaluated, on_meta = run_tape(model, example_inputs, blank=blank)
         return ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)
 
-    graph = recorded({})
-    graph = regrouped(graph, recorded) if decisions is None else freeze_again(graph, decisions)
-    if check:
-        graph = freeze_what_fails(graph)
+    def checked(chosen: Mapping[str, str]) -> ConvGraph:
+        graph = recorded(chosen)
+        if decisions is None:
+            graph = regrouped(graph, lambda more: recorded({**chosen, **more}))
+        else:
+            graph = freeze_again(graph, decisions)
+        return freeze_what_fails(graph) if check else graph
+
+    graph = checked({})
     if proving:
+        graph = with_created(graph, checked)
         graph.tape.decisions |= branches.may_go(graph)
         graph.decide()
         graph.tape.calls.clear()

@@ -29,7 +29,7 @@ def regrouped(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvG
     if not choices:
         return graph
     other = record_with(choices)
-    return other if _free_units(other) > _free_units(graph) else graph
+    return other if free_units(other) > free_units(graph) else graph
 
 
 def _doubtful(graph: ConvGraph) -> dict[str, str]:
@@ -53,5 +53,6 @@ def _doubtful(graph: ConvGraph) -> dict[str, str]:
     return found
 
 
-def _free_units(graph: ConvGraph) -> int:
+def free_units(graph: ConvGraph) -> int:
+    """How many units may leave."""
     return sum(group.width for group in graph.groups.values() if group.frozen is None)

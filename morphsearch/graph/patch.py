@@ -21,9 +21,10 @@ from torch import fx, nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.edits import apply_edits
+from morphsearch.graph.following import new_shape
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.recording import run_tape
-from morphsearch.graph.repair import NodeFacts, Repair, Watch, new_shape
+from morphsearch.graph.repair import NodeFacts, Repair, Watch
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan
 from morphsearch.graph.tape import Tape
@@ -66,12 +67,17 @@ def patch_modules(
         return make
 
     repairs: dict[str, Repair] = {}
-    untraced = _written(seed, [path for path in paths if path not in seen], example_inputs, tape)
+    own = [path for path in paths if path not in seen]
+    untraced = _written(seed, own, example_inputs, tape)
     paths = [path for path in paths if path in seen]
     fit = partial(new_shape, tape=tape, resolution=resolution, multiplicity=multiplicity)
     with (
         _all_running({twin_modules[path]: repair_of(path) for path in paths}) as several,
-        watching({path: twin_modules[path] for path in untraced}, tapes, untraced, fit) as watches,
+        watching(
+            {path: twin_modules[path] for path in untraced if path in own},
+            *(tapes, untraced, fit),
+            {path: twin_modules[path] for path in untraced if path not in own},
+        ) as watches,
         suppress(GraphError),  # the check that follows says what is still wrong
     ):
         run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,))
@@ -89,20 +95,25 @@ def patch_modules(
 
 
 def _written(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> dict[str, dict[Site, list[Labels]]]:
-    """What calls with sizes gave in the code of the seed's modules at `paths`, which cannot be traced."""
+    """What calls with sizes gave in the code of the seed's modules at `paths`, which cannot be traced, and in methods
+    of others that this code calls."""
+    if not paths:
+        return {}
+    modules = dict(seed.named_modules())
     missing = [path for path in paths if path not in tape.written]
     if missing:
-        modules = dict(seed.named_modules())
-        tape.written |= {path: {} for path in missing}
         tapes: list[Tape] = []
 
         def blank() -> Tape:
             tapes.append(Tape(seed, tape.identifiers, tape.next_id, tape.decisions))
             return tapes[-1]
 
-        with watching({path: modules[path] for path in missing}, tapes, tape.written):
+        found: dict[str, dict[Site, list[Labels]]] = {path: {} for path in modules}
+        beside = {path: module for path, module in modules.items() if path not in missing}
+        with watching({path: modules[path] for path in missing}, tapes, found, beside=beside):
             run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,))
-    return {path: found for path in paths if (found := tape.written[path])}
+        tape.written |= {path: {} for path in missing} | {path: sites for path, sites in found.items() if sites}
+    return {path: sites for path, sites in tape.written.items() if sites or path in paths}
 
 
 @dataclass(frozen=True)

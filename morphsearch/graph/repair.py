@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from morphsearch.graph.edits import PatchLog, Regrouped, Removed, Resized, Selection, groups_place
-from morphsearch.graph.labels import LOOSE, Labels, along, compact
+from morphsearch.graph.creating import NAMES, sizes_of, with_sizes
+from morphsearch.graph.edits import PatchLog, Recreated, Regrouped, Removed, Resized, Selection, groups_place
+from morphsearch.graph.following import by_class, line_of, name_of, new_shape, positions, varying
+from morphsearch.graph.labels import LOOSE, Labels, along
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan, repeat_runs
-from morphsearch.graph.rules.binding import axis_of
 from morphsearch.graph.tape import Tape, unseen
 from morphsearch.graph.tracing import index_value, moves
 
@@ -73,7 +73,7 @@ class Watch(_InPlaceOf):
         tape = self.tapes[-1]
         with unseen():
             labels = tape.pair(result) or tape.labels(result) if isinstance(result, Tensor) else None
-        if labels is not None and labels.parameter is not None and _name(n) not in ("view", "reshape"):
+        if labels is not None and labels.parameter is not None and name_of(n) not in ("view", "reshape"):
             labels = None  # as large as the parameter, and only new sizes of it are asked for
         several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
         # Of tensors only an index keeps its numbers: what was patched before may need it again.
@@ -124,10 +124,10 @@ class Repair(_InPlaceOf):
                 return None
             if failure is not None:
                 raise failure
-            return result
+            return self._recreate(n, result) if name_of(n) in NAMES else result
         with unseen():
             wanted = self._wanted(n)
-            wrong = [one for one in wanted if not isinstance(result, Tensor) or not self._brings(result, *one)]
+            wrong = [one for one in wanted if not isinstance(result, Tensor) or not self._brings(n, result, *one)]
             if wanted and not wrong:
                 return result
             repaired = next((found for one in wrong if (found := self._select(n, *one)) is not None), None)
@@ -163,8 +163,8 @@ class Repair(_InPlaceOf):
         if labels is None:
             return []
         if labels.second is not None:
-            dims = [dim for side in (labels.ids, labels.second) for dim in _varying(side)]
-            lines = [(dim, _line(labels, dim)) for dim in dims]
+            dims = [dim for side in (labels.ids, labels.second) for dim in varying(side)]
+            lines = [(dim, line_of(labels, dim)) for dim in dims]
             return [(dim, line) for dim, line in lines if line is not None and len(dims) == 2]
         moving = labels.varying()
         if not moving and int(labels.ids.reshape(-1)[0]) > 0:
@@ -196,7 +196,7 @@ class Repair(_InPlaceOf):
         return self.labels[n.name]
 
     def _once(self, labels: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return _by_class(labels, self.resolution, shape)
+        return by_class(labels, self.resolution, shape)
 
     def _new_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Seed identifiers to (position in the seed, copy, identifier in the new network), in the new order."""
@@ -208,17 +208,35 @@ class Repair(_InPlaceOf):
         fresh = np.where(ids[index] > 0, classes[index] * self.most + copied + 1, ids[index])
         return index, copied, fresh
 
-    def _brings(self, result: Tensor, dim: int, ids: np.ndarray) -> bool:
+    def _brings(self, n: fx.Node, result: Tensor, dim: int, ids: np.ndarray) -> bool:
         labels = self._labels(result)
-        line = _line(labels, dim) if labels is not None and labels.shape[dim] > 0 else None
-        return line is not None and np.array_equal(line, self._new_ids(ids)[2])
+        line = line_of(labels, dim) if labels is not None and labels.shape[dim] > 0 else None
+        return line is not None and np.array_equal(line, self._new_ids(ids)[2]) and not self._takes_another(n, dim, ids)
+
+    def _takes_another(self, n: fx.Node, dim: int, ids: np.ndarray) -> bool:
+        """Of channels that several slices of the source stand for (the gates of a recurrent cell leave together), the
+        node takes other slices than in the seed: as many as it should, by chance."""
+        found = self._origin(n, dim)
+        if found is None:
+            return False
+        source, chain, value, line = found
+        expected = self._new_ids(line)[2]
+        if np.unique(expected).size == expected.size:
+            return False
+        chosen = self._places(source, chain, value, dim, line, ids)
+        taken = positions(chain, source, value.shape, dim, self._own_argument)
+        return chosen is not None and taken is not None and not np.array_equal(chosen, taken)
+
+    def _own_argument(self, parent: fx.Node, value: Any, node: fx.Node) -> Any:
+        return value if node is parent else self.env.get(node)
 
     def _labels(self, value: Tensor) -> Labels | None:
         tape = self.tapes[-1]
         return tape.pair(value) or tape.labels(value)
 
-    def _select(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
-        """Select the node's channels from the nearest ancestor whose channels lie along the same dimension."""
+    def _origin(self, n: fx.Node, dim: int) -> tuple[fx.Node, list[fx.Node], Tensor, np.ndarray] | None:
+        """The nearest ancestor whose channels lie along the same dimension, the nodes from there to `n` (the last
+        first), its value and its identifiers in the seed; None where there is none."""
         chain: list[fx.Node] = [n]
         while True:
             parents = [a for a in chain[-1].all_input_nodes if self._carries(a)]
@@ -227,44 +245,28 @@ class Repair(_InPlaceOf):
             source = parents[0]
             value = self.env.get(source)
             labels = self._seed_labels(source)
-            line = _line(labels, dim) if labels is not None and len(labels.shape) > dim else None
+            line = line_of(labels, dim) if labels is not None and len(labels.shape) > dim else None
             if isinstance(value, Tensor) and line is not None and (line != line[:1]).any():
-                positions = self._positions(source, chain, dim)
-                if positions is not None:
-                    return self._choose(n, source, value, dim, line, positions, ids)
+                shape = self.seed[source.name].labels.shape  # type: ignore[union-attr]
+                if positions(chain, source, shape, dim, self._seed_argument) is not None:
+                    return source, chain, value, line
             if not moves(source):
                 return None
             chain.append(source)
+
+    def _select(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
+        """Select the node's channels from the nearest ancestor whose channels lie along the same dimension."""
+        found = self._origin(n, dim)
+        if found is None:
+            return None
+        source, chain, value, line = found
+        chosen = self._places(source, chain, value, dim, line, ids)
+        return None if chosen is None else self._choose(n, source, value, dim, chosen)
 
     def _carries(self, node: fx.Node) -> bool:
         """The node is a tensor with units, or a tuple of such."""
         facts = self.seed.get(node.name)
         return facts is not None and (facts.several or (facts.labels is not None and facts.labels.parameter is None))
-
-    def _positions(self, source: fx.Node, chain: list[fx.Node], dim: int) -> np.ndarray | None:
-        """Which channels of `source` come out of the chain of moves, where every other dimension stays as it was."""
-        labels = self.seed[source.name].labels
-        assert labels is not None
-        shape = labels.shape
-        value: Any = (
-            torch.arange(shape[dim]).reshape([shape[d] if d == dim else 1 for d in range(len(shape))]).expand(shape)
-        )
-        parent = source
-        parent = source
-        for node in reversed(chain):
-            # The one parent that carries channels gets the positions, sizes get the numbers that the seed had.
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), partial(self._seed_argument, parent, value))
-            try:
-                value = _apply_move(node, args, kwargs)
-            except (RuntimeError, IndexError, TypeError):
-                return None
-            parent = node
-        if not isinstance(value, Tensor) or value.dim() != len(shape):
-            return None
-        if any(size != shape[d] for d, size in enumerate(value.shape) if d != dim):
-            return None
-        first = value[tuple(slice(None) if d == dim else 0 for d in range(value.dim()))]
-        return np.asarray(first)
 
     def _seed_argument(self, parent: fx.Node, value: Any, node: fx.Node) -> Any:
         return value if node is parent else self._seed_value(node)
@@ -273,20 +275,17 @@ class Repair(_InPlaceOf):
         facts = self.seed.get(node.name)
         return facts.value if facts is not None else None
 
-    def _choose(
-        self,
-        n: fx.Node,
-        source: fx.Node,
-        value: Tensor,
-        dim: int,
-        source_ids: np.ndarray,
-        positions: np.ndarray,
-        ids: np.ndarray,
-    ) -> Tensor | None:
-        index, copied, expected = self._new_ids(source_ids)
+    def _places(
+        self, source: fx.Node, chain: list[fx.Node], value: Tensor, dim: int, line: np.ndarray, ids: np.ndarray
+    ) -> np.ndarray | None:
+        """Where in `value`, that of `source` in the new network, the channels are that the last node of the chain
+        should bring (-1: filler); None where that cannot be said."""
+        shape = self.seed[source.name].labels.shape  # type: ignore[union-attr]
+        before = positions(chain, source, shape, dim, self._seed_argument)
+        index, copied, expected = self._new_ids(line)
         labels = self._labels(value)
-        arriving = _line(labels, dim) if labels is not None else None
-        if labels is None or arriving is None or arriving.size != expected.size:
+        arriving = line_of(labels, dim) if labels is not None else None
+        if before is None or arriving is None or arriving.size != expected.size:
             return None
         if not np.array_equal(np.sort(arriving), np.sort(expected)):
             return None
@@ -296,10 +295,15 @@ class Repair(_InPlaceOf):
         here = {(int(i), int(c)): int(p) for i, c, p in zip(index, copied, place, strict=True)}
         out_index, out_copy, _ = self._new_ids(ids)
         chosen = np.array(
-            [here.get((int(positions[i]), int(c)), -1) for i, c in zip(out_index, out_copy, strict=True)], np.int64
+            [here.get((int(before[i]), int(c)), -1) for i, c in zip(out_index, out_copy, strict=True)], np.int64
         )
-        if (positions[out_index] >= 0)[chosen < 0].any():
-            return None
+        return None if (before[out_index] >= 0)[chosen < 0].any() else chosen
+
+    def _choose(self, n: fx.Node, source: fx.Node, value: Tensor, dim: int, chosen: np.ndarray) -> Tensor:
+        labels = self._labels(value)
+        assert labels is not None
+        arriving = line_of(labels, dim)
+        assert arriving is not None
         edit = Selection(n.name, source.name, dim, chosen, _fill_value(n), value.dim() - 1 - dim)
         self.log.edits.append(edit)
         index_tensor = torch.from_numpy(np.where(chosen < 0, arriving.size, chosen)).to(value.device)
@@ -309,15 +313,32 @@ class Repair(_InPlaceOf):
         shape = tuple(result.shape)
         made = along(brought, dim, shape)
         if labels.second is not None:
-            other = labels.ids if dim in _varying(labels.second) else labels.second
+            other = labels.ids if dim in varying(labels.second) else labels.second
             made = Labels(made.ids, shape, -1, None, other)
         self.tapes[-1].put(result, made)
         return result
 
+    def _recreate(self, n: fx.Node, result: Any) -> Any:
+        """A tensor that is made at a size written down."""
+        facts = self.seed.get(n.name)
+        if facts is None or facts.labels is None or not isinstance(result, Tensor):
+            return result
+        wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        sizes, _, _ = sizes_of(name_of(n), args)
+        if wanted is None or len(sizes) != len(wanted) or len(wanted) < 2 or sizes[1] == wanted[1]:
+            return result
+        sizes[1] = wanted[1]
+        args = with_sizes(name_of(n), args, sizes)
+        function = getattr(Tensor, n.target) if isinstance(n.target, str) else n.target
+        made = function(*args, **kwargs)
+        self.log.edits.append(Recreated(n.name, wanted[1]))
+        return made
+
     def _resize(self, n: fx.Node, result: Any) -> Tensor | None:
         """A view to sizes that are written down, or taken from another tensor: those that went wrong become numbers."""
         facts = self.seed.get(n.name)
-        if _name(n) not in ("view", "reshape") or facts is None or facts.labels is None:
+        if name_of(n) not in ("view", "reshape") or facts is None or facts.labels is None:
             return None
         wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         if wanted is None or (isinstance(result, Tensor) and tuple(result.shape) == wanted):
@@ -342,75 +363,9 @@ class Repair(_InPlaceOf):
         return resized
 
 
-def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> tuple[int, ...] | None:
-    """The shape that a tensor of the seed (recorded on `tape`) has in the new network; None where its units do not fill
-    a shape."""
-    shape = list(labels.shape)
-    sides = [_by_class(side, resolution, labels.shape) for side in (labels.ids, labels.second) if side is not None]
-    for dim in range(len(shape)):
-        if labels.parameter is not None:
-            found = axis_of(tape, labels, dim)
-            slot = tape.slots.get(found[:2]) if found is not None else None
-            if found is None or slot is None:
-                continue
-            ids = slot[found[2]].reshape(1, -1)
-        else:
-            side = next((side for side in sides if side.shape[dim] > 1), None)
-            if side is None:
-                continue
-            ids = np.asarray(side.movedim(dim, -1).reshape(-1, side.shape[dim]))
-        units = np.where(ids > 0, resolution.unit_of[np.maximum(ids, 0)], -1)
-        times = np.where(units < 0, 1, multiplicity[units])
-        if (times == times[:1]).all():
-            shape[dim] = int(times[0].sum())
-        elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and sum(s > 1 for s in ids.shape) > 1:
-            return None
-    return tuple(shape)
-
-
-def _by_class(ids: Tensor, resolution: Resolution, shape: tuple[int, ...]) -> Tensor:
-    """Labels with one identifier for each unit: heads in lockstep share theirs, and so do the places of an image that
-    was a row of numbers before."""
-    if len(_varying(ids)) < 2:
-        return ids
-    found = np.asarray(ids)
-    one_of_class = np.zeros(int(resolution.class_of.max(initial=0)) + 1, np.int64)
-    one_of_class[resolution.class_of] = np.arange(resolution.class_of.size)
-    units = one_of_class[resolution.class_of[np.maximum(found, 0)]]
-    return compact(torch.from_numpy(np.where(found > 0, units, found)), shape).ids
-
-
-def _varying(ids: Tensor) -> list[int]:
-    return [d for d, size in enumerate(ids.shape) if size > 1]
-
-
-def _line(labels: Labels, dim: int) -> np.ndarray | None:
-    """The units along `dim`, of an outer product those of the side that lies there; None where they lie elsewhere."""
-    sides = (labels.ids,) if labels.second is None else (labels.ids, labels.second)
-    found = [side for side in sides if not set(_varying(side)) - {dim}]
-    if not found:
-        return None
-    side = max(found, key=lambda one: one.shape[dim])
-    return np.asarray(side.movedim(dim, 0).reshape(-1).expand(labels.shape[dim]))
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-
-def _apply_move(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """Run a move on channel positions; padding is position -1."""
-    name = _name(node)
-    if name == "pad":
-        return F.pad(args[0], kwargs["pad"] if "pad" in kwargs else args[1], value=-1)
-    if node.op == "call_method":
-        return getattr(args[0], "reshape" if name == "view" else name)(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
 def _fill_value(node: fx.Node) -> float:
     """The value that a padding puts in."""
-    if _name(node) != "pad":
+    if name_of(node) != "pad":
         return 0.0
     given = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
     return float(given) if isinstance(given, (int, float)) else 0.0

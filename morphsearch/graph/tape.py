@@ -107,6 +107,7 @@ class Tape:
         self.positions: list[tuple[Tensor, np.ndarray, str]] = []
         self.slots: dict[Slot, np.ndarray] = {}
         self.roles: dict[Slot, set[tuple[str, str]]] = {}
+        self.created = 0  # tensors made on the way that could hold channels
         self.vectors: dict[Slot, Slot] = {}  # a vector made of a parameter, and the slices that a product sums with it
         self.unions: list[tuple[np.ndarray, np.ndarray, int, Slot | None]] = []
         self.pins: list[tuple[np.ndarray, str, int]] = []

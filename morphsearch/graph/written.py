@@ -29,12 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from morphsearch.graph.creating import FUNCTIONS, METHODS, NAMES, sizes_of, with_sizes
 from morphsearch.graph.edits import PATCHED
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.tape import Tape
 
 VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape))
 SPLITS = frozenset((Tensor.split, torch.split, Tensor.chunk, torch.chunk))
+WATCHED = VIEWS | SPLITS | FUNCTIONS | METHODS
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -64,6 +66,7 @@ class _Watch(TorchFunctionMode):
     tapes: list[Tape]
     seen: dict[Site, list[Labels]]
     new_shape: NewShape | None = None
+    beside: Mapping[int, _Watch] = field(default_factory=dict)  # those of other modules, by the module's id
     edits: dict[tuple[str, Place], list[int | None] | None] = field(default_factory=dict)  # None: they contradict
 
     def __post_init__(self) -> None:
@@ -72,9 +75,13 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        where = self._where(sys._getframe(1)) if func in VIEWS or func in SPLITS else None
+        watch, where = self._where(sys._getframe(1)) if func in WATCHED else (self, None)
         if where is None:
             return func(*args, **kwargs)
+        return watch.called(func, args, kwargs, where)
+
+    def called(self, func: Any, args: Any, kwargs: Any, where: tuple[str, Place]) -> Any:
+        """A call at a place in the code of this module."""
         turn = self.turns[where] = self.turns.get(where, 0) + 1
         site = Site(*where, turn)
         if self.new_shape is None:
@@ -89,27 +96,30 @@ class _Watch(TorchFunctionMode):
         shapes = [self.new_shape(one) for one in known] if known is not None else []
         if not shapes or any(shape is None for shape in shapes):
             return func(*args, **kwargs)
-        fit = _resized if func in VIEWS else _split
+        fit = _resized if func in VIEWS else _split if func in SPLITS else _made
         return fit(self, func, args, kwargs, where, shapes)  # type: ignore[arg-type]
 
-    def _where(self, frame: Any) -> tuple[str, Place] | None:
+    def _where(self, frame: Any) -> tuple[_Watch, tuple[str, Place] | None]:
         while frame is not None and frame.f_code.co_filename.startswith(_TORCH):
             frame = frame.f_back  # some functions of PyTorch are written in Python
         method = frame
         while method is not None and method.f_code.co_name in _INNER:
             method = method.f_back  # a comprehension in the method
         if method is None:
-            return None
+            return self, None
         code: CodeType = method.f_code
-        if not code.co_argcount or method.f_locals.get(code.co_varnames[0]) is not self.module:
-            return None
-        name = next((name for name, found in _methods(type(self.module)).items() if found.__code__ is code), None)
+        owner = method.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        # A method of another module, which this one's code calls beside its forward (the first state of a cell).
+        watch = self if owner is self.module else self.beside.get(id(owner))
+        if watch is None:
+            return self, None
+        name = next((name for name, found in _methods(type(watch.module)).items() if found.__code__ is code), None)
         if name is None:
-            return None
+            return self, None
         line, last, column, end = list(frame.f_code.co_positions())[frame.f_lasti // 2]
         if line is None or last is None or column is None or end is None:
-            return None
-        return name, (line, last, column, end)
+            return self, None
+        return watch, (name, (line, last, column, end))
 
     def note(self, where: tuple[str, Place], numbers: list[int | None]) -> None:
         """The sizes of a call; a call that needs different ones at different times gets none."""
@@ -150,6 +160,19 @@ def _split(
     return args[0].split(sizes, dim)
 
 
+def _made(
+    watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], shapes: list[tuple[int, ...]]
+) -> Any:
+    """A tensor that is made: only the number of its channels is ours."""
+    wanted = shapes[0]
+    sizes, _, _ = sizes_of(func.__name__, args)
+    if len(sizes) != len(wanted) or len(wanted) < 2 or sizes[1] == wanted[1]:
+        return func(*args, **kwargs)
+    watch.note(where, [None, wanted[1], *[None] * (len(wanted) - 2)])
+    sizes[1] = wanted[1]
+    return func(*with_sizes(func.__name__, args, sizes), **kwargs)
+
+
 def _methods(kind: type) -> dict[str, FunctionType]:
     """The plain functions of a class of somebody's own, by name."""
     found: dict[str, FunctionType] = {}
@@ -168,22 +191,26 @@ def watching(
     tapes: list[Tape],
     seen: Mapping[str, dict[Site, list[Labels]]],
     new_shape: NewShape | None = None,
+    beside: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[dict[str, _Watch]]:
     """While the network runs, the calls in the code of `modules` are seen; yields what was, by path.
 
     Args:
+        beside: modules whose other methods are seen as well where the code of `modules` calls them.
         seen: what the calls gave in the seed; filled where `new_shape` is None.
     """
+    others = {path: _Watch(module, tapes, seen[path], new_shape) for path, module in (beside or {}).items()}
+    by_module = {id(watch.module): watch for watch in others.values()}
     watches: dict[str, _Watch] = {}
     stand_ins = []
     for path, module in modules.items():
         if "forward" in vars(module):
             continue  # one of several, chosen when the module was made
-        watches[path] = _Watch(module, tapes, seen[path], new_shape)
+        watches[path] = _Watch(module, tapes, seen[path], new_shape, by_module)
         module.forward = _Watched(module.forward, watches[path])
         stand_ins.append(module)
     try:
-        yield watches
+        yield others | watches
     finally:
         for module in stand_ins:
             del module.forward
@@ -314,6 +341,8 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
     # ``torch.split(x, ...)`` has its tensor among the arguments, ``x.split(...)`` before the dot.
     skip = 1 if isinstance(call.func.value, ast.Name) and call.func.value.id == "torch" else 0
     given = call.args[skip:]
+    if name in NAMES:
+        return _edit_made(call, numbers)
     if any(isinstance(one, ast.Starred) for one in given):
         return False
     if name in ("split", "chunk"):
@@ -338,4 +367,14 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
     if listed is None:
         call.args[skip:] = sizes
     call.func.attr = "reshape"
+    return True
+
+
+def _edit_made(call: ast.Call, numbers: list[int | None]) -> bool:
+    """Put the number of channels into a call that makes a tensor; what follows it may be unpacked there."""
+    listed = call.args[0] if call.args else None
+    sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else call.args
+    if len(sizes) < 2 or any(isinstance(one, ast.Starred) for one in sizes[:2]):
+        return False
+    sizes[1] = ast.Constant(numbers[1])
     return True

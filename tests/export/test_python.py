@@ -31,7 +31,7 @@ MECHANISMS = (
     " squeeze_excite layer_scale learned_gate layer_norm_map group_norm batch_norm_plain shared_head tied_weights"
     " two_inputs functional buffers blur_pool_written weight_standardisation summed_weights control_flow never_called"
     " auxiliary_head one_dimensional three_dimensional eca attention multihead_attention recurrent embedding_of_argmax"
-    " weight_norm spectral_norm"
+    " weight_norm spectral_norm conv_lstm conv_gru made_state"
 ).split()
 assert usual.weight_norm.__name__ in CASES  # that file registers its networks
 Pair = namedtuple("Pair", ["first", "second"])

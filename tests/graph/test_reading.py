@@ -189,8 +189,33 @@ def test_what_a_trial_froze_stays_frozen_at_other_widths() -> None:
     assert other.widths == {**graph.widths, "last": 5}
 
 
+class _Gated(nn.Module):
+    """Four parts of one layer, whose size is written down, decide together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Conv2d(3, 4 * 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`n 3 h w` to `n 4`."""
+        a, b, c, d = torch.split(self.gates(x), 6, dim=1)
+        return self.head((a.sigmoid() * b + c.tanh() * d.relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kept", [[0], [5], [0, 1], [2, 5], [1, 3, 4], [0, 1, 2, 3], [0, 2, 3, 4, 5]])
+def test_parts_of_one_layer_are_not_mistaken_for_each_other(kept: list[int]) -> None:
+    # With two channels left, the second part of a split into sixes has two channels as well: the last gate's.
+    inputs = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    graph = record(proofs.in_double(_Gated()), inputs)
+    keep = {graph.free[0]: kept}
+    shrunk, zeroed = graph.shrink(keep), proofs.zeroed(graph, keep)
+    with torch.no_grad():
+        torch.testing.assert_close(shrunk.eval()(inputs), zeroed.eval()(inputs))
+
+
 class _Recurrent(nn.Module):
-    """A convolutional recurrent cell that makes its state at a size written down (arXiv 1506.04214)."""
+    """A convolutional recurrent cell (arXiv 1506.04214) whose first state has sizes from nowhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,7 +225,8 @@ class _Recurrent(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`n t 3 h w` to `n 4`."""
-        state = cell = torch.zeros(len(x), 12, *x.shape[-2:], dtype=x.dtype)
+        sizes = (len(x), 12, *x.shape[-2:])
+        state = cell = torch.zeros(sizes, dtype=x.dtype)
         for time in range(x.shape[1]):
             read = torch.cat([self.stem(x[:, time]).relu(), state], 1)
             i, f, o, new = self.gates(read).split(12, 1)

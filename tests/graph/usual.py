@@ -78,6 +78,75 @@ def split_by_a_size_in_a_loop() -> nn.Module:
     return net(forward, a=cbr(3, 8), gates=conv(8, 24), size=8, head=head(8))
 
 
+class _Cell(nn.Module):
+    """Convolutional long short-term memory (arXiv 1506.04214), as it is often written."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.gates = conv(inputs + hidden, 4 * hidden)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        shown, kept = state
+        i, f, o, new = torch.split(self.gates(torch.cat([x, shown], dim=1)), self.hidden, dim=1)
+        kept = f.sigmoid() * kept + i.sigmoid() * new.tanh()
+        return o.sigmoid() * kept.tanh(), kept
+
+    def first(self, batch: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The state before the first image."""
+        height, width = size
+        like = self.gates.weight
+        return (
+            torch.zeros(batch, self.hidden, height, width, device=like.device, dtype=like.dtype),
+            torch.zeros(batch, self.hidden, *size, device=like.device, dtype=like.dtype),
+        )
+
+
+@case(2, 3, 3, 6, 6, removable=0.8)
+def conv_lstm() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        states = [cell.first(len(x), x.shape[-2:]) for cell in s.cells]
+        for time in range(x.shape[1]):
+            shown = s.stem(x[:, time]).relu()
+            for number, cell in enumerate(s.cells):
+                states[number] = cell(shown, states[number])
+                shown = states[number][0]
+        return s.out(shown.mean((2, 3)))
+
+    return net(forward, stem=conv(3, 8), cells=nn.ModuleList([_Cell(8, 12), _Cell(12, 6)]), out=nn.Linear(6, 4))
+
+
+@case(2, 3, 3, 6, 6, removable=0.8)
+def conv_gru() -> nn.Module:
+    """Gated recurrent units (arXiv 1511.06432); the first state is made where it is missing."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        state = None
+        for time in range(x.shape[1]):
+            y = s.stem(x[:, time]).relu()
+            if state is None:
+                state = y.new_zeros((len(y), 10, *y.shape[2:]))
+            z, r = s.gates(torch.cat([y, state], 1)).sigmoid().chunk(2, 1)
+            state = (1 - z) * state + z * s.new(torch.cat([y, r * state], 1)).tanh()
+        return s.out(state).mean((2, 3))
+
+    return net(forward, stem=conv(3, 8), gates=conv(18, 20), new=conv(18, 10), out=nn.Conv2d(10, 4, 1))
+
+
+@case(2, 3, 6, 6, removable=0.8)
+def made_state() -> nn.Module:
+    """A state that code without branches makes."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        y = s.a(x).relu()
+        state = torch.full((y.size(0), 6, y.size(2), y.size(3)), 0.5, dtype=y.dtype)
+        for _ in range(2):
+            state = s.b(torch.cat([y, state], 1)).tanh()
+        return s.out(state.mean((2, 3)))
+
+    return net(forward, a=conv(3, 8), b=conv(14, 6), out=nn.Linear(6, 4))
+
+
 # -- weights made of others --------------------------------------------------------------------------------------------
 
 

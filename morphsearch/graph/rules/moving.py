@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, reshape
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, reshape
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
@@ -197,7 +197,11 @@ def pad(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 
 def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """A tensor made on the way (zeros, new_empty): loose filler, whatever its size."""
+    """A tensor made on the way (zeros, new_empty): loose filler, whatever its size.
+
+    Where that was decided (see :mod:`~morphsearch.graph.creating`) its channels are units that follow those that they
+    meet, since its size is written down.
+    """
     numbers = (
         numbers_in(args[1:] if len(args) < 2 or not isinstance(args[1], (list, tuple)) else args[2:], {})
         if short_name(func) in _FILLING
@@ -207,9 +211,19 @@ def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         tape.emit(short_name(func), [], [], attrs={"numbers": numbers})
     like = tape.labels(args[0]) if short_name(func).endswith("_like") else None
     for tensor in tensors_in(out):
-        tape.put(tensor, constant(LOOSE, tuple(tensor.shape)))
+        tape.put(tensor, _created(tape, func, tensor))
         if like is not None and like.parameter is None and like.shape == tuple(tensor.shape):
             tensor._morphsearch_like = like  # type: ignore[attr-defined]  # its size is the other's
+
+
+def _created(tape: Tape, func: Any, tensor: Tensor) -> Labels:
+    shape = tuple(tensor.shape)
+    if short_name(func) in CREATING and len(shape) in CHANNELLED and shape[1] > 1:
+        tape.created += 1
+        ids = tape.filler("created", shape[1]) if CREATED in tape.decisions else None
+        if ids is not None:
+            return along(ids, 1, shape)
+    return constant(LOOSE, shape)
 
 
 def count(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -218,6 +232,10 @@ def count(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     for tensor in tensors_in(out):
         tape.put(tensor, constant(RIGID, tuple(tensor.shape)))
 
+
+CREATED = "created tensors"  # the decision
+CREATING = frozenset("zeros ones empty full rand randn new_zeros new_ones new_empty new_full".split())
+CHANNELLED = (2, 4, 5)  # ranks whose second dimension is that of channels
 
 _FILLING = frozenset("full new_full full_like fill fill_ scalar_tensor".split())
 
