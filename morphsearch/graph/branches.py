@@ -27,6 +27,7 @@ from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Group, Resolution
 from morphsearch.graph.rewrite import Mismatch, Plan, make_plan, rebuild
 from morphsearch.graph.tape import Tape
+from morphsearch.graph.unionfind import components
 from morphsearch.graph.watching import Watched, watch
 
 if TYPE_CHECKING:
@@ -63,8 +64,14 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
     Two branches that end in each kind of module are tried, and proven by recording: modules of one type that run the
     same operations have the same code. (Every later rewrite is recorded again in any case.)
     """
-    alone = [name for name in graph.free if graph.gone_with([name]) is not None]
-    left = _extend(graph, set(), alone, lambda found: graph.gone_with(found) is not None)
+    coupling = _Coupling(graph)
+
+    def good(found: set[str]) -> bool:
+        removal = graph.gone_with(found)
+        return removal is not None and coupling.stays(removal)
+
+    alone = [name for name in graph.free if good({name})]
+    left = _extend(graph, set(), alone, good)
     of_module = _kinds(graph)
     removals = {name: found for name in alone if name in left and (found := graph.gone_with([name])) is not None}
     kinds = {
@@ -89,6 +96,43 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
         wrong = of_module[graph.tape.operations[failed].module] if failed >= 0 else None
         kinds = {name: kind for name, kind in kinds.items() if wrong is not None and wrong not in kind}
     return {}
+
+
+class _Coupling:
+    """What couples the units of a network: whether those that stay are coupled as before when some go.
+
+    In Res2Net (arXiv 1904.01169) each scale adds the one before it: where a scale goes that alone read a sum, what met
+    in that sum is no longer coupled, and its one group would be two.
+    """
+
+    def __init__(self, graph: ConvGraph) -> None:
+        self.graph = graph
+        self.unions: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for one, other, operation, _ in graph.tape.unions:
+            self.unions.setdefault(operation, []).append((one, other))
+        self.slots: dict[str, list[np.ndarray]] = {}
+        for (name, _), ids in graph.tape.slots.items():
+            self.slots.setdefault(name, []).append(ids)
+
+    def stays(self, removal: Removal) -> bool:
+        """Without what goes, the units that stay are still coupled as in the seed."""
+        graph, class_of = self.graph, self.graph.resolution.class_of
+        gone = np.zeros(len(graph.groups), bool)
+        gone[list(removal.groups)] = True
+        left = np.append(~gone[graph.unit_group], True)[graph.resolution.unit_of]  # -1, fixed, stays
+        for name in removal.parameters:
+            for ids in self.slots.get(name, ()):
+                left[ids] = False
+        lost = [pair for operation in removal.operations for pair in self.unions.get(operation, ())]
+        if not any((left[one] & left[other]).any() for one, other in lost):
+            return True
+        kept = [
+            pair for operation, pairs in self.unions.items() if operation not in removal.operations for pair in pairs
+        ]
+        slots = [ids[left[ids]] for name, own in self.slots.items() if name not in removal.parameters for ids in own]
+        ids = np.unique(np.concatenate(slots)) if slots else np.zeros(0, np.int64)
+        after = components(class_of.size, kept)[ids]
+        return np.unique(after).size == np.unique(class_of[ids]).size
 
 
 def _extend(graph: ConvGraph, chosen: set[str], more: list[str], good: Callable[[set[str]], bool]) -> set[str]:

@@ -5,7 +5,10 @@ falls to zero tells most of that: Radosavovic et al. (arXiv 2003.13678, section 
 trainings of ten epochs, and EfficientNet (arXiv 1905.11946, section 3.3) finds its coefficients on a small grid. Free
 widths are far too many to be tried one by one, so candidates are *shapes* (:mod:`~morphsearch.strategies.shapes`): two
 or three numbers. Every candidate costs what the budget allows, the first is uniform scaling, and the answer is the
-floor of a valley fitted to all of them (:mod:`~morphsearch.strategies.valley`), not the luckiest.
+floor of a valley fitted to all of them (:mod:`~morphsearch.strategies.valley`), not the luckiest, and a step back
+towards uniform scaling: short trainings favour shapes that learn fast, and the less so the longer they are. On CIFAR-10
+MobileNetV1 at half its FLOPs was best at 0.85, 0.78 and 0.5 along one axis after trainings of 3.5, 6 and 12 epochs,
+which is about the square root of their lengths; the answer is meant for a training as long as all trials together.
 
 All candidates begin with the same seed and see the same images in the same order. No unit of the seed is judged: the
 architecture begins with fresh weights.
@@ -94,11 +97,12 @@ class Trials(TrainingFree):
             here = valley.floor()
             # Each axis is looked along once, from the best point known then; the others are spent on that point itself.
             attempt(tuple(self.step if axis == number else value for axis, value in enumerate(here)))
-        self.point = valley.floor()
+        # As far as a training `trials` times as long would go.
+        self.point = tuple(value / trials**0.5 for value in valley.floor())
         there = ", ".join(f"{axis} {value:+.2g}" for axis, value in zip(shapes.axes, self.point, strict=True) if value)
         self.notes = (
-            f"{len(known)} shapes were trained for 1/{trials} of the epochs each; the valley fitted to them "
-            f"is lowest at {there or 'uniform scaling'}.",
+            f"{len(known)} shapes were trained for 1/{trials} of the epochs each; for a training of "
+            f"all of them the best is expected at {there or 'uniform scaling'}.",
         )
 
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:
