@@ -70,10 +70,11 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
         removal = graph.gone_with(found)
         return removal is not None and coupling.stays(removal)
 
-    alone = [name for name in graph.free if good({name})]
+    may = {name: found for name in graph.free if good({name}) and (found := graph.gone_with([name])) is not None}
+    alone = coupling.robust(sorted(may, key=lambda name: len(may[name].joins)))
     left = _extend(graph, set(), alone, good)
     of_module = _kinds(graph)
-    removals = {name: found for name in alone if name in left and (found := graph.gone_with([name])) is not None}
+    removals = {name: found for name, found in may.items() if name in left}
     kinds = {
         name: frozenset(of_module[graph.tape.operations[join].module] for join in removal.joins)
         for name, removal in removals.items()
@@ -93,6 +94,10 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
             once |= {kinds[name] for name in blamed}
             kinds = {name: kind for name, kind in kinds.items() if name not in blamed and kind not in again}
             continue
+        wide = {name for name, kind in kinds.items() if len(_places(graph, removals[name])) > 1}
+        if wide and len(wide) < len(kinds):  # what ends in several modules may be to blame, not their code
+            kinds = {name: kind for name, kind in kinds.items() if name not in wide}
+            continue
         wrong = of_module[graph.tape.operations[failed].module] if failed >= 0 else None
         kinds = {name: kind for name, kind in kinds.items() if wrong is not None and wrong not in kind}
     return {}
@@ -102,11 +107,23 @@ class _Coupling:
     """What couples the units of a network: whether those that stay are coupled as before when some go.
 
     In Res2Net (arXiv 1904.01169) each scale adds the one before it: where a scale goes that alone read a sum, what met
-    in that sum is no longer coupled, and its one group would be two.
+    in that sum is no longer coupled, and its one group would be two. In SKNet (arXiv 1903.06586) one path reads the
+    first half of a stream and another the second: where the last such reader goes, two groups would be one.
     """
 
     def __init__(self, graph: ConvGraph) -> None:
         self.graph = graph
+        # Groups are told apart by the layers that hold them: by a sum of random numbers, one for each of them.
+        self.free = np.array([group.frozen is None for group in graph.groups.values()], bool)
+        self.holders = np.zeros(len(graph.groups), np.uint64)
+        self.count = np.zeros(len(graph.groups), np.int64)
+        self.held: dict[str, list[tuple[np.ndarray, np.uint64]]] = {}
+        random = np.random.default_rng(0).integers(1, 2**63, len(graph.bindings), dtype=np.uint64)
+        for binding, number in zip(graph.bindings, random, strict=True):
+            groups = np.unique(graph.unit_group[binding.units[binding.units >= 0]])
+            self.holders[groups] += number
+            self.count[groups] += 1
+            self.held.setdefault(binding.tensor, []).append((groups, number))
         self.unions: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         for one, other, operation, _ in graph.tape.unions:
             self.unions.setdefault(operation, []).append((one, other))
@@ -115,7 +132,43 @@ class _Coupling:
             self.slots.setdefault(name, []).append(ids)
 
     def stays(self, removal: Removal) -> bool:
-        """Without what goes, the units that stay are still coupled as in the seed."""
+        """Without what goes, the units that stay are still coupled as in the seed, and in the same groups."""
+        return self._apart(removal) and self._together(removal)
+
+    def _apart(self, removal: Removal) -> bool:
+        """No two groups are held by the same layers, which would make them one."""
+        staying = self.free.copy()
+        staying[list(removal.groups)] = False
+        return self._distinct(removal.parameters, staying)
+
+    def _distinct(self, parameters: Iterable[str], staying: np.ndarray) -> bool:
+        """The groups `staying` (`g` bool) are as many without the layers of these parameters."""
+        holders, count = self.holders.copy(), self.count.copy()
+        for name in parameters:
+            for groups, number in self.held.get(name, ()):
+                holders[groups] -= number
+                count[groups] -= 1
+        held = staying & (count > 0)
+        return np.unique(holders[held]).size == np.unique(self.holders[held]).size
+
+    def robust(self, names: Iterable[str]) -> list[str]:
+        """Of groups that may go alone, those of which any may go together, and no two others become one."""
+        chosen: list[str] = []
+        gone: frozenset[str] = frozenset()
+        staying = self.free
+        for name in names:
+            removal = self.graph.gone_with([name])
+            if removal is None:
+                continue
+            left = staying.copy()
+            left[list(removal.groups)] = False
+            if self._distinct(gone | removal.parameters, left):
+                gone, staying = gone | removal.parameters, left
+                chosen.append(name)
+        return chosen
+
+    def _together(self, removal: Removal) -> bool:
+        """No unit falls apart into several."""
         graph, class_of = self.graph, self.graph.resolution.class_of
         gone = np.zeros(len(graph.groups), bool)
         gone[list(removal.groups)] = True
@@ -153,6 +206,11 @@ def _failure(graph: ConvGraph, names: set[str]) -> int | None:
     except Mismatch as mismatch:
         return mismatch.operation
     return None
+
+
+def _places(graph: ConvGraph, removal: Removal) -> set[str]:
+    """The modules in which what goes met the rest."""
+    return {graph.tape.operations[join].module for join in removal.joins}
 
 
 Kind = tuple[str, ...]
@@ -360,7 +418,7 @@ def _same_units(graph: ConvGraph, found: ConvGraph, removal: Removal, plan: Plan
         if (units[new[held]] != old[held]).any():
             raise wrong
     staying = np.nonzero(~np.isin(graph.unit_group, list(removal.groups)))[0]
-    if not np.array_equal(units, staying):
+    if not np.array_equal(np.sort(units), staying):  # where the first of several makers went, they come later
         raise wrong
     # Neighbours mostly are of one group: it is enough to look where either group changes.
     new, old = found.unit_group, graph.unit_group[units]

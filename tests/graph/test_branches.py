@@ -144,3 +144,55 @@ def test_fresh_weights_without_a_branch() -> None:
     assert network.eval()(x).shape == (2, 4)
     assert not list(network.get_submodule("layer2.1.conv1").parameters())
     assert network.get_submodule("layer1.0.conv1").weight.shape[0] == 96
+
+
+class _Scales(nn.Module):
+    """Each scale adds the one before it (Res2Net, arXiv 1904.01169)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.ModuleList(nn.Conv2d(8, 3, 1) for _ in range(4)), nn.Conv2d(12, 8, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third, last = [enter(x).relu() for enter in self.enter]
+        one = self.convs[0](first).relu()
+        two = self.convs[1](one + second).relu()
+        return x + self.leave(torch.cat([one, two, self.convs[2](two + third).relu(), last], 1))
+
+
+class _Halves(nn.Module):
+    """One path reads the first half of the channels, another the second (SKNet with split inputs, arXiv 1903.06586)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
+        self.leave = nn.Conv2d(6, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = torch.split(x, 4, 1)
+        return x + self.leave((self.first(first) + self.second(second)).relu())
+
+
+@pytest.mark.parametrize(("block", "blocks", "count"), [(_Scales, 1, 5), (_Halves, 2, 1)])
+def test_every_set_of_branches_that_may_go_can_go(block: type[nn.Module], blocks: int, count: int) -> None:
+    torch.manual_seed(0)
+    stem, head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+    graph, x = prepared(nn.Sequential(stem, *(block() for _ in range(blocks)), head), (2, 3, 8, 8))
+    names = removable(graph)
+    assert len(names) == count
+    for chosen in range(1, 2 ** len(names)):
+        gone = [name for number, name in enumerate(names) if chosen >> number & 1]
+        if graph.gone_with(gone) is None:  # something of a concatenation must stay
+            continue
+        network, plan = graph.planned(from_positions(graph, {name: [] for name in gone}))
+        torch.testing.assert_close(network.eval()(x), reference(graph, gone)(x))
+        smaller = record(network, x, decisions=plan.decisions)
+        assert smaller.widths == {**graph.widths, **dict.fromkeys([*gone, *_also(graph, gone)], 0)}
+
+
+def _also(graph: ConvGraph, gone: list[str]) -> list[str]:
+    """The groups that go with others."""
+    removal = graph.gone_with(gone)
+    assert removal is not None
+    return [name for number, name in enumerate(graph.groups) if number in removal.groups]
