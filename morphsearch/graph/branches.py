@@ -21,13 +21,13 @@ import numpy as np
 from torch import fx, nn
 
 from morphsearch.errors import GraphError
+from morphsearch.graph.coupling import Coupling
 from morphsearch.graph.edits import give_code
 from morphsearch.graph.flow import Removal
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Group, Resolution
 from morphsearch.graph.rewrite import Mismatch, Plan, make_plan, rebuild
 from morphsearch.graph.tape import Tape
-from morphsearch.graph.unionfind import components
 from morphsearch.graph.watching import Watched, watch
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
     Two branches that end in each kind of module are tried, and proven by recording: modules of one type that run the
     same operations have the same code. (Every later rewrite is recorded again in any case.)
     """
-    coupling = _Coupling(graph)
+    coupling = Coupling(graph)
 
     def good(found: set[str]) -> bool:
         removal = graph.gone_with(found)
@@ -101,91 +101,6 @@ def may_go(graph: ConvGraph) -> dict[str, str]:
         wrong = of_module[graph.tape.operations[failed].module] if failed >= 0 else None
         kinds = {name: kind for name, kind in kinds.items() if wrong is not None and wrong not in kind}
     return {}
-
-
-class _Coupling:
-    """What couples the units of a network: whether those that stay are coupled as before when some go.
-
-    In Res2Net (arXiv 1904.01169) each scale adds the one before it: where a scale goes that alone read a sum, what met
-    in that sum is no longer coupled, and its one group would be two. In SKNet (arXiv 1903.06586) one path reads the
-    first half of a stream and another the second: where the last such reader goes, two groups would be one.
-    """
-
-    def __init__(self, graph: ConvGraph) -> None:
-        self.graph = graph
-        # Groups are told apart by the layers that hold them: by a sum of random numbers, one for each of them.
-        self.free = np.array([group.frozen is None for group in graph.groups.values()], bool)
-        self.holders = np.zeros(len(graph.groups), np.uint64)
-        self.count = np.zeros(len(graph.groups), np.int64)
-        self.held: dict[str, list[tuple[np.ndarray, np.uint64]]] = {}
-        random = np.random.default_rng(0).integers(1, 2**63, len(graph.bindings), dtype=np.uint64)
-        for binding, number in zip(graph.bindings, random, strict=True):
-            groups = np.unique(graph.unit_group[binding.units[binding.units >= 0]])
-            self.holders[groups] += number
-            self.count[groups] += 1
-            self.held.setdefault(binding.tensor, []).append((groups, number))
-        self.unions: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-        for one, other, operation, _ in graph.tape.unions:
-            self.unions.setdefault(operation, []).append((one, other))
-        self.slots: dict[str, list[np.ndarray]] = {}
-        for (name, _), ids in graph.tape.slots.items():
-            self.slots.setdefault(name, []).append(ids)
-
-    def stays(self, removal: Removal) -> bool:
-        """Without what goes, the units that stay are still coupled as in the seed, and in the same groups."""
-        return self._apart(removal) and self._together(removal)
-
-    def _apart(self, removal: Removal) -> bool:
-        """No two groups are held by the same layers, which would make them one."""
-        staying = self.free.copy()
-        staying[list(removal.groups)] = False
-        return self._distinct(removal.parameters, staying)
-
-    def _distinct(self, parameters: Iterable[str], staying: np.ndarray) -> bool:
-        """The groups `staying` (`g` bool) are as many without the layers of these parameters."""
-        holders, count = self.holders.copy(), self.count.copy()
-        for name in parameters:
-            for groups, number in self.held.get(name, ()):
-                holders[groups] -= number
-                count[groups] -= 1
-        held = staying & (count > 0)
-        return np.unique(holders[held]).size == np.unique(self.holders[held]).size
-
-    def robust(self, names: Iterable[str]) -> list[str]:
-        """Of groups that may go alone, those of which any may go together, and no two others become one."""
-        chosen: list[str] = []
-        gone: frozenset[str] = frozenset()
-        staying = self.free
-        for name in names:
-            removal = self.graph.gone_with([name])
-            if removal is None:
-                continue
-            left = staying.copy()
-            left[list(removal.groups)] = False
-            if self._distinct(gone | removal.parameters, left):
-                gone, staying = gone | removal.parameters, left
-                chosen.append(name)
-        return chosen
-
-    def _together(self, removal: Removal) -> bool:
-        """No unit falls apart into several."""
-        graph, class_of = self.graph, self.graph.resolution.class_of
-        gone = np.zeros(len(graph.groups), bool)
-        gone[list(removal.groups)] = True
-        left = np.append(~gone[graph.unit_group], True)[graph.resolution.unit_of]  # -1, fixed, stays
-        for name in removal.parameters:
-            for ids in self.slots.get(name, ()):
-                left[ids] = False
-        lost = [pair for operation in removal.operations for pair in self.unions.get(operation, ())]
-        if not any((left[one] & left[other]).any() for one, other in lost):
-            return True
-        kept = [
-            pair for operation, pairs in self.unions.items() if operation not in removal.operations for pair in pairs
-        ]
-        slots = [ids[left[ids]] for name, own in self.slots.items() if name not in removal.parameters for ids in own]
-        ids = np.unique(np.concatenate(slots)) if slots else np.zeros(0, np.int64)
-        after = components(class_of.size, kept)[ids]
-        return np.unique(after).size == np.unique(class_of[ids]).size
 
 
 def _extend(graph: ConvGraph, chosen: set[str], more: list[str], good: Callable[[set[str]], bool]) -> set[str]:
