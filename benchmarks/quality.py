@@ -183,7 +183,7 @@ def summary() -> str:
             values = [100 * line["accuracy"] for line in lines]
             spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             best = f" (best {max(values):.2f})" if arm == "random" else ""
-            over = f"{statistics.mean(values) - 100 * statistics.mean(uniform):+.2f}" if uniform else ""
+            over = f"{round(statistics.mean(values) - 100 * statistics.mean(uniform), 2) + 0.0:+.2f}" if uniform else ""
             training = statistics.mean(line["train_seconds"] for line in seed) if seed else 0.0
             search = statistics.mean(line["search_seconds"] for line in lines)
             price = "none" if arm in FREE else f"{search / training:.2f}" if training else f"{search:.0f} s"

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from morphsearch.arguments import named_arguments
 from morphsearch.costs import cost
+from morphsearch.errors import GraphError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.recording import as_arguments
@@ -111,10 +112,7 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
     for with_mixing, with_branches in plans:
         keep = random_keep(graph, rng, skip=() if with_mixing else mixing)
         if with_branches:
-            gone = rng.permutation(branches)[: (len(branches) + 1) // 2].tolist()
-            while gone and graph.gone_with(gone) is None:  # each may go, but something of a concatenation must stay
-                gone.pop()
-            keep |= {name: [] for name in gone}
+            keep |= {name: [] for name in _may_go(graph, rng.permutation(branches).tolist())}
         shrunk = graph.shrink(keep).eval()
         reference = zeroed(graph, keep).eval()
         with torch.no_grad():
@@ -187,6 +185,21 @@ def inputs_like(
 
     args, kwargs = as_arguments(example_inputs)
     return tree_map(draw, args), tree_map(draw, kwargs)
+
+
+def _may_go(graph: ConvGraph, branches: list[str]) -> list[str]:
+    """Half of the branches, or as many of them as can go together: something of a concatenation must stay, and code
+    that follows when all are gone may not when some are."""
+    gone = branches[: (len(branches) + 1) // 2]
+    while gone:
+        try:
+            if graph.gone_with(gone) is not None:
+                graph.shrink({name: [] for name in gone})
+                return gone
+        except GraphError:
+            pass
+        gone = gone[: len(gone) // 2]
+    return gone
 
 
 def random_keep(
