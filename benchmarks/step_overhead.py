@@ -5,11 +5,11 @@
 
 Plain and searching steps of one network alternate, so that both see the same machine; for a plain step gates and hooks
 are off. Reported: the median of each, the median over pairs of searching / plain, with its quartiles, and the ratio of
-the fastest thirds, which other programs disturb least. Units do not
-leave (that would only make searching steps cheaper), and the strategy presses from the first step on. Every tenth step
-looks at all scores, which a median hides: a look is timed by itself, and a tenth of it added (`ratio_with_looks`).
-Rows go to benchmarks/results/step_overhead.json one by one; those that are there with the same settings are kept. Run
-it with nothing else running: the file says how busy the machine was.
+the fastest thirds, which other programs disturb least. Units do not leave (that would only make searching steps
+cheaper), and the strategy presses from the first step on. Every tenth step looks at all scores, which a median hides:
+a look is timed by itself, and a tenth of it added (`ratio_with_looks`). Rows go to
+benchmarks/results/step_overhead.json one by one; those that are there with the same settings are kept. Run it with
+nothing else running: the file says how busy the machine was.
 """
 
 from __future__ import annotations

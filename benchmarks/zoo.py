@@ -550,10 +550,16 @@ def one(spec: str, pipe: Connection, threads: int, limit: float) -> None:
     except BaseException as error:
         line["status"] = "failed"
         line["failure"] = f"{type(error).__name__}: {error}"[:600]
-        line["where"] = traceback.format_exc().splitlines()[-6:]
+        line["where"] = _where(error)
     line["seconds"] = round(time.process_time() - began, 2)
     line["child_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     pipe.send(line)
+
+
+def _where(error: BaseException) -> list[str]:
+    """The last places that an error came through, with no path of this machine."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return [f"{Path(one.filename).name}:{one.lineno} in {one.name}" for one in frames]
 
 
 def _too_long(*_: Any) -> None:

@@ -28,6 +28,7 @@ from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Group, Resolution
 from morphsearch.graph.rewrite import Mismatch, Plan, make_plan, rebuild
 from morphsearch.graph.tape import Tape
+from morphsearch.graph.tracing import name_of
 from morphsearch.graph.watching import Watched, watch
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _writes(module: nn.Module, node: fx.Node) -> bool:
     """Whether a node may write into what it is given."""
     if node.op == "call_module":
         return any(getattr(one, "inplace", False) for one in module.get_submodule(str(node.target)).modules())
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = name_of(node)
     written = name.startswith("i") and node.target is getattr(operator, name, None)
     return bool(node.kwargs.get("inplace")) or True in node.args[1:] or name.endswith("_") or written
 

@@ -14,7 +14,7 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.dependence import Dependent, mark_dependent
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
-from morphsearch.graph.rewrite import Mismatch, Plan, check, make_plan, rearrange, rebuild
+from morphsearch.graph.rewrite import CANNOT_FOLLOW, Mismatch, Plan, check, make_plan, rearrange, rebuild
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
 
@@ -114,7 +114,7 @@ def describe(operation: RawOperation | None, reason: str) -> str:
         return f"the network cannot run at other widths: {reason}"
     where = f"{operation.kind} in {operation.module}" if operation.module else operation.kind
     return (
-        f"the operation {where} has sizes written into it or cannot follow ({reason}); "
+        f"the operation {where} {CANNOT_FOLLOW} ({reason}); "
         "write it in terms of its input's shape, or teach it through the hook morphsearch_operations"
     )
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from morphsearch.graph.creating import sizes_of, with_sizes
-from morphsearch.graph.tracing import moves
+from morphsearch.graph.creating import with_channels
+from morphsearch.graph.tracing import moves, name_of
 
 
 @dataclass
@@ -75,8 +75,7 @@ _NUMBERS = frozenset(
 def _may_matter(node: fx.Node) -> bool:
     """A node whose result nobody reads may still write into a tensor; what only moves elements or counts does not."""
     if node.op in ("call_function", "call_method"):
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        return not moves(node) and name not in _NUMBERS
+        return not moves(node) and name_of(node) not in _NUMBERS
     return node.op != "get_attr"
 
 
@@ -92,9 +91,7 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
             regroup(node, edit.groups)
             continue
         if isinstance(edit, Recreated):
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-            sizes, _, _ = sizes_of(name, node.args)
-            node.args = with_sizes(name, node.args, [sizes[0], edit.channels, *sizes[2:]])
+            node.args = with_channels(name_of(node), node.args, edit.channels)
             continue
         with traced.graph.inserting_before(node):
             new = _selected(module, traced, nodes, edit) if isinstance(edit, Selection) else _resized(node, edit)

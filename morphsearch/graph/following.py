@@ -15,6 +15,7 @@ from morphsearch.graph.labels import Labels, compact
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rules.binding import axis_of
 from morphsearch.graph.tape import Tape
+from morphsearch.graph.tracing import name_of
 
 
 def positions(
@@ -39,7 +40,7 @@ def positions(
         # The one parent that carries channels gets the positions, sizes get the numbers that they have.
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), partial(argument, parent, value))
         try:
-            value = apply_move(node, args, kwargs)
+            value = _apply_move(node, args, kwargs)
         except (RuntimeError, IndexError, TypeError):
             return None
         parent = node
@@ -90,6 +91,7 @@ def by_class(ids: Tensor, resolution: Resolution, shape: tuple[int, ...]) -> Ten
 
 
 def varying(ids: Tensor) -> list[int]:
+    """The dimensions along which identifiers change."""
     return [d for d, size in enumerate(ids.shape) if size > 1]
 
 
@@ -103,11 +105,7 @@ def line_of(labels: Labels, dim: int) -> np.ndarray | None:
     return np.asarray(side.movedim(dim, 0).reshape(-1).expand(labels.shape[dim]))
 
 
-def name_of(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-
-def apply_move(node: fx.Node, args: Any, kwargs: Any) -> Any:
+def _apply_move(node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Run a move on channel positions; padding is position -1."""
     name = name_of(node)
     if name == "pad":

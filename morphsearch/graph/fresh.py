@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
@@ -20,7 +22,8 @@ def initialise(model: nn.Module, plan: Plan | None = None) -> None:
     their present mean and deviation. So is every weight of a module whose own initialisation knows only the sizes that
     it was built with.
     """
-    for module in model.modules():
+    added = _added(plan)
+    for path, module in model.named_modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             try:
@@ -28,8 +31,8 @@ def initialise(model: nn.Module, plan: Plan | None = None) -> None:
                     reset()
             except Exception:  # whatever its code raises at sizes that it does not expect
                 _redraw(module)
-        elif plan is not None and not isinstance(module, ParametrizationList):  # its layer has seen to that
-            _redraw_copies(model, module, plan)
+        elif added and not isinstance(module, ParametrizationList):  # its layer has seen to that
+            _redraw_copies(path, module, added)
     network = getattr(model, "init_weights", None)
     if callable(network):
         network()
@@ -43,22 +46,28 @@ def _redraw(module: nn.Module) -> None:
                 parameter.normal_(float(parameter.mean()), float(parameter.std()))
 
 
-def _redraw_copies(model: nn.Module, module: nn.Module, plan: Plan) -> None:
+def _redraw_copies(path: str, module: nn.Module, added: Mapping[str, list[tuple[int, np.ndarray]]]) -> None:
     """New values for what units that were added have in a module's own weights."""
-    own = {id(parameter) for parameter in module.parameters(recurse=False)}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in own and parameter.is_floating_point() and sum(size > 1 for size in parameter.shape) > 1:
-            values = parameter.detach()
-            if values.min() == values.max():
-                continue  # a scale, at what it begins with
-            mean, deviation = float(values.mean()), float(values.std())
-            for (of, dim), number in plan.copy_number.items():
-                if of == name and (number > 0).any():
-                    added = torch.from_numpy(np.flatnonzero(number > 0)).to(parameter.device)
-                    with torch.no_grad():
-                        parameter.index_copy_(
-                            dim, added, torch.empty_like(parameter.index_select(dim, added)).normal_(mean, deviation)
-                        )
+    for own, parameter in module.named_parameters(recurse=False):
+        slices = added.get(f"{path}.{own}" if path else own)
+        if not slices or not parameter.is_floating_point() or sum(size > 1 for size in parameter.shape) < 2:
+            continue
+        values = parameter.detach()
+        if values.min() == values.max():
+            continue  # a scale, at what it begins with
+        mean, deviation = float(values.mean()), float(values.std())
+        for dim, index in slices:
+            at = torch.from_numpy(index).to(values.device)
+            values.index_copy_(dim, at, torch.empty_like(values.index_select(dim, at)).normal_(mean, deviation))
+
+
+def _added(plan: Plan | None) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """By parameter: dimensions along which units were added, and where."""
+    found: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for (name, dim), number in plan.copy_number.items() if plan is not None else ():
+        if (number > 0).any():
+            found.setdefault(name, []).append((dim, np.flatnonzero(number)))
+    return found
 
 
 def share_columns(model: nn.Module, plan: Plan) -> None:

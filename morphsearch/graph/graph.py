@@ -16,11 +16,10 @@ from morphsearch.arguments import named_arguments
 from morphsearch.errors import GraphError, nearest
 from morphsearch.graph import branches
 from morphsearch.graph.checked import FROZEN, freeze_again, freeze_what_fails, rewrite_checked
-from morphsearch.graph.creating import with_created
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.flow import Flow, Removal
 from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
-from morphsearch.graph.grouping import regrouped
+from morphsearch.graph.grouping import regrouped, with_created
 from morphsearch.graph.labels import Labels, fraction
 from morphsearch.graph.recording import run_tape, uncollected
 from morphsearch.graph.resolve import Binding, Group, Resolution, resolve

@@ -1,5 +1,6 @@
-"""Whole groups or channels in lockstep: which of the two a grouped convolution had better lose.
+"""Choices that only the finished graph can judge: the network is recorded both ways, and more free units win.
 
+Whole groups or channels in lockstep, which of the two a grouped convolution had better lose:
 The rule of convolutions decides by the layer alone. What surrounds it may couple units further: in attention that
 pools over several scales (EfficientViT, arXiv 2205.14756) all heads share their channels, so that whole groups leave no
 choice at all, and the same channel of every group leaves one a channel. That shows only in the finished graph.
@@ -11,6 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from morphsearch.graph.rewrite import CANNOT_FOLLOW
+from morphsearch.graph.rules.moving import CREATED
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
@@ -28,8 +32,18 @@ def regrouped(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvG
     choices = _doubtful(graph)
     if not choices:
         return graph
-    other = record_with(choices)
-    return other if free_units(other) > free_units(graph) else graph
+    return _freer(graph, record_with(choices))
+
+
+def with_created(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:
+    """The graph in which channels of tensors that code makes are units (see :mod:`~morphsearch.graph.creating`), where
+    sizes in code hold something back and that makes more units free; else `graph`.
+
+    Args:
+        record_with: records and checks the same network with a decision made.
+    """
+    held_back = any(CANNOT_FOLLOW in (group.frozen or "") for group in graph.groups.values())
+    return _freer(graph, record_with({CREATED: "units"})) if held_back and graph.tape.created else graph
 
 
 def _doubtful(graph: ConvGraph) -> dict[str, str]:
@@ -53,6 +67,10 @@ def _doubtful(graph: ConvGraph) -> dict[str, str]:
     return found
 
 
-def free_units(graph: ConvGraph) -> int:
-    """How many units may leave."""
+def _freer(graph: ConvGraph, other: ConvGraph) -> ConvGraph:
+    """`other` where more of its units may leave, else `graph`."""
+    return other if _free_units(other) > _free_units(graph) else graph
+
+
+def _free_units(graph: ConvGraph) -> int:
     return sum(group.width for group in graph.groups.values() if group.frozen is None)

@@ -74,9 +74,11 @@ def patch_modules(
     with (
         _all_running({twin_modules[path]: repair_of(path) for path in paths}) as several,
         watching(
-            {path: twin_modules[path] for path in untraced if path in own},
-            *(tapes, untraced, fit),
-            {path: twin_modules[path] for path in untraced if path not in own},
+            {path: twin_modules[path] for path in own},
+            tapes,
+            untraced,
+            fit,
+            beside={path: twin_modules[path] for path in untraced if path not in own},
         ) as watches,
         suppress(GraphError),  # the check that follows says what is still wrong
     ):

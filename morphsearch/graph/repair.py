@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from morphsearch.graph.creating import NAMES, sizes_of, with_sizes
+from morphsearch.graph.creating import sizes_of, with_channels
 from morphsearch.graph.edits import PatchLog, Recreated, Regrouped, Removed, Resized, Selection, groups_place
-from morphsearch.graph.following import by_class, line_of, name_of, new_shape, positions, varying
+from morphsearch.graph.following import by_class, line_of, new_shape, positions, varying
 from morphsearch.graph.labels import LOOSE, Labels, along
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rewrite import Plan, repeat_runs
+from morphsearch.graph.rules.moving import CREATING
 from morphsearch.graph.tape import Tape, unseen
-from morphsearch.graph.tracing import index_value, moves
+from morphsearch.graph.tracing import index_value, moves, name_of
 
 
 @dataclass
@@ -82,6 +83,18 @@ class Watch(_InPlaceOf):
         return result
 
 
+@dataclass
+class _Origin:
+    """Where a node has its channels from: a node of the trace, those from there to it (the last first), its value in
+    the new network, its identifiers in the seed, and which of its channels the seed's node takes."""
+
+    source: fx.Node
+    chain: list[fx.Node]
+    value: Tensor
+    line: np.ndarray
+    positions: np.ndarray
+
+
 class _Lost:
     """The value of a node that cannot run at the new widths; only nodes that move channels may read it."""
 
@@ -124,7 +137,7 @@ class Repair(_InPlaceOf):
                 return None
             if failure is not None:
                 raise failure
-            return self._recreate(n, result) if name_of(n) in NAMES else result
+            return self._recreate(n, result) if name_of(n) in CREATING else result
         with unseen():
             wanted = self._wanted(n)
             wrong = [one for one in wanted if not isinstance(result, Tensor) or not self._brings(n, result, *one)]
@@ -216,15 +229,11 @@ class Repair(_InPlaceOf):
     def _takes_another(self, n: fx.Node, dim: int, ids: np.ndarray) -> bool:
         """Of channels that several slices of the source stand for (the gates of a recurrent cell leave together), the
         node takes other slices than in the seed: as many as it should, by chance."""
-        found = self._origin(n, dim)
+        found = self._origin(n, dim, repeated=True)
         if found is None:
             return False
-        source, chain, value, line = found
-        expected = self._new_ids(line)[2]
-        if np.unique(expected).size == expected.size:
-            return False
-        chosen = self._places(source, chain, value, dim, line, ids)
-        taken = positions(chain, source, value.shape, dim, self._own_argument)
+        chosen = self._places(found, dim, ids)
+        taken = positions(found.chain, found.source, found.value.shape, dim, self._own_argument)
         return chosen is not None and taken is not None and not np.array_equal(chosen, taken)
 
     def _own_argument(self, parent: fx.Node, value: Any, node: fx.Node) -> Any:
@@ -234,9 +243,9 @@ class Repair(_InPlaceOf):
         tape = self.tapes[-1]
         return tape.pair(value) or tape.labels(value)
 
-    def _origin(self, n: fx.Node, dim: int) -> tuple[fx.Node, list[fx.Node], Tensor, np.ndarray] | None:
-        """The nearest ancestor whose channels lie along the same dimension, the nodes from there to `n` (the last
-        first), its value and its identifiers in the seed; None where there is none."""
+    def _origin(self, n: fx.Node, dim: int, *, repeated: bool = False) -> _Origin | None:
+        """The nearest ancestor whose channels lie along the same dimension; None where there is none, or with
+        `repeated` where all its channels are of different units."""
         chain: list[fx.Node] = [n]
         while True:
             parents = [a for a in chain[-1].all_input_nodes if self._carries(a)]
@@ -246,10 +255,12 @@ class Repair(_InPlaceOf):
             value = self.env.get(source)
             labels = self._seed_labels(source)
             line = line_of(labels, dim) if labels is not None and len(labels.shape) > dim else None
-            if isinstance(value, Tensor) and line is not None and (line != line[:1]).any():
-                shape = self.seed[source.name].labels.shape  # type: ignore[union-attr]
-                if positions(chain, source, shape, dim, self._seed_argument) is not None:
-                    return source, chain, value, line
+            if labels is not None and isinstance(value, Tensor) and line is not None and (line != line[:1]).any():
+                if repeated and np.unique(line_classes := self._new_ids(line)[2]).size == line_classes.size:
+                    return None
+                before = positions(chain, source, labels.shape, dim, self._seed_argument)
+                if before is not None:
+                    return _Origin(source, chain, value, line, before)
             if not moves(source):
                 return None
             chain.append(source)
@@ -257,11 +268,8 @@ class Repair(_InPlaceOf):
     def _select(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
         """Select the node's channels from the nearest ancestor whose channels lie along the same dimension."""
         found = self._origin(n, dim)
-        if found is None:
-            return None
-        source, chain, value, line = found
-        chosen = self._places(source, chain, value, dim, line, ids)
-        return None if chosen is None else self._choose(n, source, value, dim, chosen)
+        chosen = self._places(found, dim, ids) if found is not None else None
+        return self._choose(n, found, dim, chosen) if found is not None and chosen is not None else None
 
     def _carries(self, node: fx.Node) -> bool:
         """The node is a tensor with units, or a tuple of such."""
@@ -275,17 +283,14 @@ class Repair(_InPlaceOf):
         facts = self.seed.get(node.name)
         return facts.value if facts is not None else None
 
-    def _places(
-        self, source: fx.Node, chain: list[fx.Node], value: Tensor, dim: int, line: np.ndarray, ids: np.ndarray
-    ) -> np.ndarray | None:
-        """Where in `value`, that of `source` in the new network, the channels are that the last node of the chain
-        should bring (-1: filler); None where that cannot be said."""
-        shape = self.seed[source.name].labels.shape  # type: ignore[union-attr]
-        before = positions(chain, source, shape, dim, self._seed_argument)
-        index, copied, expected = self._new_ids(line)
-        labels = self._labels(value)
+    def _places(self, origin: _Origin, dim: int, ids: np.ndarray) -> np.ndarray | None:
+        """Where in the new network's value of the ancestor the channels are that the node should bring (-1: filler);
+        None where that cannot be said."""
+        before = origin.positions
+        index, copied, expected = self._new_ids(origin.line)
+        labels = self._labels(origin.value)
         arriving = line_of(labels, dim) if labels is not None else None
-        if before is None or arriving is None or arriving.size != expected.size:
+        if arriving is None or arriving.size != expected.size:
             return None
         if not np.array_equal(np.sort(arriving), np.sort(expected)):
             return None
@@ -299,7 +304,8 @@ class Repair(_InPlaceOf):
         )
         return None if (before[out_index] >= 0)[chosen < 0].any() else chosen
 
-    def _choose(self, n: fx.Node, source: fx.Node, value: Tensor, dim: int, chosen: np.ndarray) -> Tensor:
+    def _choose(self, n: fx.Node, origin: _Origin, dim: int, chosen: np.ndarray) -> Tensor:
+        source, value = origin.source, origin.value
         labels = self._labels(value)
         assert labels is not None
         arriving = line_of(labels, dim)
@@ -325,13 +331,11 @@ class Repair(_InPlaceOf):
             return result
         wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        sizes, _, _ = sizes_of(name_of(n), args)
+        sizes = sizes_of(name_of(n), args)
         if wanted is None or len(sizes) != len(wanted) or len(wanted) < 2 or sizes[1] == wanted[1]:
             return result
-        sizes[1] = wanted[1]
-        args = with_sizes(name_of(n), args, sizes)
         function = getattr(Tensor, n.target) if isinstance(n.target, str) else n.target
-        made = function(*args, **kwargs)
+        made = function(*with_channels(name_of(n), args, wanted[1]), **kwargs)
         self.log.edits.append(Recreated(n.name, wanted[1]))
         return made
 

@@ -201,6 +201,9 @@ def set_size(module: nn.Module, attribute: str, value: int | None) -> None:
         setattr(module, attribute, value)
 
 
+CANNOT_FOLLOW = "has sizes written into it or cannot follow"  # what is said of an operation that freezes units
+
+
 @dataclass
 class Mismatch(Exception):
     """An operation of the rewritten network that does not see what it should (`operation`: its index, in both

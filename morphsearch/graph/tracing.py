@@ -55,7 +55,7 @@ def index_value(tensor: Tensor) -> Tensor | None:
 
 def parts_of(node: fx.Node) -> int | None:
     """Into how many parts a node takes its tensor apart, where the code says so."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = name_of(node)
     given = node.args[1] if len(node.args) > 1 else node.kwargs.get("chunks", node.kwargs.get("split_size_or_sections"))
     if name == "chunk" and isinstance(given, int):
         return given
@@ -284,8 +284,13 @@ MOVES = frozenset(
 )
 
 
+def name_of(node: fx.Node) -> str:
+    """The name of the function or method that a node calls, of a module or placeholder its target."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
 def moves(node: fx.Node) -> bool:
+    """The node only moves elements."""
     if node.op not in ("call_method", "call_function"):
         return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name in MOVES
+    return name_of(node) in MOVES

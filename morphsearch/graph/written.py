@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from morphsearch.graph.creating import FUNCTIONS, METHODS, NAMES, sizes_of, with_sizes
+from morphsearch.graph.creating import FUNCTIONS, METHODS, sizes_of, with_channels
 from morphsearch.graph.edits import PATCHED
 from morphsearch.graph.labels import Labels
+from morphsearch.graph.rules.moving import CREATING
 from morphsearch.graph.tape import Tape
 
 VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape))
@@ -165,12 +166,11 @@ def _made(
 ) -> Any:
     """A tensor that is made: only the number of its channels is ours."""
     wanted = shapes[0]
-    sizes, _, _ = sizes_of(func.__name__, args)
+    sizes = sizes_of(func.__name__, args)
     if len(sizes) != len(wanted) or len(wanted) < 2 or sizes[1] == wanted[1]:
         return func(*args, **kwargs)
     watch.note(where, [None, wanted[1], *[None] * (len(wanted) - 2)])
-    sizes[1] = wanted[1]
-    return func(*with_sizes(func.__name__, args, sizes), **kwargs)
+    return func(*with_channels(func.__name__, args, wanted[1]), **kwargs)
 
 
 def _methods(kind: type) -> dict[str, FunctionType]:
@@ -341,7 +341,7 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
     # ``torch.split(x, ...)`` has its tensor among the arguments, ``x.split(...)`` before the dot.
     skip = 1 if isinstance(call.func.value, ast.Name) and call.func.value.id == "torch" else 0
     given = call.args[skip:]
-    if name in NAMES:
+    if name in CREATING:
         return _edit_made(call, numbers)
     if any(isinstance(one, ast.Starred) for one in given):
         return False

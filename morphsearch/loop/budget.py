@@ -39,8 +39,8 @@ __all__ = [
 FIXED = 0.1  # of the seed's cost that no widths take away: more is worth a word where a budget comes near it
 LITTLE_ROOM = 0.25  # of what widths can change
 TIGHT = (
-    "{row.text} leaves {share:.0f}% of what widths can change: the narrowest network costs {row.lowest:.3g} of the "
-    "seed's {row.seed:.3g} {row.unit} already, so most layers end with a few units, and accuracy with them. A larger "
+    "{text} leaves {share:.0f}% of what widths can change: the narrowest network costs {least:.3g} of the "
+    "seed's {seed:.3g} {unit} already, so most layers end with a few units, and accuracy with them. A larger "
     "budget, or larger batches and images where the cost depends on them, leave more to choose."
 )
 
@@ -178,7 +178,18 @@ class Budgets:
     def notes(self) -> list[str]:
         """What the costs that are bounded rest on, and budgets that leave little to choose, a sentence each."""
         resting = [f"{name}: {note}" for name in self.metrics for note in getattr(self.bound[name], "notes", ())]
-        return resting + [TIGHT.format(row=row, share=100 * room) for row in self.rows() if (room := _tight(row))]
+        lowest_costs = self.costs(lowest(self.graph, round_to=self.round_to))
+        return resting + [note for budget in self._all() if (note := self._tight(budget, lowest_costs[budget.metric]))]
+
+    def _tight(self, budget: Budget, least: float) -> str:
+        """A word on a budget that leaves little of what widths can change, since much of the cost is there at any
+        widths (latency, of which launches take their part); else nothing."""
+        seed = self.seed_costs[budget.metric]
+        limit = budget.limit(seed)
+        if not least <= limit < seed or least < FIXED * seed or limit - least >= LITTLE_ROOM * (seed - least):
+            return ""
+        share = 100 * (limit - least) / (seed - least)
+        return TIGHT.format(text=budget.text, share=share, least=least, seed=seed, unit=self.unit(budget.metric))
 
     def loads(self, widths: Mapping[str, int]) -> dict[str, float]:
         """Cost over limit of every budget of the present stage, by its text."""
@@ -302,15 +313,6 @@ def impossible(rows: Sequence[BudgetRow], round_to: int = 1) -> BudgetError:
         rule += f"; widths are multiples of {round_to}"
     shares = [f"{row.metric}={100 * row.lowest / row.seed + 0.01 if row.seed else 100.0:.2f}%" for row in bad]
     return BudgetError(told, rule, f"ask for {' and '.join(dict.fromkeys(shares))} or more")
-
-
-def _tight(row: BudgetRow) -> float:
-    """The share that a budget leaves of what widths can change, where that is little since much of the cost is there at
-    any widths (latency, of which launches take their part); else 0."""
-    if not row.satisfiable or row.lowest < FIXED * row.seed or row.requested >= row.seed:
-        return 0.0
-    room = (row.requested - row.lowest) / (row.seed - row.lowest)
-    return room if room < LITTLE_ROOM else 0.0
 
 
 def _lowest_of(row: BudgetRow) -> str:

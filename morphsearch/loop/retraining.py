@@ -30,7 +30,10 @@ __all__ = ["Comparison", "Row", "compare", "retrain_run", "retraining_recipe", "
 
 SEED = "seed"
 DISTILLED = "distilled"
-SEARCHED_FIELDS = ("batch_size", "precision", "channels_last", "augment", "label_smoothing", "accumulate", "optimizer")
+SEARCHED_FIELDS = (
+    *("batch_size", "precision", "channels_last", "augment", "label_smoothing", "accumulate", "optimizer"),
+    *("ema", "distill", "temperature"),  # which a search has no use for itself
+)
 
 
 def retrain_run(

@@ -111,9 +111,7 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
     shrunk: nn.Module = twin
     for with_mixing, with_branches in plans:
         keep = random_keep(graph, rng, skip=() if with_mixing else mixing)
-        if with_branches:
-            keep |= {name: [] for name in _may_go(graph, rng.permutation(branches).tolist())}
-        shrunk = graph.shrink(keep).eval()
+        keep, shrunk = _without(graph, keep, rng.permutation(branches).tolist() if with_branches else [])
         reference = zeroed(graph, keep).eval()
         with torch.no_grad():
             error = relative_error(reference(*args, **kwargs), shrunk(*args, **kwargs))
@@ -187,19 +185,21 @@ def inputs_like(
     return tree_map(draw, args), tree_map(draw, kwargs)
 
 
-def _may_go(graph: ConvGraph, branches: list[str]) -> list[str]:
-    """Half of the branches, or as many of them as can go together: something of a concatenation must stay, and code
-    that follows when all are gone may not when some are."""
+def _without(
+    graph: ConvGraph, keep: dict[str, list[int]], branches: list[str]
+) -> tuple[dict[str, list[int]], nn.Module]:
+    """Shrunk to `keep` and without half of `branches`, or as many of them as can go together: something of a
+    concatenation must stay, and code that follows when all are gone may not when some are. With the keep set."""
     gone = branches[: (len(branches) + 1) // 2]
     while gone:
+        without = keep | {name: [] for name in gone}
         try:
             if graph.gone_with(gone) is not None:
-                graph.shrink({name: [] for name in gone})
-                return gone
+                return without, graph.shrink(without).eval()
         except GraphError:
             pass
         gone = gone[: len(gone) // 2]
-    return gone
+    return keep, graph.shrink(keep).eval()
 
 
 def random_keep(

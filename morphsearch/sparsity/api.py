@@ -13,13 +13,14 @@ from morphsearch.data import as_splits
 from morphsearch.loop.checks import check_options
 from morphsearch.loop.config import batch_size_for
 from morphsearch.loop.rundir import RunDirectory
+from morphsearch.sparsity.config import masked_recipe
 from morphsearch.sparsity.results import SparsifyResult
 from morphsearch.sparsity.run import KIND, versions
 from morphsearch.sparsity.runner import Runner
 from morphsearch.sparsity.schedule import Schedule
 from morphsearch.sparsity.sparsifier import Sparsifier
 from morphsearch.sparsity.values import percent
-from morphsearch.training import Recipe, Trainer
+from morphsearch.training import Trainer
 
 
 @named_arguments
@@ -62,7 +63,7 @@ def sparsify(
         RunDirectory(run_dir).refuse_existing()
     data = as_splits(train_data, val_data, test_data)
     base = {"batch_size": batch_size_for(len(data.train))}
-    training = Recipe.from_dict({**base, **dict(recipe or {}), "epochs": epochs, "device": device})
+    training = masked_recipe({**base, **dict(recipe or {}), "epochs": epochs, "device": device})
     trainer = Trainer(model, data, training, seed=seed, progress=listener, phase=KIND)
     sparsifier = Sparsifier(model, target, schedule=schedule, steps=trainer.total_steps, **options)
     run = None

@@ -18,6 +18,22 @@ TUNING_RATE = 0.02
 """Learning rate where weights are trained already, unless the recipe says otherwise; fresh ones take the recipe's."""
 
 
+def masked_recipe(given: Mapping[str, Any]) -> Recipe:
+    """The recipe of a training under masks.
+
+    Raises:
+        UsageError, UnknownName: as :class:`~morphsearch.training.Recipe`; or it asks for a moving average.
+    """
+    recipe = Recipe.from_dict(given)
+    if recipe.ema:
+        raise UsageError(
+            f"recipe field 'ema' is {recipe.ema!r}",
+            "a sparsification averages no weights, since an average of masked weights is not zero where they are now",
+            "leave ema out",
+        )
+    return recipe
+
+
 @dataclass(frozen=True)
 class SparsifyConfig:
     """One sparsification with training of its own.
@@ -143,7 +159,7 @@ class SparsifyConfig:
         base: dict[str, Any] = {"batch_size": batch_size_for(images)}
         if self.weights != FRESH:
             base["lr"] = TUNING_RATE
-        return Recipe.from_dict({**base, **dict(self.recipe), "epochs": self.epochs, "device": self.device})
+        return masked_recipe({**base, **dict(self.recipe), "epochs": self.epochs, "device": self.device})
 
     @property
     def asked(self) -> str:

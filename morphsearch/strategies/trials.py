@@ -7,8 +7,9 @@ widths are far too many to be tried one by one, so candidates are *shapes* (:mod
 or three numbers. Every candidate costs what the budget allows, the first is uniform scaling, and the answer is the
 floor of a valley fitted to all of them (:mod:`~morphsearch.strategies.valley`), not the luckiest, and a step back
 towards uniform scaling: short trainings favour shapes that learn fast, and the less so the longer they are. On CIFAR-10
-MobileNetV1 at half its FLOPs was best at 0.85, 0.78 and 0.5 along one axis after trainings of 3.5, 6 and 12 epochs,
-which is about the square root of their lengths; the answer is meant for a training as long as all trials together.
+MobileNetV1 at half its FLOPs was best at about 0.85, 0.7 and 0.5 along one axis after trainings of 3.5, 6 and 12
+epochs, roughly one over the square root of their lengths; the answer is meant for a training as long as all trials
+together.
 
 All candidates begin with the same seed and see the same images in the same order. No unit of the seed is judged: the
 architecture begins with fresh weights.

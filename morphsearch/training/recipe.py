@@ -38,7 +38,7 @@ class Recipe:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         clip_norm: largest norm of the whole gradient; None does not clip.
         ema: decay of a moving average of the weights, which a training from scratch judges and keeps instead of the
-            last ones; 0 for none. Searches and sparsification go on from their weights, and average none.
+            last ones; 0 for none. A search goes on from its weights and averages none; what it finds is retrained so.
         distill: share of the loss that a teacher has where there is one (Hinton et al., arXiv 1503.02531).
         temperature: by which the scores of teacher and student are divided for it.
 

@@ -191,6 +191,15 @@ def test_every_set_of_branches_that_may_go_can_go(block: type[nn.Module], blocks
         assert smaller.widths == {**graph.widths, **dict.fromkeys([*gone, *_also(graph, gone)], 0)}
 
 
+def test_verify_takes_branches_that_can_go_together() -> None:
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), _Scales(), nn.Conv2d(8, 4, 1))
+    for seed in range(4):  # some halves of the branches leave nothing of the concatenation, or cannot go
+        found = ms.verify(block, torch.zeros(2, 3, 8, 8), trials=1, seed=seed)
+        assert found.exact
+        assert len(found.trials) == 2
+
+
 def _also(graph: ConvGraph, gone: list[str]) -> list[str]:
     """The groups that go with others."""
     removal = graph.gone_with(gone)

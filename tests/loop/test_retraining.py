@@ -16,9 +16,10 @@ from morphsearch.errors import InputError, StoppedError, UnknownName, UsageError
 from morphsearch.loop.baselines import baseline, same_cost
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.comparison import Row, verdict
-from morphsearch.loop.retraining import compare, retrain_run
+from morphsearch.loop.retraining import compare, retrain_run, retraining_recipe
 from morphsearch.loop.run import start
 from morphsearch.models import build_seed
+from morphsearch.training import Recipe
 
 RECIPE = {**EXACT, "batch_size": 256}
 
@@ -236,6 +237,13 @@ def test_the_best_on_validation_speaks_and_is_held_against_its_own_baselines() -
     said = verdict(rows, ["flops"])
     assert said.startswith("001 beats uniform scaling by 10.00 points")
     assert "002" not in said
+
+
+def test_what_a_search_has_no_use_for_itself_is_kept_for_retraining() -> None:
+    asked = {"ema": 0.99, "label_smoothing": 0.1, "lr": 0.3}
+    kept = retraining_recipe(ms.SearchConfig("digits_net", recipe=asked), 2, {"temperature": 2.0})
+    assert (kept.ema, kept.label_smoothing, kept.temperature, kept.epochs) == (0.99, 0.1, 2.0, 2)
+    assert kept.lr == Recipe().lr  # that of a search is its own
 
 
 def test_distilled_rows_stand_apart(run: Path) -> None:

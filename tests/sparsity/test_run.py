@@ -234,6 +234,13 @@ def test_one_call_from_python_saves_and_resumes(tmp_path: Path) -> None:
         run(None, listener=Interrupting(1, "epoch"))
 
 
+def test_an_average_of_masked_weights_is_refused() -> None:
+    with pytest.raises(UsageError, match="ema"):
+        SparsifyConfig("digits_net", "80%", recipe={"ema": 0.9})
+    with pytest.raises(UsageError, match="averages no weights"):
+        ms.sparsify(small(), images(), images(40, 1), target="75%", recipe={**EXACT, "ema": 0.9})
+
+
 @pytest.mark.parametrize("schedule", ["constant", "polynomial"])
 def test_the_trainer_does_the_same_as_a_loop_of_ones_own(schedule: str) -> None:
     when = ms.Schedule(0.6, 0.6 if schedule == "constant" else 0.0, 0.2, 0.5, kind=schedule)

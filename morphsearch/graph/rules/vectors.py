@@ -15,9 +15,7 @@ from torch import Tensor
 from morphsearch.graph.labels import Labels, reduce_ids, unknown
 from morphsearch.graph.rules.binding import unknown_part
 from morphsearch.graph.rules.common import Rule
-from morphsearch.graph.tape import Tape
-
-Ids = np.ndarray
+from morphsearch.graph.tape import Slot, Tape
 
 
 def vector_product(otherwise: Rule) -> Rule:
@@ -44,45 +42,37 @@ def vector_product(otherwise: Rule) -> Rule:
 def _meet(tape: Tape, one: Labels, dim: int, other: Labels) -> bool:
     """Elements of two parameters that are multiplied along a dimension belong together; False where that is not
     followed."""
-    if not one.parameter or not other.parameter:
+    first, second = _line(tape, one, dim), _line(tape, other, 0)
+    if first is None or second is None:
         return False
-    lines = [_line(tape, one, dim), _line(tape, other, 0)]
-    if lines[0] is None or lines[1] is None:
-        return False
-    (first, at), (second, there) = ((line.slot, line.places) for line in lines if line is not None)
-    if first is None or second is None or (first == second and np.array_equal(at, there)):
+    (slot, places), (met, there) = first, second
+    if slot is None or met is None or (slot == met and np.array_equal(places, there)):
         return True  # along kernels, which keep their sizes; or the same slices
-    tape.union(tape.slot(*first, "other")[at], tape.slot(*second, "norm")[there])
-    for vector, summed in ((first, second), (second, first)):
+    tape.union(tape.slot(*slot, "other")[places], tape.slot(*met, "norm")[there])
+    for vector, summed in ((slot, met), (met, slot)):
         if len(tape.shapes[vector[0]]) == 1:
             tape.vectors.setdefault(vector, summed)
     return True
 
 
-class _Line:
-    """Slices of a parameter along a dimension of its rearrangement; no slot where only kernels lie there."""
-
-    def __init__(self, slot: tuple[str, int] | None, places: Ids) -> None:
-        self.slot, self.places = slot, places
-
-
-def _line(tape: Tape, labels: Labels, dim: int) -> _Line | None:
-    """What `dim` of a rearrangement runs through: rows or columns of a weight, maybe with its kernel beside them."""
-    name = labels.parameter or ""
-    shape = tape.shapes[name]
+def _line(tape: Tape, labels: Labels, dim: int) -> tuple[Slot | None, np.ndarray] | None:
+    """What `dim` of a rearrangement of a parameter runs through: its rows or its columns (maybe with its kernel beside
+    them), and which of them; no slot where only kernels lie there, and None where it is more than that."""
+    if not labels.parameter:
+        return None
+    shape = tape.shapes[labels.parameter]
     first = tuple(slice(None) if d == dim else 0 for d in range(len(labels.shape)))
     flat = np.asarray(labels.full()[first]) - 1
     if (flat < 0).any():
         return None
     coordinates = np.unravel_index(flat, shape)
-    moving = [d for d, places in enumerate(coordinates) if places.size > 1 and (places != places[0]).any()]
-    channels = [d for d in moving if d < 2]  # dimensions beyond are a kernel's
+    channels = [d for d, places in enumerate(coordinates[:2]) if (places != places[0]).any()]  # beyond lies a kernel
     natural = ",".join(map(str, channels)) or ("0" if len(shape) == 1 else "kernel")
     # Where a single slice is left, the seed knows which dimension it was.
-    chosen = tape.decide(f"vector along {name}", natural)
+    chosen = tape.decide(f"vector along {labels.parameter}", natural)
     if chosen == "kernel":
-        return _Line(None, flat)
-    return _Line((name, int(chosen)), coordinates[int(chosen)]) if chosen in ("0", "1") else None
+        return None, flat
+    return ((labels.parameter, int(chosen)), coordinates[int(chosen)]) if chosen in ("0", "1") else None
 
 
 __all__ = ["vector_product"]
