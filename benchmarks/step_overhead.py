@@ -3,13 +3,14 @@
     python benchmarks/step_overhead.py [--batch 64] [--size 64] [--pairs 20] [--fewer 6] [--threads 1]
                                        [--only resnet18/taylor] [--again]
 
-Plain and searching steps of one network alternate, so that both see the same machine; for a plain step gates and hooks
-are off. Reported: the median of each, the median over pairs of searching / plain, with its quartiles, and the ratio of
-the fastest thirds, which other programs disturb least. Units do not leave (that would only make searching steps
-cheaper), and the strategy presses from the first step on. Every tenth step looks at all scores, which a median hides:
-a look is timed by itself, and a tenth of it added (`ratio_with_looks`). Rows go to
-benchmarks/results/step_overhead.json one by one; those that are there with the same settings are kept. Run it with
-nothing else running: the file says how busy the machine was.
+Everything that a strategy runs in a step has a clock: ``penalty()`` and ``step()``, hooks of parameters, and gates,
+whose way back through autograd is timed by itself. Their sum over the plain step is `added`: what is looked for is a
+hundredth, and whole steps differ by ten of them among themselves. As a check of what no clock sees, plain and searching
+steps alternate (for a plain step gates and hooks are off), and the median of searching / plain is given too, with its
+quartiles. Units do not leave (that would only make searching steps cheaper), and the strategy presses from the first
+step on. Every tenth step looks at all scores, which a median hides: a look is timed by itself, and a tenth of it is
+part of `added`. Rows go to benchmarks/results/step_overhead.json one by one; those that are there with the same
+settings are kept. Run it with nothing else running: the file says how busy the machine was.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ from torch import nn
 import morphsearch as ms
 from morphsearch.files import write_json
 from morphsearch.models import build_seed
+from morphsearch.strategies.gates import Gates
+from morphsearch.strategies.taylor import Taylor
 
 SEEDS = {
     "resnet18": "resnet18?num_classes=10",
@@ -41,8 +46,67 @@ RESULTS = Path(__file__).parent / "results" / "step_overhead.json"
 UNTIMED = 1  # pairs before the clock counts
 
 
+class Clock:
+    """Seconds that were spent in what it covers."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, timed."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return call
+
+    def taken(self) -> float:
+        """The seconds since it was asked last."""
+        found, self.seconds = self.seconds, 0.0
+        return found
+
+
+@contextmanager
+def clocked() -> Iterator[Clock]:
+    """Hooks of parameters and gates that are made inside have a clock."""
+    clock, listener = Clock(), Taylor._hook
+    before, after = Gates._before, Gates._after
+    Taylor._hook = lambda self, held: clock.timed(listener(self, held))  # type: ignore[method-assign]
+    Gates._before, Gates._after = clock.timed(before), clock.timed(after)  # type: ignore[method-assign]
+    try:
+        yield clock
+    finally:
+        Taylor._hook, Gates._before, Gates._after = listener, before, after  # type: ignore[method-assign]
+
+
+def way_back(strategy: Any) -> float:
+    """Seconds that gradients take through the gates; 0 without any."""
+    gates = getattr(strategy, "_gates", None)
+    if gates is None:
+        return 0.0
+    times = []
+    for _ in range(10):
+        products = [product for _, product in gates._products(gates.source(gates.model))]
+        # The places with gates, and the gates: what the gradient goes on to.
+        leaves = [*{id(place.tensor): place.tensor for place in gates.places}.values(), strategy._logits]
+        ones = [torch.ones_like(product) for product in products]
+        began = time.perf_counter()
+        torch.autograd.grad(products, leaves, ones, allow_unused=True)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
 def measure(spec: str, strategy: str, batch: int, size: int, pairs: int) -> dict[str, Any]:
-    """Medians in milliseconds, and the ratio of a searching step to the plain one beside it."""
+    """Medians in milliseconds, what is added to a plain step, and the ratio of a searching step to the plain one."""
+    with clocked() as clock:
+        return _measured(clock, spec, strategy, batch, size, pairs)
+
+
+def _measured(clock: Clock, spec: str, strategy: str, batch: int, size: int, pairs: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = build_seed(spec, input_shape=(3, size, size)).model
     example = torch.zeros(1, 3, size, size)
@@ -50,31 +114,37 @@ def measure(spec: str, strategy: str, batch: int, size: int, pairs: int) -> dict
     model = search.model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     x, y = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
+    penalty, after = clock.timed(search.penalty), clock.timed(search.step)
 
     def step(searching: bool) -> float:
         began = time.perf_counter()
         loss = nn.functional.cross_entropy(model(x), y)
         if searching:
-            loss = loss + search.penalty()
+            loss = loss + penalty()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if searching:
-            search.step(1e-3)
+            after(1e-3)
         return time.perf_counter() - began
 
     plain: list[float] = []
     searched: list[float] = []
+    added: list[float] = []
     for pair in range(pairs + UNTIMED):
         # Now one first, now the other.
         for searching in (False, True) if pair % 2 else (True, False):
             if searching:
+                clock.taken()
                 spent = step(True)
+                covered = clock.taken()
             else:
                 with search.strategy.plain():
                     spent = step(False)
             if pair >= UNTIMED:
                 (searched if searching else plain).append(spent)
+                if searching:
+                    added.append(covered)
     looks = []
     for _ in range(3):
         began = time.perf_counter()
@@ -82,16 +152,19 @@ def measure(spec: str, strategy: str, batch: int, size: int, pairs: int) -> dict
         looks.append(time.perf_counter() - began)
     ratios = sorted(two / one for one, two in zip(plain, searched, strict=True))
     quartiles = statistics.quantiles(ratios, n=4)
+    look, back = statistics.median(looks), way_back(search.strategy)
+    more = statistics.median(added) + back + look / search.controller.every
     return {
+        "added": more / statistics.median(plain),
+        "added_ms": 1e3 * more,
+        "gates_back_ms": 1e3 * back,
         "plain_ms": 1e3 * statistics.median(plain),
         "searching_ms": 1e3 * statistics.median(searched),
         "ratio": statistics.median(ratios),
         "ratio_quartiles": [quartiles[0], quartiles[2]],
         "ratio_of_means": statistics.fmean(searched) / statistics.fmean(plain),
         "ratio_of_fastest": statistics.fmean(_fastest(searched)) / statistics.fmean(_fastest(plain)),
-        "look_ms": 1e3 * statistics.median(looks),
-        "ratio_with_looks": statistics.median(ratios)
-        + statistics.median(looks) / search.controller.every / statistics.median(plain),
+        "look_ms": 1e3 * look,
     }
 
 
@@ -135,8 +208,8 @@ def main() -> None:
             write_json(RESULTS, {"about": about, "settings": settings, "rows": rows})
             row = rows[name]
             print(
-                f"{name:30s} plain {row['plain_ms']:8.1f} ms   searching {row['searching_ms']:8.1f} ms   "
-                f"ratio {row['ratio_with_looks']:.4f} "
+                f"{name:30s} plain {row['plain_ms']:8.1f} ms   added {row['added_ms']:6.2f} ms   "
+                f"{100 * row['added']:.2f} %   ratio {row['ratio']:.4f} "
                 f"({row['ratio_quartiles'][0]:.4f} to {row['ratio_quartiles'][1]:.4f})   "
                 f"fastest {row['ratio_of_fastest']:.4f}   load {busy:.1f}",
                 flush=True,

@@ -66,28 +66,28 @@ class Gates:
     @torch.no_grad()
     def fold(self, gates: Tensor) -> None:
         """Multiply the parameters by `u` gates for good."""
-        for place, factor in zip([*self._flat, *self._wide], self._factors(gates), strict=True):
+        for place, factor in zip([*self._flat, *self._wide], self._joined(gates).split(self._sizes), strict=True):
             place.tensor.mul_(factor.view(place.shape()).to(place.tensor.dtype))
 
-    def _factors(self, gates: Tensor) -> tuple[Tensor, ...]:
-        """For every place its `n` gates, flat ones first; 1 for slices that belong to no unit that may leave."""
+    def _joined(self, gates: Tensor) -> Tensor:
+        """The gates of all places, one after another, flat ones first; 1 for slices that belong to no unit that may
+        leave."""
         if self._index.device != gates.device:
             self._index = self._index.to(gates.device)
-        padded = torch.cat([gates, gates.new_ones(1)])
-        factors: tuple[Tensor, ...] = padded.index_select(0, self._index).split(self._sizes)
-        return factors
+        return torch.cat([gates, gates.new_ones(1)]).index_select(0, self._index)
 
     def _products(self, gates: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Every gated parameter's name and product. All 1-D parameters take one multiplication together."""
-        factors = self._factors(gates)
+        joined, sizes = self._joined(gates), self._sizes
         count = len(self._flat)
+        flat, wide = joined.split([sum(sizes[:count]), sum(sizes[count:])])
         if count:
             tensors: list[Tensor] = [place.tensor for place in self._flat]
-            together = torch.cat(tensors) * torch.cat(factors[:count])
-            for place, product in zip(self._flat, together.split(self._sizes[:count]), strict=True):
+            together = torch.cat(tensors) * flat
+            for place, product in zip(self._flat, together.split(sizes[:count]), strict=True):
                 yield place.name, product.to(place.tensor.dtype)
         products: dict[str, Tensor] = {}
-        for place, factor in zip(self._wide, factors[count:], strict=True):
+        for place, factor in zip(self._wide, wide.split(sizes[count:]), strict=True):
             tensor = products.get(place.name, place.tensor)
             products[place.name] = tensor * factor.view(place.shape()).to(tensor.dtype)
         yield from products.items()

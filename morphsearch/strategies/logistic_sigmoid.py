@@ -186,9 +186,9 @@ class LogisticSigmoid(Strategy):
 
     def penalty(self, prices: Tensor, strength: float) -> Tensor:
         """``lambda * sum_u price_u * p_u``, without gradient: :meth:`after_step` does the work."""
-        scores = self.scores()
-        priced = prices.to(scores.device, scores.dtype) * self._scored.to(scores.device)
-        return strength * torch.dot(priced, scores)
+        chances = torch.sigmoid(self._logits.detach())
+        priced = prices.to(chances.device, chances.dtype) * self._scored.to(chances.device)
+        return strength * torch.dot(priced, chances)
 
     @torch.no_grad()
     def after_step(self, prices: Tensor, strength: float, lr: float) -> None:
