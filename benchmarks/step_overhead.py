@@ -173,9 +173,9 @@ def _fastest(times: list[float]) -> list[float]:
     return sorted(times)[: max(1, len(times) // 3)]
 
 
-def kept(settings: dict[str, Any], again: bool) -> dict[str, dict[str, Any]]:
+def kept(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows that are there already, of the same settings."""
-    if again or not RESULTS.exists():
+    if not RESULTS.exists():
         return {}
     found = json.loads(RESULTS.read_text())
     return dict(found.get("rows", {})) if found.get("settings") == settings else {}
@@ -195,12 +195,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     settings = {"batch": args.batch, "size": args.size, "pairs": args.pairs, "threads": args.threads}
-    rows = kept(settings, args.again)
+    rows = kept(settings)
+    done = set() if args.again else set(rows)
     about = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
     for network, spec in SEEDS.items():
         for strategy in STRATEGIES:
             name = f"{network}/{strategy}"
-            if name in rows or (args.only and name not in args.only) or (name == "vgg11/gamma-l1"):
+            if name in done or (args.only and name not in args.only) or (name == "vgg11/gamma-l1"):
                 continue
             busy = os.getloadavg()[0]
             pairs = args.fewer if args.fewer and network == "resnet50" else args.pairs

@@ -39,6 +39,8 @@ from morphsearch.strategies.places import PerUnit, Place, places, rows_of, speak
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
 
+LARGE = 1 << 20  # elements from which on a product that is never written down pays
+
 
 class Taylor(Strategy):
     """First-order change of the loss, accumulated over steps.
@@ -110,7 +112,7 @@ class Taylor(Strategy):
                 if parameter.dim() == 1:
                     torch.mul(grad, weight, out=part) if part.dtype == grad.dtype else part.copy_(grad * weight)
                 else:
-                    part.copy_(torch.linalg.vecdot(rows_of(grad, place.dim), rows_of(weight, place.dim)))
+                    part.copy_(_dots(rows_of(grad, place.dim), rows_of(weight, place.dim)))
             self._fresh = True
 
         return take
@@ -191,3 +193,13 @@ class Taylor(Strategy):
         if tensors["average"].numel() != self._average.numel():
             raise ValueError(f"scores of {tensors['average'].numel()} units, not {self._average.numel()}")
         self._average, self._seen = tensors["average"].clone(), int(state["seen"])
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """`n`: the products of the rows of two `n x d`."""
+    if torch.is_autocast_enabled(a.device.type):  # which would round them, where backward() is called inside
+        with torch.autocast(a.device.type, enabled=False):
+            return _dots(a, b)
+    large = a.numel() >= LARGE and a.dtype == b.dtype
+    products: Tensor = torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).flatten() if large else torch.linalg.vecdot(a, b)
+    return products

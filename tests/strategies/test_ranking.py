@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from morphsearch.errors import UsageError
 from morphsearch.graph import record
-from morphsearch.strategies import get
+from morphsearch.strategies import get, taylor
 from morphsearch.strategies.magnitude import Magnitude
 from morphsearch.strategies.places import places, speaking
 from morphsearch.strategies.taylor import Taylor
@@ -96,6 +96,25 @@ def test_taylor_averages_over_batches_and_accumulated_gradients_are_one() -> Non
     both = scores([[1, 2]], "abs")
     assert (both <= one + two + 1e-6).all()
     assert not torch.allclose(both, one + two), "signs within a step cancel before anything is squared"
+
+
+@pytest.mark.parametrize("large", [1, 1 << 20])
+def test_taylor_is_not_rounded_where_backward_is_called_under_autocast(
+    monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    monkeypatch.setattr(taylor, "LARGE", large)
+    layer = nn.Conv2d(3, 8, 3)
+    model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, CLASSES))
+    strategy = Taylor()
+    strategy.attach(model, record(model, example_inputs()))
+    strategy.penalty(torch.ones(8), 0.0)
+    x, y = batch(1, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        nn.functional.cross_entropy(model(x), y).backward()
+    strategy.after_step(torch.ones(8), 0.0, 0.1)
+    with torch.no_grad():
+        expected = (layer.weight * layer.weight.grad).flatten(1).double().sum(1) + layer.bias * layer.bias.grad
+    assert torch.allclose(strategy.scores()[:8], expected.abs().float(), rtol=1e-5, atol=1e-9)
 
 
 def test_taylor_forgets() -> None:
