@@ -31,13 +31,17 @@ class Coupling:
         self.held: dict[str, list[tuple[np.ndarray, np.uint64]]] = {}
         random = np.random.default_rng(0).integers(1, 2**63, len(graph.bindings), dtype=np.uint64)
         for binding, number in zip(graph.bindings, random, strict=True):
-            groups = np.unique(graph.unit_group[binding.units[binding.units >= 0]])
+            groups = values_in(graph.unit_group[binding.units[binding.units >= 0]], len(graph.groups))
             self.holders[groups] += number
             self.count[groups] += 1
             self.held.setdefault(binding.tensor, []).append((groups, number))
-        self.unions: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-        for one, other, operation, _ in graph.tape.unions:
-            self.unions.setdefault(operation, []).append((one, other))
+        unions = [(one, other, np.full(one.size, operation)) for one, other, operation, _ in graph.tape.unions]
+        # Every pair of identifiers that met, and the operation in which they did.
+        self.one, self.other, self.operation = (
+            (np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*unions, strict=True))
+            if unions
+            else (np.zeros(0, np.int64),) * 3
+        )
         self.slots: dict[str, list[np.ndarray]] = {}
         for (name, _), ids in graph.tape.slots.items():
             self.slots.setdefault(name, []).append(ids)
@@ -87,16 +91,32 @@ class Coupling:
         for name in removal.parameters:
             for ids in self.slots.get(name, ()):
                 left[ids] = False
-        lost = [pair for operation in removal.operations for pair in self.unions.get(operation, ())]
-        if not any((left[one] & left[other]).any() for one, other in lost):
+        out = np.zeros(self.operation.max(initial=0) + 1, bool)
+        out[[one for one in removal.operations if one < out.size]] = True
+        lost = out[self.operation]
+        apart = lost & left[self.one] & left[self.other]
+        if not apart.any():
             return True
-        kept = [
-            pair for operation, pairs in self.unions.items() if operation not in removal.operations for pair in pairs
-        ]
+        # Only what met there can have fallen apart.
+        touched = np.zeros(class_of.max(initial=0) + 1, bool)
+        touched[class_of[self.one[apart]]] = True
+        kept = ~lost & touched[class_of[self.one]]
         slots = [ids[left[ids]] for name, own in self.slots.items() if name not in removal.parameters for ids in own]
-        ids = np.unique(np.concatenate(slots)) if slots else np.zeros(0, np.int64)
-        after = components(class_of.size, kept)[ids]
-        return np.unique(after).size == np.unique(class_of[ids]).size
+        ids = np.concatenate([np.zeros(0, np.int64), *slots])
+        ids = ids[touched[class_of[ids]]]
+        one, other = self.one[kept], self.other[kept]
+        place = np.zeros(class_of.size, np.int64)
+        known = values_in(np.concatenate([ids, one, other]), class_of.size)
+        place[known] = np.arange(known.size)
+        after = components(known.size, [(place[one], place[other])])[place[ids]]
+        return values_in(after, class_of.size).size == values_in(class_of[ids], class_of.size).size
+
+
+def values_in(numbers: np.ndarray, size: int) -> np.ndarray:
+    """The values, in order, of whole numbers from 0 to ``size - 1``; far quicker than sorting or hashing them."""
+    there = np.zeros(size, bool)
+    there[numbers] = True
+    return np.flatnonzero(there)
 
 
 __all__ = ["Coupling"]

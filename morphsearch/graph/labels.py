@@ -65,6 +65,30 @@ class Labels:
         return self.parameter is None and not bool((self.ids > 0).any())
 
 
+_numbers: list[Tensor] = []  # at most one, as long as the largest parameter that was looked at
+
+
+def numbers(count: int) -> Tensor:
+    """1 to `count`, never to be written to: all recordings share them, until :func:`forget_numbers`."""
+    if not _numbers or _numbers[0].numel() < count:
+        _numbers[:] = [torch.arange(1, count + 1, dtype=torch.int64)]
+    return _numbers[0][:count]
+
+
+def is_counting(ids: Tensor) -> bool:
+    """`ids` are :func:`numbers`, in their order, for sure."""
+    return bool(_numbers) and ids.is_contiguous() and ids.data_ptr() == _numbers[0].data_ptr()
+
+
+def _is_shared(storage: torch.UntypedStorage) -> bool:
+    return bool(_numbers) and storage.data_ptr() == _numbers[0].data_ptr()
+
+
+def forget_numbers() -> None:
+    """Give their memory back; what still views them goes on."""
+    _numbers.clear()
+
+
 def constant(value: int, shape: tuple[int, ...], producer: int = -1) -> Labels:
     """The same label everywhere."""
     return Labels(torch.full((1,) * len(shape), value, dtype=torch.int64), shape, producer)
@@ -98,7 +122,8 @@ def compact(ids: Tensor, shape: tuple[int, ...], producer: int = -1, parameter: 
             # Most dimensions that change do so at once: look at one neighbour before comparing everything.
             if torch.equal(first, ids.narrow(dim, 1, 1)) and bool((ids == first).all()):
                 ids = first
-    if ids.numel() * WORTH_COPYING <= ids.untyped_storage().nbytes() // ids.element_size():
+    storage = ids.untyped_storage()
+    if ids.numel() * WORTH_COPYING <= storage.nbytes() // ids.element_size() and not _is_shared(storage):
         ids = ids.clone()  # a view would keep all that it was taken from
     return Labels(ids, shape, producer, parameter)
 

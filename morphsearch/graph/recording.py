@@ -12,22 +12,28 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from morphsearch.errors import GraphError
-from morphsearch.graph.labels import RIGID, constant
+from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.tape import Rules, Tape, tensors_in
+
+_within = [0]  # how many of these contexts are open
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Python's cyclic collector waits meanwhile: it would look through all that is recorded again and again."""
-    if not gc.isenabled():
-        yield
-        return
+    """Python's cyclic collector waits meanwhile: it would look through all that is recorded again and again. And what
+    recordings share is given back at the end."""
+    collecting = gc.isenabled()
     gc.disable()
+    _within[0] += 1
     try:
         yield
     finally:
-        gc.enable()
+        _within[0] -= 1
+        if collecting:
+            gc.enable()
+        if not _within[0]:
+            forget_numbers()
 
 
 def default_rules() -> Rules:

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map
 
 from morphsearch.errors import MorphError
-from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers
 from morphsearch.graph.shapes import quick_shape
 
 Slot = tuple[str, int]
@@ -117,7 +117,7 @@ class Tape:
         self.names: dict[int, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.read: set[str] = set()  # parameters and buffers that a rule has looked into
-        self.latest: Labels | None = None  # of the parameter that was looked at last: large, and rules look repeatedly
+        self.latest: Labels | None = None  # of the parameter that was looked at last: rules look repeatedly
         self.module_names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self.module_stack: list[str] = [""]
         self.visited: set[str] = set()
@@ -161,8 +161,7 @@ class Tape:
             self.read.add(name)
             if self.latest is None or self.latest.parameter != name:
                 shape = tuple(tensor.shape)
-                ids = torch.arange(1, tensor.numel() + 1, dtype=torch.int64).reshape(shape)
-                self.latest = Labels(ids, shape, -1, name)
+                self.latest = Labels(numbers(tensor.numel()).view(shape), shape, -1, name)
             return self.latest
         if self.storages:
             written = self.storages.get(storage_key(tensor))

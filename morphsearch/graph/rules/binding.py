@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from torch import Tensor
 
-from morphsearch.graph.labels import RIGID, Labels, along, unknown
+from morphsearch.graph.labels import RIGID, Labels, along, is_counting, unknown
 from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.tape import Slot, Tape
 
@@ -60,6 +60,8 @@ def _untouched(tape: Tape, labels: Labels) -> bool:
     """Every element of the parameter is where it was (its values may have been computed with)."""
     if labels.shape != tape.shapes[labels.parameter or ""] or labels.ids.shape != labels.shape:
         return False
+    if is_counting(labels.ids):
+        return True
     flat = np.asarray(labels.ids).reshape(-1)
     return bool(flat[0] == 1 and flat[-1] == flat.size and (np.diff(flat) == 1).all())
 
@@ -88,7 +90,7 @@ def mixes_parameter(tape: Tape, labels: Labels, dims: list[int], what: str) -> N
     if not labels.parameter:
         return
     where = tuple(slice(None) if d in dims else 0 for d in range(len(labels.shape)))
-    flat = np.unique(np.asarray(labels.full()[where])) - 1
+    flat = np.asarray(labels.ids[where]).reshape(-1) - 1
     coordinates = np.unravel_index(flat[flat >= 0], tape.shapes[labels.parameter])
     for dim, coordinate in enumerate(coordinates):
         if coordinate.size and (coordinate != coordinate[0]).any():

@@ -47,7 +47,8 @@ def batch_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
 def _standardise(tape: Tape, func: Any, args: Any, kwargs: Any, labels: Labels, scales: list[Tensor | None]) -> Tensor:
     """A norm of a weight (standardisation, arXiv 1903.10520): still that weight; its columns mix, scales follow its
     rows."""
-    out: Tensor = func(*args, **kwargs)
+    x = args[0] if args else kwargs["input"]
+    out: Tensor = torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_meta else func(*args, **kwargs)
     mixes_parameter(tape, labels, [d for d in range(len(labels.shape)) if d != 1], tape.where("a norm of the weight"))
     followed = True
     for scale in scales:
