@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 def components(size: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """`size` int64: for each of ``0..size-1`` the number of its component under the `pairs` of index arrays."""
-    left = np.concatenate([a for a, _ in pairs]) if pairs else np.zeros(0, np.int64)
-    right = np.concatenate([b for _, b in pairs]) if pairs else np.zeros(0, np.int64)
-    matrix = coo_array((np.ones(left.size, np.int8), (left, right)), shape=(size, size))
-    _, labels = connected_components(matrix, directed=False)
-    found: np.ndarray = labels.astype(np.int64)
-    return found
+    """`size` int64: for each of ``0..size-1`` the number of its component under the `pairs` of index arrays.
+
+    Components are numbered by their first member. Trees are hooked together and flattened, all at once and until
+    nothing changes (Shiloach and Vishkin, An O(log n) Parallel Connectivity Algorithm, 1982). As quick as SciPy's,
+    whose import alone would take longer than recording most networks.
+    """
+    one = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in pairs)])
+    other = np.concatenate([np.zeros(0, np.int64), *(b for _, b in pairs)])
+    head = np.arange(size)
+    while True:
+        left, right = head[one], head[other]
+        apart = left != right
+        if not apart.any():
+            break
+        one, other, left, right = one[apart], other[apart], left[apart], right[apart]
+        np.minimum.at(head, np.maximum(left, right), np.minimum(left, right))
+        while not np.array_equal(further := head[head], head):
+            head = further
+    numbers: np.ndarray = (np.cumsum(head == np.arange(size)) - 1)[head]
+    return numbers
