@@ -37,11 +37,10 @@ class Coupling:
             self.held.setdefault(binding.tensor, []).append((groups, number))
         unions = [(one, other, np.full(one.size, operation)) for one, other, operation, _ in graph.tape.unions]
         # Every pair of identifiers that met, and the operation in which they did.
-        self.one, self.other, self.operation = (
-            (np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*unions, strict=True))
-            if unions
-            else (np.zeros(0, np.int64),) * 3
-        )
+        none = np.zeros(0, np.int64)
+        self.one = np.concatenate([none, *(one for one, *_ in unions)])
+        self.other = np.concatenate([none, *(other for _, other, _ in unions)])
+        self.operation = np.concatenate([none, *(operation for *_, operation in unions)])
         self.slots: dict[str, list[np.ndarray]] = {}
         for (name, _), ids in graph.tape.slots.items():
             self.slots.setdefault(name, []).append(ids)

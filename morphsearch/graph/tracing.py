@@ -225,8 +225,12 @@ def alike(module: nn.Module) -> tuple[Any, ...] | None:
     """Equal for modules whose code does the same: of one type, with the same children and the same values of whatever
     attributes the code names. None where an attribute cannot be compared."""
     names = _read(type(module))
+    modules = list(module.named_modules(remove_duplicate=False))
+    for _, one in modules:
+        if names & _methods(type(one)):  # its code is traced too, not called as a whole
+            names |= _read(type(one))
     found: list[Any] = []
-    for path, one in module.named_modules(remove_duplicate=False):
+    for path, one in modules:
         held = [(name, value is None) for part in (one._parameters, one._buffers) for name, value in part.items()]
         found.append((path, type(one), tuple(held)))
         for name, value in vars(one).items():
@@ -238,6 +242,13 @@ def alike(module: nn.Module) -> tuple[Any, ...] | None:
                 return None
             found.append((name, *plain))
     return tuple(found)
+
+
+def _methods(kind: type) -> frozenset[str]:
+    """What a module can be asked beside a call of it: its own methods and properties."""
+    own = [base for base in kind.__mro__ if issubclass(base, nn.Module) and base is not nn.Module]
+    names = {name for base in own for name, value in vars(base).items() if callable(value) or hasattr(value, "fget")}
+    return frozenset(name for name in names if name != "forward" and not name.startswith("__"))
 
 
 def _plain(value: Any) -> tuple[Any, ...] | None:

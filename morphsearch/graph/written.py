@@ -343,31 +343,52 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
     given = call.args[skip:]
     if name in CREATING:
         return _edit_made(call, numbers)
-    if any(isinstance(one, ast.Starred) for one in given):
-        return False
     if name in ("split", "chunk"):
-        if not given:
+        if not given or any(isinstance(one, ast.Starred) for one in given):
             return False
         call.func.attr = "split"
         call.args[skip] = ast.List([ast.Constant(number) for number in numbers], ast.Load())
         return True
-    if name not in ("view", "reshape"):
+    if name not in ("view", "reshape") or not given:
         return False
-    listed = given[0] if len(given) == 1 else None
-    if listed is not None and not isinstance(listed, (ast.Tuple, ast.List)):
-        if len(numbers) > 1:
-            return False
-        listed = None
-    sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else given
-    if len(sizes) != len(numbers) or any(isinstance(one, ast.Starred) for one in sizes):
-        return False
-    for position, number in enumerate(numbers):
-        if number is not None:
+    listed = given[0] if len(given) == 1 and not isinstance(given[0], ast.Starred) and len(numbers) > 1 else None
+    sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else [] if listed is not None else given
+    placed = _placed(sizes, numbers)
+    if placed is None:
+        whole: ast.expr = ast.Tuple(given, ast.Load()) if listed is None else listed
+        call.args[skip:] = [_in_place_of(whole, numbers)]
+    else:
+        for position, number in placed.items():
             sizes[position] = ast.Constant(number)
-    if listed is None:
-        call.args[skip:] = sizes
+        if listed is None:
+            call.args[skip:] = sizes
     call.func.attr = "reshape"
     return True
+
+
+def _placed(sizes: list[ast.expr], numbers: list[int | None]) -> dict[int, int] | None:
+    """Which of the expressions `sizes` become which numbers; one of them may be unpacked where it keeps all of its own.
+    None where another is in the way."""
+    unpacked = [position for position, one in enumerate(sizes) if isinstance(one, ast.Starred)]
+    before = unpacked[0] if unpacked else len(sizes)
+    after = len(sizes) - before - 1 if unpacked else 0
+    if len(unpacked) > 1 or len(numbers) < before + after or (not unpacked and len(sizes) != len(numbers)):
+        return None
+    if any(number is not None for number in numbers[before : len(numbers) - after]):
+        return None
+    places = [*range(before), *range(len(sizes) - after, len(sizes))]
+    own = [*numbers[:before], *numbers[len(numbers) - after :]]
+    return {place: number for place, number in zip(places, own, strict=True) if number is not None}
+
+
+def _in_place_of(sizes: ast.expr, numbers: list[int | None]) -> ast.expr:
+    """The sizes that an expression gives, with `numbers` where they are not None."""
+    text = f"[size if number is None else number for number, size in zip({tuple(numbers)!r}, SIZES)]"
+    found = ast.parse(text, mode="eval").body
+    assert isinstance(found, ast.ListComp)
+    assert isinstance(found.generators[0].iter, ast.Call)
+    found.generators[0].iter.args[1] = sizes
+    return found
 
 
 def _edit_made(call: ast.Call, numbers: list[int | None]) -> bool:

@@ -127,3 +127,53 @@ def test_a_module_that_writes_into_its_list_of_inputs():
     assert floors["block.0"] == 0
     widths = {name: 0 if name == "block.0" else graph.widths[name] for name in graph.groups}
     assert graph.resize(graph.closed(widths))(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+
+
+class Gain(nn.Module):
+    """A child that is asked for a number by name, not called."""
+
+    def __init__(self, value: float, size: int) -> None:
+        super().__init__()
+        self.value, self.size = value, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.value
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], 12, self.size * self.size) * self.value
+
+
+class Gained(nn.Module):
+    def __init__(self, value: float, size: int) -> None:
+        super().__init__()
+        self.conv, self.gain, self.size = nn.Conv2d(12, 12, 1, bias=False), Gain(value, size), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain.scaled(self.conv(x)).view(x.shape[0], 12, *x.shape[2:])
+
+
+def test_what_the_code_of_a_child_reads_tells_modules_apart():
+    """The child's method is traced with the code that calls it, so its numbers become numbers of the trace."""
+    assert alike(Gained(2.0, 8)) == alike(Gained(2.0, 8))
+    assert alike(Gained(2.0, 8)) != alike(Gained(3.0, 8))
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 1),
+        Gained(2.0, 8),
+        Gained(3.0, 8),
+        nn.AvgPool2d(2),
+        Gained(5.0, 4),
+        nn.Flatten(),
+        nn.Linear(192, 5),
+    )
+    model = model.double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    graph = record(model, x)
+    keep = {name: range(0, graph.widths[name], 2) for name in graph.free}
+    assert len(keep) == 4
+    small = graph.shrink(keep)
+    with torch.no_grad():
+        for binding in graph.bindings:
+            dropped = torch.from_numpy((binding.units >= 0) & (binding.units < 48) & (binding.units % 2 == 1))
+            tensor = model.get_parameter(binding.tensor)
+            tensor.movedim(binding.dim, 0)[dropped] = 0.0
+    assert torch.allclose(small(x), model(x), rtol=1e-9)

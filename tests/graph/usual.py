@@ -55,6 +55,22 @@ def windows_after_a_branch_on_the_size() -> nn.Module:
     return net(forward, a=cbr(3, 8), qkv=nn.Linear(8, 24), proj=nn.Linear(8, 12), out=nn.Linear(12, 4))
 
 
+@case(2, 3, 8, 8, removable=0.9)
+def sizes_that_are_unpacked() -> nn.Module:
+    """Part of the sizes comes from another tensor, whose rank no trace knows; of some all do."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        y = F.relu(s.a(x)).flatten(2).view(x.shape[0], 12, *x.shape[2:])
+        z = F.relu(s.b(y)).flatten(2).view(*y.shape)
+        size = z.shape
+        z = torch.reshape(s.c(z).flatten(2), size)
+        z = s.d(z).flatten(2).reshape(*z.shape[:2], *z.shape[2:])
+        return s.out(F.relu(z).mean((2, 3)))
+
+    convolutions = {"a": conv(3, 12), "b": conv(12, 12), "c": conv(12, 12), "d": conv(12, 12)}
+    return net(forward, **convolutions, out=nn.Linear(12, 4))
+
+
 @case(removable=0.6)
 def one_image_at_a_time() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
