@@ -153,7 +153,7 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
                     added |= _blame_module(graph, operation.module, reason)
             if not added.keys() - frozen.keys():
                 added = {int(ids[0]): reason for ids in _free_slots(graph)}
-            frozen.update(added)
+            frozen.update(_whole_groups(graph, added))
             graph = Graph(graph.model, graph.example_inputs, graph.tape, graph.evaluated, frozen, graph.on_meta)
     raise GraphError(
         "no set of groups could be found that the network can change",
@@ -214,6 +214,20 @@ def _blame(graph: ConvGraph, index: int, reason: str) -> dict[int, str]:
         if found:
             return found
     return {}
+
+
+def _whole_groups(graph: ConvGraph, blamed: dict[int, str]) -> dict[int, str]:
+    """`blamed`, and the other units of their groups: part of a group could not be told from the rest when a network of
+    other widths is recorded."""
+    unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
+    reasons = {int(unit_group[unit_of[one]]): why for one, why in blamed.items() if unit_of[one] >= 0}
+    found = dict(blamed)
+    for ids in graph.tape.slots.values():
+        units = unit_of[ids]
+        groups = np.where(units >= 0, unit_group[units], -1)
+        for group in reasons.keys() & set(groups.tolist()):
+            found |= dict.fromkeys((int(one) for one in ids[groups == group]), reasons[group])
+    return found
 
 
 MOST_SUSPECTS = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -30,11 +31,12 @@ class Selection:
 
 @dataclass
 class Resized:
-    """Give argument `position` of the node's size list the value `size`."""
+    """Give argument `position` of the node's size list, which is `rank` long, the value `size`."""
 
     node: str
     position: int
     size: int
+    rank: int
 
 
 @dataclass
@@ -173,5 +175,7 @@ def regroup(node: fx.Node, groups: int) -> None:
 
 def _resized(node: fx.Node, edit: Resized) -> fx.Node:
     sizes = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else list(node.args[1:])
+    if len(sizes) == 1 < edit.rank:  # of another tensor: ``y.view(x.shape)``
+        sizes = [node.graph.call_function(operator.getitem, (sizes[0], place)) for place in range(edit.rank)]
     sizes[edit.position] = edit.size
     return node.graph.call_method("reshape", (node.args[0], *sizes))

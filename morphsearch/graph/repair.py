@@ -363,7 +363,7 @@ class Repair(_InPlaceOf):
             return None
         if tuple(resized.shape) != wanted:
             return None
-        self.log.edits += [Resized(n.name, dim, wanted[dim]) for dim in wrong]
+        self.log.edits += [Resized(n.name, dim, wanted[dim], len(wanted)) for dim in wrong]
         return resized
 
 

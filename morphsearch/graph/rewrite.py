@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.cloning import clone
+from morphsearch.graph.labels import LOOSE, Labels
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.tape import Slot, Tape
@@ -32,7 +33,8 @@ class Plan:
 
     `gather`: for each slot, the indices of the seed's slices in their new order. `ids`: the identifiers that the new
     slices carry when the result is recorded again; the same unit and copy has the same identifier everywhere.
-    `free`: for each of those identifiers, whether its unit may leave the seed.
+    `free`: for each of those identifiers, whether its unit may leave the seed. They are the seed's classes (`class_of`
+    its identifiers, `stays`: whether each has any slice left), `most` for each.
     `dependent`: operations found to compute with other numbers than the seed's (``x / x.shape[1]``), and both.
     `decisions`: what a recording of the new network must be given, where it is not what the seed's must.
     """
@@ -44,6 +46,9 @@ class Plan:
     first_free: int
     column_dims: dict[str, int] = field(default_factory=dict)
     free: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    class_of: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    stays: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    most: int = 1
     dependent: list[tuple[int, tuple[float, ...], tuple[float, ...]]] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
 
@@ -66,7 +71,12 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
     shared = {name: dim for (name, dim), (weight, own) in tape.vectors.items() if column_dims.get(weight) != own}
     column_dims = shared | column_dims
     first_free = (int(resolution.class_of.max(initial=0)) + 1) * most + 1
-    return Plan(gather, ids, copies, number, first_free, column_dims, _may_leave(resolution, most, first_free))
+    free = _may_leave(resolution, most, first_free)
+    units = resolution.unit_of
+    gone = (units >= 0) & (multiplicity[units] == 0) if multiplicity.size else np.zeros(units.size, bool)
+    stays = np.ones(int(resolution.class_of.max(initial=0)) + 1, bool)
+    stays[resolution.class_of[gone]] = False
+    return Plan(gather, ids, copies, number, first_free, column_dims, free, resolution.class_of, stays, most)
 
 
 def _may_leave(resolution: Resolution, most: int, count: int) -> np.ndarray:
@@ -252,6 +262,7 @@ def check(
         known = pinned[(pinned > 0) & (pinned < plan.free.size)]
         if plan.free[known].any():
             raise Mismatch(operation, f"what could leave before no longer can ({why})")
+    _check_steps(seed, tape, plan)
     found = numbers_of(tape)
     for key, (position, numbers) in numbers_of(seed).items():
         if key in found and found[key][1] != numbers:
@@ -259,6 +270,56 @@ def check(
     if not patched and len(tape.operations) != len(seed.operations):
         raise Mismatch(-1, "the network takes another path at these widths")
     return tape, order
+
+
+# Operations that only move elements or make constants: a patch may do with others. All others see each what they saw.
+MOVING = frozenset(
+    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten permute transpose t split chunk"
+    " split_with_sizes slice select narrow unbind stack expand flip roll index_select index repeat repeat_interleave"
+    " pixel_shuffle pixel_unshuffle channel_shuffle rot90 as_strided movedim swapaxes unfold diagonal split_copy"
+    " unbind_copy select_copy slice_copy native_channel_shuffle cat concat constant_pad_nd copy index_put"
+    " _index_put_impl_ clone contiguous detach alias _to_copy to lift_fresh _conj positive dropout empty zeros ones"
+    " full scalar_tensor empty_strided new_empty new_zeros new_ones new_full empty_like zeros_like ones_like full_like"
+    " rand_like randn_like rand randn new_empty_strided zero fill im2col view_as_complex view_as_real"
+    " arange linspace logspace eye randperm tril_indices"
+    " triu_indices".split()
+)
+
+
+def _check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
+    """Operation by operation the new network does what the seed does, to the channels that are left of the same.
+
+    Couplings alone do not say so: what takes the first four channels, whichever they are, doubles them and puts them
+    back couples nothing.
+
+    Raises:
+        Mismatch: another operation, or other channels.
+    """
+    steps, wanted = ([i for i, one in enumerate(t.operations) if one.kind not in MOVING] for t in (tape, seed))
+    for own, index in zip(steps, wanted, strict=False):
+        new, old = tape.operations[own], seed.operations[index]
+        if (new.kind, new.module) != (old.kind, old.module):
+            raise Mismatch(index, "the network takes another path at these widths")
+        for labels, former in zip(new.inputs, old.inputs, strict=False):
+            if not _same_channels(labels, former, plan):
+                raise Mismatch(index, "other channels arrive than should")
+    if len(steps) != len(wanted):
+        raise Mismatch(-1, "the network takes another path at these widths")
+
+
+def _same_channels(labels: Labels, former: Labels, plan: Plan) -> bool:
+    """`labels` are of the same units as `former`, of the seed, without those that left."""
+    ids, old = (np.asarray(one.ids).reshape(-1) for one in (labels, former))
+    if ids.max(initial=0) >= plan.first_free or former.parameter is not None:
+        return True
+    expected = plan.class_of[old[old > 0]]
+    expected = expected[plan.stays[expected]]
+    arriving = (ids[ids > 0] - 1) // plan.most
+    if np.array_equal(arriving, expected):
+        return True
+    if (ids == LOOSE).any():  # filler: units that a tensor made in code has in the seed alone
+        return bool(np.isin(arriving, expected).all())
+    return np.array_equal(np.unique(arriving), np.unique(expected))
 
 
 def numbers_of(tape: Tape) -> dict[tuple[str, str, int], tuple[int, tuple[float, ...]]]:

@@ -156,7 +156,7 @@ def _avg_pool(func: Any, x: Tensor, rest: Any, kwargs: Any) -> Tensor | None:
 def _pooled(
     x: Tensor, kernel: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil_mode: bool = False
 ) -> tuple[int, ...] | None:
-    if x.dim() != 4 or ceil_mode:
+    if x.dim() != 4 or ceil_mode or 0 in x.shape:  # of no channels at all nothing is pooled: PyTorch says so
         return None
     sizes = []
     for place, size in enumerate(x.shape[2:]):

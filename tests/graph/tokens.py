@@ -403,9 +403,9 @@ def size_given_in_the_call() -> nn.Module:
     return net(forward, a=cbr(3, 8), attention=attention, head=head(8))
 
 
-@case(removable=0.5, exact=False, reason="has sizes written into it")
+@case(removable=0.9, exact=False, reason="its scale follows")
 def code_that_branches_on_sizes() -> nn.Module:
-    """It cannot be traced, so what it lays out stays; what goes by is free."""
+    """It cannot be traced; its sizes become others in a copy of its source."""
 
     def attend(s: nn.Module, x: Tensor) -> Tensor:
         b, _, h, w = x.shape

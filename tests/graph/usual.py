@@ -71,6 +71,84 @@ def sizes_that_are_unpacked() -> nn.Module:
     return net(forward, **convolutions, out=nn.Linear(12, 4))
 
 
+# -- channels by their place -------------------------------------------------------------------------------------------
+
+
+@case(removable=0.9)
+def the_first_channels_are_doubled() -> nn.Module:
+    """Nothing is coupled here, and all channels come out in their order; yet it matters which are the first four."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        return s.head(torch.cat([x[:, :4] * 2, x[:, 4:]], 1))
+
+    return net(forward, a=cbr(3, 12), head=head(12))
+
+
+@case(removable=0.0, reason="other channels arrive than should")
+def the_first_channels_are_written_over() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        x[:, :4] = x[:, :4].sigmoid()
+        return s.head(x)
+
+    return net(forward, a=conv(3, 12), head=head(12))
+
+
+@case(removable=0.0, reason="another path")
+def code_that_asks_for_a_width() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        if x.shape[1] == 12:
+            x = x * 2
+        return s.head(x)
+
+    return net(forward, a=cbr(3, 12), head=head(12))
+
+
+@case(2, 3, 8, 8, removable=0.0, exact=False, reason="a layer norm over")
+def a_norm_over_a_written_shape() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.out(F.layer_norm(s.a(x).mean((2, 3)), (12,)))
+
+    return net(forward, a=cbr(3, 12), out=nn.Linear(12, 4))
+
+
+@case(2, 3, 8, 8, removable=0.9, exact=False, reason="product of two activations")
+def sizes_of_another_tensor() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        y = s.b(x).flatten(2)
+        return s.head(((y @ y.transpose(1, 2)).softmax(-1) @ y).view(x.shape))
+
+    return net(forward, a=cbr(3, 12), b=conv(12, 12), head=head(12))
+
+
+@case(2, 3, 8, 8, removable=0.9)
+def windows_as_channels_and_back() -> nn.Module:
+    """Pixels of a window beside each other, weighed and summed; then put back."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        y = F.unfold(x, 3, padding=1).view(x.shape[0], x.shape[1], 9, 64)
+        x = (y * s.w).sum(2).view(x.shape)
+        return s.head(F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2))
+
+    return net(forward, a=cbr(3, 12), w=nn.Parameter(torch.randn(9, 1)), head=head(12))
+
+
+@case(2, 3, 8, 8, removable=0.9)
+def filters_in_the_frequency_domain() -> nn.Module:
+    """A global filter, learned for every frequency and channel (arXiv 2107.00645), and a gated linear unit."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = F.glu(s.a(x), 1)
+        y = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(s.w)
+        return s.head(x + torch.fft.irfft2(y, s=(8, 8), norm="ortho"))
+
+    return net(forward, a=cbr(3, 24), w=nn.Parameter(torch.randn(12, 8, 5, 2) * 0.1), head=head(12))
+
+
 @case(removable=0.6)
 def one_image_at_a_time() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:

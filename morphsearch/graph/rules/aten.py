@@ -23,6 +23,7 @@ from morphsearch.graph.rules.pairs import on_both_sides
 from morphsearch.graph.rules.products import product
 from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial
 from morphsearch.graph.rules.vectors import vector_product
+from morphsearch.graph.rules.windows import as_complex, laid_out, put_back, transformed
 from morphsearch.graph.tape import Tape, tensors_in
 
 pointwise = on_both_sides(elementwise.pointwise)
@@ -157,6 +158,11 @@ ATEN: dict[str, Rule] = {
         " movedim swapaxes unfold diagonal split_copy unbind_copy select_copy slice_copy native_channel_shuffle",
     ),
     **_table(cat, "cat concat"),
+    **_table(laid_out, "im2col"),
+    **_table(put_back, "col2im"),
+    **_table(transformed, "_fft_r2c _fft_c2r _fft_c2c"),
+    **_table(as_complex, "view_as_complex view_as_real"),
+    **_table(elementwise.glu, "glu"),
     **_table(pad, "constant_pad_nd"),
     **_table(
         create,

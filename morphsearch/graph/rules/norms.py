@@ -101,6 +101,8 @@ def layer_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     """Over the last dimensions: statistics mix the channels, so removal is not exact."""
     given = dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False)) | kwargs
     x, over = given["input"], list(given["normalized_shape"])
+    if list(x.shape[x.dim() - len(over) :]) != over:
+        raise RuntimeError(f"a layer norm over {over} is given a tensor of {tuple(x.shape)}")
     out = torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_meta else func(*args, **kwargs)
     labels = tape.activation(x)
     dims = range(x.dim() - len(over), x.dim())
