@@ -295,7 +295,8 @@ class ConvGraph:
                 arXiv 1511.05641, section 2).
 
         Raises:
-            GraphError: an unknown or frozen group, or a width that the group cannot have.
+            GraphError: an unknown or frozen group, a width that the group cannot have, or "widen" where a weight is
+                computed from a parameter in a way that copies of its inputs cannot share.
         """
         if weights not in ("fresh", "widen"):
             raise GraphError(f"weights={weights!r}", 'it is "fresh" or "widen"', 'use "fresh" to train from scratch')
@@ -329,10 +330,20 @@ class ConvGraph:
         if weights == "fresh":
             initialise(network, plan)
         elif weights == "widen":
+            self._check_shares(plan)
             share_columns(network, plan)
             if noise:
                 break_symmetry(network, plan, noise, torch.Generator().manual_seed(seed))
         return network
+
+    def _check_shares(self, plan: Plan) -> None:
+        for (name, dim), copies in plan.copies.items():
+            if dim == plan.column_dims.get(name) and name in self.tape.bent and (copies > 1).any():
+                raise GraphError(
+                    f"units that the weight made of {name} reads are to be widened",
+                    f"copies of a unit share its weight out, and {self.tape.bent[name]} computes with that weight",
+                    'use weights="fresh", or leave the units that this layer reads at their width',
+                )
 
     @uncollected()
     def planned(self, multiplicity: np.ndarray) -> tuple[nn.Module, Plan]:

@@ -67,6 +67,10 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
     column_dims = {
         name: dim for (name, dim), roles in tape.roles.items() if any(role == "columns" for role, _ in roles)
     }
+    for one, other in tape.sums:  # of a sum every part is shared out
+        column_dims = {
+            name: column_dims[of] for name, of in ((other, one), (one, other)) if of in column_dims
+        } | column_dims
     # In a sum of products one factor is shared out, the other repeated: the vector, where the weight's are rows.
     shared = {name: dim for (name, dim), (weight, own) in tape.vectors.items() if column_dims.get(weight) != own}
     column_dims = shared | column_dims

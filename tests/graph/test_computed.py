@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torch.nn.utils as hooks
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from morphsearch.errors import GraphError
 from morphsearch.graph import record
 from morphsearch.loop.verification import verify
 from tests.graph import proofs
@@ -106,3 +108,20 @@ def test_added_units_of_layers_without_an_initialisation_are_no_copies() -> None
     assert len(weight.flatten(1).unique(dim=0)) == 12
     assert 0.1 < weight.std() < 0.3
     assert (wide.get_parameter("scale") == 0.1).all()  # what a learned scale begins with is kept
+
+
+class _Bounded(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, torch.tanh(self.weight), self.bias, padding=self.padding)
+
+
+def test_what_copies_cannot_share_is_not_widened() -> None:
+    """Half of a weight has not half of its hyperbolic tangent: nothing may come out that computes something else."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), _Bounded(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3)).eval()
+    graph = record(model, torch.zeros(1, 3, 12, 12))
+    with pytest.raises(GraphError, match=r"made of 2\.weight.*\n.*tanh.*\n.*fresh"):
+        graph.resize({"0": 12}, weights="widen")
+    x = torch.randn(2, 3, 12, 12)
+    wide = graph.resize({"2": 9}, weights="widen")
+    assert torch.allclose(wide(x), model(x), atol=1e-5)
+    assert graph.resize({"0": 12})(x).shape == model(x).shape

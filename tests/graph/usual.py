@@ -244,6 +244,14 @@ def made_state() -> nn.Module:
 # -- weights made of others --------------------------------------------------------------------------------------------
 
 
+@case(removable=0.9)
+def a_sum_of_two_weights() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.head(F.conv2d(s.a(x), s.b.weight - s.c.weight, s.b.bias, padding=1).relu())
+
+    return net(forward, a=cbr(3, 8), b=conv(8, 6), c=conv(8, 6, bias=False), head=head(6))
+
+
 @case(2, 4, 20, removable=0.8, exact=False, reason="a weight norm")
 def weight_norm() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
