@@ -35,15 +35,22 @@ class Coupling:
             self.holders[groups] += number
             self.count[groups] += 1
             self.held.setdefault(binding.tensor, []).append((groups, number))
-        unions = [(one, other, np.full(one.size, operation)) for one, other, operation, _ in graph.tape.unions]
-        # Every pair of identifiers that met, and the operation in which they did.
+        # Every pair of identifiers that met, in the order of the operations in which they did.
         none = np.zeros(0, np.int64)
+        unions = sorted(graph.tape.unions, key=lambda union: union[2])
         self.one = np.concatenate([none, *(one for one, *_ in unions)])
-        self.other = np.concatenate([none, *(other for _, other, _ in unions)])
-        self.operation = np.concatenate([none, *(operation for *_, operation in unions)])
+        self.other = np.concatenate([none, *(union[1] for union in unions)])
+        self.operation = np.concatenate([none, *(np.full(union[0].size, union[2]) for union in unions)])
+        steps = np.arange(len(graph.tape.operations) + 2)
+        self.start = np.searchsorted(self.operation, steps)
         self.slots: dict[str, list[np.ndarray]] = {}
         for (name, _), ids in graph.tape.slots.items():
             self.slots.setdefault(name, []).append(ids)
+        self.number_of = {name: number for number, name in enumerate(self.slots, 1)}
+        self.holder = np.zeros(graph.resolution.class_of.size, np.int64)  # of identifiers: the parameter, 0 for none
+        for name, own in self.slots.items():
+            for ids in own:
+                self.holder[ids] = self.number_of[name]
 
     def stays(self, removal: Removal) -> bool:
         """Without what goes, the units that stay are still coupled as in the seed, and in the same groups."""
@@ -53,31 +60,37 @@ class Coupling:
         """No two groups are held by the same layers, which would make them one."""
         staying = self.free.copy()
         staying[list(removal.groups)] = False
-        return self._distinct(removal.parameters, staying)
+        return self._distinct(*self._less(self.holders, self.count, removal.parameters), staying)
 
-    def _distinct(self, parameters: Iterable[str], staying: np.ndarray) -> bool:
-        """The groups `staying` (`g` bool) are as many without the layers of these parameters."""
-        holders, count = self.holders.copy(), self.count.copy()
+    def _less(self, holders: np.ndarray, count: np.ndarray, parameters: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """`holders` and `count` of groups without the layers of these parameters."""
+        holders, count = holders.copy(), count.copy()
         for name in parameters:
             for groups, number in self.held.get(name, ()):
                 holders[groups] -= number
                 count[groups] -= 1
+        return holders, count
+
+    def _distinct(self, holders: np.ndarray, count: np.ndarray, staying: np.ndarray) -> bool:
+        """The groups `staying` (`g` bool) are as many with these holders as in the seed."""
         held = staying & (count > 0)
-        return np.unique(holders[held]).size == np.unique(self.holders[held]).size
+        return len(set(holders[held].tolist())) == len(set(self.holders[held].tolist()))
 
     def robust(self, names: Iterable[str]) -> list[str]:
         """Of groups that may go alone, those of which any may go together, and no two others become one."""
         chosen: list[str] = []
-        gone: frozenset[str] = frozenset()
-        staying = self.free
+        gone: set[str] = set()
+        staying, holders, count = self.free, self.holders, self.count
         for name in names:
             removal = self.graph.gone_with([name])
             if removal is None:
                 continue
             left = staying.copy()
             left[list(removal.groups)] = False
-            if self._distinct(gone | removal.parameters, left):
-                gone, staying = gone | removal.parameters, left
+            less = self._less(holders, count, removal.parameters - gone)
+            if self._distinct(*less, left):
+                gone |= removal.parameters
+                staying, (holders, count) = left, less
                 chosen.append(name)
         return chosen
 
@@ -86,23 +99,28 @@ class Coupling:
         graph, class_of = self.graph, self.graph.resolution.class_of
         gone = np.zeros(len(graph.groups), bool)
         gone[list(removal.groups)] = True
-        left = np.append(~gone[graph.unit_group], True)[graph.resolution.unit_of]  # -1, fixed, stays
-        for name in removal.parameters:
-            for ids in self.slots.get(name, ()):
-                left[ids] = False
-        out = np.zeros(self.operation.max(initial=0) + 1, bool)
-        out[[one for one in removal.operations if one < out.size]] = True
-        lost = out[self.operation]
-        apart = lost & left[self.one] & left[self.other]
-        if not apart.any():
+        leaving = np.zeros(len(self.number_of) + 1, bool)
+        leaving[[self.number_of[name] for name in removal.parameters if name in self.number_of]] = True
+
+        def left(ids: np.ndarray) -> np.ndarray:
+            units = graph.resolution.unit_of[ids]
+            found: np.ndarray = leaving[self.holder[ids]] | ((units >= 0) & gone[graph.unit_group[units]])
+            return ~found
+
+        places = [np.arange(self.start[one], self.start[one + 1]) for one in sorted(removal.operations)]
+        lost = np.concatenate([np.zeros(0, np.int64), *places])
+        apart = lost[left(self.one[lost]) & left(self.other[lost])]
+        if not apart.size:
             return True
         # Only what met there can have fallen apart.
         touched = np.zeros(class_of.max(initial=0) + 1, bool)
         touched[class_of[self.one[apart]]] = True
-        kept = ~lost & touched[class_of[self.one]]
-        slots = [ids[left[ids]] for name, own in self.slots.items() if name not in removal.parameters for ids in own]
+        kept = touched[class_of[self.one]]
+        kept[lost] = False
+        slots = [ids for name, own in self.slots.items() if name not in removal.parameters for ids in own]
         ids = np.concatenate([np.zeros(0, np.int64), *slots])
         ids = ids[touched[class_of[ids]]]
+        ids = ids[left(ids)]
         one, other = self.one[kept], self.other[kept]
         place = np.zeros(class_of.size, np.int64)
         known = values_in(np.concatenate([ids, one, other]), class_of.size)

@@ -24,7 +24,7 @@ from morphsearch.graph.cloning import clone
 from morphsearch.graph.labels import LOOSE, Labels
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Resolution
-from morphsearch.graph.tape import Slot, Tape
+from morphsearch.graph.tape import RawOperation, Slot, Tape
 
 
 @dataclass
@@ -290,25 +290,59 @@ MOVING = frozenset(
 )
 
 
+# Those that move channels to other places, or pixels within them, which matters too.
+PLACING = frozenset("copy index_put _index_put_impl_ roll flip rot90".split())
+
+
+def _is_step(operation: RawOperation) -> bool:
+    """Whether it matters which channels an operation sees, and a patch leaves it as it is."""
+    if operation.kind == "constant_pad_nd" and operation.inputs:  # of the image, not of channels
+        rank, sizes = len(operation.inputs[0].shape), operation.attrs.get("pad", ())
+        return rank > 3 and len(sizes) <= 2 * (rank - 2)
+    return operation.kind not in MOVING or operation.kind in PLACING
+
+
 def _check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
     """Operation by operation the new network does what the seed does, to the channels that are left of the same.
 
-    Couplings alone do not say so: what takes the first four channels, whichever they are, doubles them and puts them
-    back couples nothing.
+    Couplings alone do not say so: what takes the first four channels, whichever they are, doubles or turns them, and
+    puts them back couples nothing. In code that was patched, operations that only move elements are others; there the
+    patch has looked at each of them.
 
     Raises:
         Mismatch: another operation, or other channels.
     """
-    steps, wanted = ([i for i, one in enumerate(t.operations) if one.kind not in MOVING] for t in (tape, seed))
+    steps, wanted = ([i for i, one in enumerate(t.operations) if _is_step(one)] for t in (tape, seed))
     for own, index in zip(steps, wanted, strict=False):
         new, old = tape.operations[own], seed.operations[index]
         if (new.kind, new.module) != (old.kind, old.module):
             raise Mismatch(index, "the network takes another path at these widths")
+    if len(steps) != len(wanted):
+        raise Mismatch(-1, "the network takes another path at these widths")
+    pairs = dict(zip(wanted, steps, strict=True))
+    ran, found = _by_module(seed), _by_module(tape)
+    for module, places in ran.items():
+        there = found.get(module, [])
+        if [seed.operations[i].kind for i in places] == [tape.operations[i].kind for i in there]:
+            pairs.update(zip(places, there, strict=True))
+    for index in sorted(pairs):
+        new, old = tape.operations[pairs[index]], seed.operations[index]
+        if old.kind in JOINING:
+            continue
         for labels, former in zip(new.inputs, old.inputs, strict=False):
             if not _same_channels(labels, former, plan):
                 raise Mismatch(index, "other channels arrive than should")
-    if len(steps) != len(wanted):
-        raise Mismatch(-1, "the network takes another path at these widths")
+
+
+JOINING = frozenset(("cat", "stack", "concat"))  # what parts there are does not matter, where nothing was done to them
+
+
+def _by_module(tape: Tape) -> dict[str, list[int]]:
+    """The operations of every module's own code."""
+    found: dict[str, list[int]] = {}
+    for index, operation in enumerate(tape.operations):
+        found.setdefault(operation.module, []).append(index)
+    return found
 
 
 def _same_channels(labels: Labels, former: Labels, plan: Plan) -> bool:

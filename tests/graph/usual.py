@@ -95,6 +95,41 @@ def the_first_channels_are_written_over() -> nn.Module:
     return net(forward, a=conv(3, 12), head=head(12))
 
 
+@case(removable=0.9)
+def a_third_of_the_channels_is_moved_up() -> nn.Module:
+    """Rolled by another number of pixels for each third (arXiv 2107.08391): only elements move, yet it matters whose."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        thirds = torch.chunk(s.a(x), 3, 1)
+        return s.head(s.b(torch.cat([torch.roll(part, i, 2) for i, part in enumerate(thirds)], 1)))
+
+    return net(forward, a=cbr(3, 12), b=cbr(12, 6), head=head(6))
+
+
+@case(removable=0.5, reason="other channels arrive than should")
+def channels_shifted_in_place() -> nn.Module:
+    """A quarter of the channels takes what is left of each pixel, another what is right (arXiv 1811.08383)."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        part, y = x.shape[1] // 4, torch.zeros_like(x)
+        y[:, :part, :, :-1] = x[:, :part, :, 1:]
+        y[:, part : 2 * part, :, 1:] = x[:, part : 2 * part, :, :-1]
+        y[:, 2 * part :] = x[:, 2 * part :]
+        return s.head(s.b(y))
+
+    return net(forward, a=cbr(3, 12), b=cbr(12, 12), head=head(12))
+
+
+@case(removable=0.9)
+def the_first_channels_are_turned() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        return s.head(s.b(torch.cat([x[:, :5].transpose(2, 3), x[:, 5:]], 1)))
+
+    return net(forward, a=cbr(3, 12), b=cbr(12, 6), head=head(6))
+
+
 @case(removable=0.0, reason="another path")
 def code_that_asks_for_a_width() -> nn.Module:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
