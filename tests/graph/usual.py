@@ -97,7 +97,7 @@ def the_first_channels_are_written_over() -> nn.Module:
 
 @case(removable=0.9)
 def a_third_of_the_channels_is_moved_up() -> nn.Module:
-    """Rolled by another number of pixels for each third (arXiv 2107.08391): only elements move, yet it matters whose."""
+    """Rolled by other numbers of pixels (arXiv 2107.08391): only elements move, yet it matters whose."""
 
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         thirds = torch.chunk(s.a(x), 3, 1)
