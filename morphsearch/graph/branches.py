@@ -24,9 +24,11 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.coupling import Coupling
 from morphsearch.graph.edits import give_code
 from morphsearch.graph.flow import Removal
+from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Group, Resolution
-from morphsearch.graph.rewrite import Mismatch, Plan, make_plan, rebuild
+from morphsearch.graph.rewrite import rebuild
+from morphsearch.graph.steps import Mismatch
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import name_of
 from morphsearch.graph.watching import Watched, watch

@@ -14,7 +14,10 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.dependence import Dependent, mark_dependent
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
-from morphsearch.graph.rewrite import CANNOT_FOLLOW, Mismatch, Plan, check, make_plan, rearrange, rebuild
+from morphsearch.graph.plan import Plan, make_plan
+from morphsearch.graph.proof import check, rearrange
+from morphsearch.graph.rewrite import rebuild
+from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from morphsearch.graph.computed import computed_weights
-from morphsearch.graph.rewrite import Plan
+from morphsearch.graph.plan import Plan
 
 
 def initialise(model: nn.Module, plan: Plan | None = None) -> None:

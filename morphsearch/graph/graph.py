@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,94 +12,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from morphsearch.arguments import named_arguments
 from morphsearch.errors import GraphError, nearest
 from morphsearch.graph import branches
-from morphsearch.graph.checked import FROZEN, freeze_again, freeze_what_fails, rewrite_checked
+from morphsearch.graph.checked import FROZEN, rewrite_checked
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.flow import Flow, Removal
 from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
-from morphsearch.graph.grouping import regrouped, with_created
-from morphsearch.graph.labels import Labels, fraction
-from morphsearch.graph.recording import run_tape, uncollected
-from morphsearch.graph.resolve import Binding, Group, Resolution, resolve
-from morphsearch.graph.rewrite import Mismatch, Plan
-from morphsearch.graph.tape import RawOperation, Tape
+from morphsearch.graph.operations import Operation, TensorShape, extent_of
+from morphsearch.graph.plan import Plan
+from morphsearch.graph.recording import uncollected
+from morphsearch.graph.resolve import Binding, Group, resolve
+from morphsearch.graph.steps import Mismatch
+from morphsearch.graph.tape import Tape
 
 if TYPE_CHECKING:
     import networkx as nx
-
-
-class TensorShape:
-    """A tensor of the recording: its `shape`, and `numel` as a function of the widths."""
-
-    def __init__(self, labels: Labels, resolution: Resolution) -> None:
-        self.shape = labels.shape
-        self._labels, self._resolution = labels, resolution
-
-    @cached_property
-    def numel(self) -> Extent:
-        """Number of elements."""
-        ids = np.asarray(self._labels.ids).reshape(-1)
-        units = np.where(ids > 0, self._resolution.unit_of[np.maximum(ids, 0)], -1)
-        return _extent(units, self._resolution, fraction(self._labels))
-
-    @property
-    def outer(self) -> bool:
-        """An outer product of channels: every element belongs to two units, and :attr:`numel` knows one of them."""
-        return self._labels.second is not None
-
-    def size(self, dim: int) -> Extent:
-        """Size of dimension `dim`."""
-        for ids in (self._labels.ids, self._labels.second):
-            if ids is not None and ids.shape[dim] > 1:
-                line = ids.movedim(dim, 0).flatten(1)[:, 0].numpy()
-                units = np.where(line > 0, self._resolution.unit_of[np.maximum(line, 0)], -1)
-                return _extent(units, self._resolution)
-        return Extent(float(self.shape[dim]))
-
-
-@dataclass
-class Operation:
-    """One operation of the network in evaluation mode, in the order of execution.
-
-    Args:
-        name: unique; the module path and what it does.
-        kind: "conv", "linear", "batch_norm", ... or the plain ATen name.
-        module: path of the module that ran it.
-        parameters: role ("weight", "bias", ...) to parameter name.
-        attrs: facts such as kernel, stride, groups, spatial sizes.
-        inputs, outputs: activations.
-        rows, columns: size of the weight's output and input dimension (per convolution group), where there is a weight.
-    """
-
-    name: str
-    kind: str
-    module: str
-    parameters: dict[str, str]
-    attrs: dict[str, Any]
-    inputs: tuple[TensorShape, ...]
-    outputs: tuple[TensorShape, ...]
-    raw: RawOperation = field(repr=False)
-    _resolution: Resolution = field(repr=False)
-
-    @cached_property
-    def rows(self) -> Extent | None:
-        """Rows of the weight."""
-        return self._size(self.raw.rows)
-
-    @cached_property
-    def columns(self) -> Extent | None:
-        """Columns of the weight (for a grouped convolution, of each group)."""
-        return self._size(self.raw.columns)
-
-    def _size(self, ids: np.ndarray | None) -> Extent | None:
-        return None if ids is None else _extent(self._resolution.unit_of[ids], self._resolution)
-
-
-def _extent(units: np.ndarray, resolution: Resolution, times: float = 1.0) -> Extent:
-    widths = np.array([group.width for group in resolution.groups.values()], np.float64)
-    return Extent.count(widths, units, resolution.unit_group, times)
 
 
 class ConvGraph:
@@ -186,7 +113,7 @@ class ConvGraph:
         for name, parameter in self.model.named_parameters():
             slots = self.tape.slots
             shapes[name] = tuple(
-                _extent(self.resolution.unit_of[slots[name, dim]], self.resolution)
+                extent_of(self.resolution.unit_of[slots[name, dim]], self.resolution)
                 if (name, dim) in slots
                 else Extent(size)
                 for dim, size in enumerate(parameter.shape)
@@ -454,64 +381,4 @@ def _unknown_group(name: str, known: list[str]) -> tuple[str, str, str]:
     return f"unknown group {name!r}", f"the groups are: {shown}", repair
 
 
-@named_arguments
-@uncollected()
-def record(
-    model: nn.Module, example_inputs: Any, *, check: bool = True, decisions: Mapping[str, str] | None = None
-) -> ConvGraph:
-    """Record `model` by running it once on `example_inputs`.
-
-    Args:
-        model: any network that runs on the inputs; it is left as it was.
-        example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments.
-        check: prove on a trial that every free group can really change its width, and freeze those that cannot, with
-            the operation that is in the way.
-        decisions: :attr:`ConvGraph.decisions` of the same network at other widths, whose groups this one must have.
-
-    Raises:
-        GraphError: the network fails on these inputs, or has nothing that could be recorded.
-    """
-    if not isinstance(model, nn.Module):
-        raise GraphError(
-            f"the model is a {type(model).__name__}",
-            "it must be a torch.nn.Module",
-            "pass the network itself, not its class or weights",
-        )
-    scripted = next(
-        (path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)), None
-    )
-    if scripted is not None:
-        what = f"the module {scripted}" if scripted else "the model"
-        raise GraphError(
-            f"{what} is a scripted module", "its code cannot be rewritten", "pass it before torch.jit.script"
-        )
-    proving = check and decisions is None
-
-    def recorded(chosen: Mapping[str, str]) -> ConvGraph:
-        def blank() -> Tape:
-            tape = Tape(model, decisions=decisions)
-            tape.decisions |= chosen
-            tape.keeps_calls = proving
-            return tape
-
-        tape, evaluated, on_meta = run_tape(model, example_inputs, blank=blank)
-        return ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)
-
-    def checked(chosen: Mapping[str, str]) -> ConvGraph:
-        graph = recorded(chosen)
-        if decisions is None:
-            graph = regrouped(graph, lambda more: recorded({**chosen, **more}))
-        else:
-            graph = freeze_again(graph, decisions)
-        return freeze_what_fails(graph) if check else graph
-
-    graph = checked({})
-    if proving:
-        graph = with_created(graph, checked)
-        graph.tape.decisions |= branches.may_go(graph)
-        graph.decide()
-        graph.tape.calls.clear()
-    return graph
-
-
-__all__ = ["Binding", "ConvGraph", "Extent", "Group", "Operation", "TensorShape", "record"]
+__all__ = ["ConvGraph"]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphsearch.graph.rewrite import CANNOT_FOLLOW
 from morphsearch.graph.rules.moving import CREATED
+from morphsearch.graph.steps import CANNOT_FOLLOW
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph

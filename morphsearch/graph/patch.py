@@ -23,10 +23,10 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.edits import apply_edits
 from morphsearch.graph.following import new_shape
 from morphsearch.graph.labels import Labels
+from morphsearch.graph.plan import Plan
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.repair import NodeFacts, Repair, Watch
 from morphsearch.graph.resolve import Resolution
-from morphsearch.graph.rewrite import Plan
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import Memo, trace
 from morphsearch.graph.written import Site, watching, write

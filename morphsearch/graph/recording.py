@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_map
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.labels import RIGID, constant, forget_numbers
+from morphsearch.graph.modes import Rules, recording
 from morphsearch.graph.rules import aten, layers
-from morphsearch.graph.tape import Rules, Tape, tensors_in
+from morphsearch.graph.tape import Tape, tensors_in
 
 _within = [0]  # how many of these contexts are open
 
@@ -174,7 +175,7 @@ def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: 
 
     args, kwargs = as_arguments(example_inputs)
     args, kwargs = tree_map(prepare, args), tree_map(prepare, kwargs)
-    with tape.recording(rules):
+    with recording(tape, rules):
         output = model(*args, **kwargs)
     tape.read_positions(output)
     for tensor in tensors_in(output):

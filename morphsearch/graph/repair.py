@@ -15,8 +15,8 @@ from morphsearch.graph.creating import sizes_of, with_channels
 from morphsearch.graph.edits import PatchLog, Recreated, Regrouped, Removed, Resized, Selection, groups_place
 from morphsearch.graph.following import by_class, line_of, new_shape, positions, varying
 from morphsearch.graph.labels import LOOSE, Labels, along
+from morphsearch.graph.plan import Plan, repeat_runs
 from morphsearch.graph.resolve import Resolution
-from morphsearch.graph.rewrite import Plan, repeat_runs
 from morphsearch.graph.rules.moving import CREATING
 from morphsearch.graph.tape import Tape, unseen
 from morphsearch.graph.tracing import index_value, moves, name_of

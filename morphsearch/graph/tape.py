@@ -11,9 +11,8 @@ never leave (`pin`) and where removal is not exact (`mix`); the tape only collec
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,14 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map
 
-from morphsearch.errors import MorphError
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers
-from morphsearch.graph.shapes import quick_shape
 
 Slot = tuple[str, int]
 MANY = 4096  # entries from which on it is worth looking for those that come again
@@ -138,7 +132,6 @@ class Tape:
         self.pairs = False
         self.on_meta = False
         self.in_training = False
-        self.rules: Rules | None = None
 
     # -- names ---------------------------------------------------------------------------------------------------
 
@@ -347,142 +340,6 @@ class Tape:
         self.operations.append(RawOperation(kind, self.module, tuple(inputs), tuple(outputs), **extra))
         return index
 
-    # -- running -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def recording(self, rules: Rules) -> Iterator[None]:
-        """Record everything that runs inside."""
-        self.rules = rules
-        whole: list[nn.Module] = []
-
-        def before(module: nn.Module, args: Any) -> None:
-            name = self.module_names.get(id(module))
-            if name is None:
-                return
-            self.module_stack.append(name)
-            self.visited.add(name)
-            if self.keeps_calls and self.on_meta and not type(module).__module__.startswith("torch.nn."):
-                self.calls[name] = None if name in self.calls else Call.of(args)
-            if not self.muted and rules.module_rule(module) is not None:
-                whole.append(module)
-                self.muted += 1
-
-        def after(module: nn.Module, args: Any, output: Any) -> None:
-            if id(module) not in self.module_names:
-                return
-            if whole and whole[-1] is module:
-                whole.pop()
-                self.muted -= 1
-                rule = rules.module_rule(module)
-                if rule is not None:
-                    rule(self, module, args, {}, output)
-            self.module_stack.pop()
-
-        with ExitStack() as stack:
-            stack.enter_context(_uncompiled())
-            stack.callback(register_module_forward_pre_hook(before).remove)
-            stack.callback(register_module_forward_hook(after, always_call=True).remove)
-            stack.enter_context(_Functions(self, rules))
-            stack.enter_context(_Aten(self, rules))
-            yield
-        self.latest = None
-
-
-@dataclass
-class Rules:
-    """Which rule handles what: torch functions, ATen operations (by name, without overload) and module types."""
-
-    functions: dict[Callable[..., Any], Callable[..., Any]]
-    aten: dict[str, Callable[..., None]]
-    fallback: Callable[..., None]
-    refuse: Callable[..., None]
-    modules: dict[type, Callable[..., None]] = field(default_factory=dict)
-
-    def module_rule(self, module: nn.Module) -> Callable[..., None] | None:
-        """The rule of the nearest base class of `module` that has one."""
-        if not self.modules:
-            return None
-        return next((self.modules[kind] for kind in type(module).__mro__ if kind in self.modules), None)
-
-
-class _Functions(TorchFunctionMode):
-    def __init__(self, tape: Tape, rules: Rules) -> None:
-        super().__init__()
-        self.tape, self.rules = tape, rules
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        rule = None if self.tape.muted else self.rules.functions.get(func)
-        if rule is None:
-            return func(*args, **kwargs)
-        self.tape.muted += 1
-        self.tape.doing = getattr(func, "__name__", "").lstrip("_")
-        try:
-            return rule(self.tape, func, args, kwargs)
-        finally:
-            self.tape.muted -= 1
-
-
-class _Aten(TorchDispatchMode):
-    def __init__(self, tape: Tape, rules: Rules) -> None:
-        super().__init__()
-        self.tape, self.rules = tape, rules
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Nothing is compiled while recording; the wrapper that guards against it would import the compiler (seconds).
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = quick_shape(func, args, kwargs) if self.tape.on_meta else None
-        if out is None:
-            out = func(*args, **kwargs)
-        if not self.tape.muted:
-            self.tape.doing = str(func._schema.name).split("::")[-1].strip("_")
-            self.tape.read_positions((args, kwargs))
-            if not self.tape.on_meta:
-                _mark_data(args, kwargs, out)
-            rule = self.rules.aten.get(func._schema.name, self.rules.fallback)
-            try:
-                rule(self.tape, func, args, kwargs, out)
-            except (Untraceable, MorphError):
-                raise
-            except Exception as error:
-                self.rules.refuse(self.tape, func, args, kwargs, out, f"{type(error).__name__}: {error}")
-        return out
-
-
-def _mark_data(args: Any, kwargs: Any, out: Any) -> None:
-    """Say of integers and masks that were computed from the network's data that they were: as an index they differ
-    from one network to the next."""
-    results = [t for t in tensors_in(out) if not t.is_floating_point()]
-    if results and any(
-        (t.is_floating_point() and hasattr(t, "_morphsearch_labels")) or hasattr(t, "_morphsearch_data")
-        for t in tensors_in((args, kwargs))
-    ):
-        for tensor in results:
-            tensor._morphsearch_data = True  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Parts of the network that are compiled (``torch.compile``) run as they were written."""
-    with ExitStack() as stack:
-        compiler = torch.compile
-
-        def eagerly(*args: Any, **kwargs: Any) -> Any:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            return compiler(*args, **kwargs)
-
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled yet, and its import would take seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        torch.compile = eagerly
-        try:
-            yield
-        finally:
-            torch.compile = compiler
-
 
 @contextmanager
 def unseen() -> Iterator[None]:
@@ -540,7 +397,6 @@ __all__ = [
     "LOOSE",
     "RIGID",
     "RawOperation",
-    "Rules",
     "Slot",
     "Tape",
     "Untraceable",

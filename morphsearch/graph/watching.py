@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from morphsearch.graph.modes import recording
 from morphsearch.graph.patch import Fixed, _all_running, _traced
 from morphsearch.graph.recording import as_it_was, default_rules, run_tape, stand_ins
 from morphsearch.graph.repair import NodeFacts, Watch
@@ -128,7 +129,7 @@ def _as_called(model: nn.Module, path: str, tape: Tape) -> Iterator[None]:
     tape.on_meta = True
     with as_it_was(module for _, module in modules), torch.no_grad(), stand_ins(modules, tape, meta=True):
         modules[0][1].eval()
-        with tape.recording(default_rules()):
+        with recording(tape, default_rules()):
             yield
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.errors import UsageError
-from morphsearch.graph.rewrite import Plan, gathered
+from morphsearch.graph.plan import Plan
+from morphsearch.graph.rewrite import gathered
 from morphsearch.loop.inplace import swap
 
 Dims = dict[str, list[int]]

@@ -29,7 +29,7 @@ from morphsearch.loop.selection import (
 from morphsearch.loop.settling import settle
 
 if TYPE_CHECKING:
-    from morphsearch.graph.rewrite import Plan
+    from morphsearch.graph.plan import Plan
     from morphsearch.loop.architecture import Architecture
     from morphsearch.loop.budget import Budgets
     from morphsearch.strategies.base import Strategy

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from morphsearch.errors import PluginError
 from morphsearch.graph.labels import Labels, constant
+from morphsearch.graph.modes import Rules
 from morphsearch.graph.rules.binding import bind, channel_labels
 from morphsearch.graph.rules.elementwise import pointwise
 from morphsearch.graph.rules.reducing import spatial
-from morphsearch.graph.tape import RIGID, Rules, Tape, tensors_in
+from morphsearch.graph.tape import RIGID, Tape, tensors_in
 from morphsearch.plugins import registry
 
 

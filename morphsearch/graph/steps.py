@@ -1,0 +1,118 @@
+"""Operation by operation: what a rewritten network does, beside what the seed does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from morphsearch.graph.labels import LOOSE, Labels
+from morphsearch.graph.plan import Plan
+from morphsearch.graph.tape import RawOperation, Tape
+
+CANNOT_FOLLOW = "has sizes written into it or cannot follow"  # what is said of an operation that freezes units
+
+
+@dataclass
+class Mismatch(Exception):
+    """An operation of the rewritten network that does not see what it should (`operation`: its index, in both
+    tapes)."""
+
+    operation: int
+    reason: str
+
+
+# Operations that only move elements or make constants: a patch may do with others. All others see each what they saw.
+MOVING = frozenset(
+    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten permute transpose t split chunk"
+    " split_with_sizes slice select narrow unbind stack expand flip roll index_select index repeat repeat_interleave"
+    " pixel_shuffle pixel_unshuffle channel_shuffle rot90 as_strided movedim swapaxes unfold diagonal split_copy"
+    " unbind_copy select_copy slice_copy native_channel_shuffle cat concat constant_pad_nd copy index_put"
+    " _index_put_impl_ clone contiguous detach alias _to_copy to lift_fresh _conj positive dropout empty zeros ones"
+    " full scalar_tensor empty_strided new_empty new_zeros new_ones new_full empty_like zeros_like ones_like full_like"
+    " rand_like randn_like rand randn new_empty_strided zero fill im2col view_as_complex view_as_real"
+    " arange linspace logspace eye randperm tril_indices"
+    " triu_indices".split()
+)
+
+
+# Those that move channels to other places, or pixels within them, which matters too.
+PLACING = frozenset("copy index_put _index_put_impl_ roll flip rot90".split())
+
+
+def _is_step(operation: RawOperation) -> bool:
+    """Whether it matters which channels an operation sees, and a patch leaves it as it is."""
+    if operation.kind == "constant_pad_nd" and operation.inputs:  # of the image, not of channels
+        rank, sizes = len(operation.inputs[0].shape), operation.attrs.get("pad", ())
+        return rank > 3 and len(sizes) <= 2 * (rank - 2)
+    return operation.kind not in MOVING or operation.kind in PLACING
+
+
+def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
+    """Operation by operation the new network does what the seed does, to the channels that are left of the same.
+
+    Couplings alone do not say so: what takes the first four channels, whichever they are, doubles or turns them, and
+    puts them back couples nothing. In code that was patched, operations that only move elements are others; there the
+    patch has looked at each of them.
+
+    Raises:
+        Mismatch: another operation, or other channels.
+    """
+    # What would see nothing is left out: some operations go another way, or none, on tensors without elements.
+    steps = [i for i, one in enumerate(tape.operations) if _is_step(one) and not any(0 in x.shape for x in one.inputs)]
+    wanted = [i for i, one in enumerate(seed.operations) if _is_step(one) and not _sees_nothing(one, plan)]
+    for own, index in zip(steps, wanted, strict=False):
+        new, old = tape.operations[own], seed.operations[index]
+        if (new.kind, new.module) != (old.kind, old.module):
+            raise Mismatch(index, "the network takes another path at these widths")
+    if len(steps) != len(wanted):
+        raise Mismatch(-1, "the network takes another path at these widths")
+    pairs = dict(zip(wanted, steps, strict=True))
+    ran, found = _by_module(seed), _by_module(tape)
+    for module, places in ran.items():
+        there = found.get(module, [])
+        if [seed.operations[i].kind for i in places] == [tape.operations[i].kind for i in there]:
+            pairs.update(zip(places, there, strict=True))
+    for index in sorted(pairs):
+        new, old = tape.operations[pairs[index]], seed.operations[index]
+        if old.kind in JOINING:
+            continue
+        for labels, former in zip(new.inputs, old.inputs, strict=False):
+            if not _same_channels(labels, former, plan):
+                raise Mismatch(index, "other channels arrive than should")
+
+
+JOINING = frozenset(("cat", "stack", "concat"))  # what parts there are does not matter, where nothing was done to them
+
+
+def _by_module(tape: Tape) -> dict[str, list[int]]:
+    """The operations of every module's own code."""
+    found: dict[str, list[int]] = {}
+    for index, operation in enumerate(tape.operations):
+        found.setdefault(operation.module, []).append(index)
+    return found
+
+
+def _sees_nothing(operation: RawOperation, plan: Plan) -> bool:
+    """None of the units that an operation of the seed reads through one of its inputs is left."""
+    for labels in operation.inputs:
+        if labels.parameter is None:
+            ids = np.asarray(labels.ids).reshape(-1)
+            if (ids > 0).all() and not plan.stays[plan.class_of[ids]].any():
+                return True
+    return False
+
+
+def _same_channels(labels: Labels, former: Labels, plan: Plan) -> bool:
+    """`labels` are of the same units as `former`, of the seed, without those that left."""
+    ids, old = (np.asarray(one.ids).reshape(-1) for one in (labels, former))
+    if ids.max(initial=0) >= plan.first_free or former.parameter is not None:
+        return True
+    expected = plan.class_of[old[old > 0]]
+    expected = expected[plan.stays[expected]]
+    arriving = (ids[ids > 0] - 1) // plan.most
+    if np.array_equal(arriving, expected):
+        return True
+    if (ids == LOOSE).any():  # filler: units that a tensor made in code has in the seed alone
+        return bool(np.isin(arriving, expected).all())
+    return np.array_equal(np.unique(arriving), np.unique(expected))
