@@ -28,16 +28,30 @@ def spatial(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     chosen = tape.decide(short_name(func), natural, strict=True)
     if chosen is not None:
         # The window slides over the channels themselves (local response normalisation).
-        same = all(o.shape[int(d)] == labels.shape[int(d)] for o in outputs for d in chosen.split(","))
-        if same:
+        found = _middles(args, labels, outputs[0], [int(d) for d in chosen.split(",")])
+        if found is not None:
             tape.mix(labels.ids, tape.where(f"{short_name(func)} over channels"))
         else:
             tape.pin(labels.ids, tape.where(f"{short_name(func)} over channels"))
-        produced = [Labels(labels.ids, tuple(o.shape)) if same else constant(RIGID, tuple(o.shape)) for o in outputs]
+        produced = [Labels(found, tuple(o.shape)) if found is not None else constant(RIGID, o.shape) for o in outputs]
     else:
         ids = _flatten_spatial(tape, labels, channel)
         produced = [Labels(ids, tuple(o.shape)) for o in outputs]
     finish(tape, func, [labels], out, produced, attrs=plain_arguments(args[1:], kwargs))
+
+
+def _middles(args: Any, labels: Labels, out: Tensor, dims: list[int]) -> Tensor | None:
+    """The labels at the middle of each window along `dims`; None where windows are not one for each channel."""
+    ids = labels.ids
+    for dim in dims:
+        missing = labels.shape[dim] - out.shape[dim]
+        kernel = args[1] if len(args) > 1 and isinstance(args[1], (tuple, list)) else []
+        place = dim - (len(labels.shape) - len(kernel))
+        if missing and (place < 0 or len(kernel) < 2 or int(kernel[place]) - 1 != missing):
+            return None
+        if missing and ids.shape[dim] > 1:
+            ids = ids.narrow(dim, (missing + 1) // 2, out.shape[dim])
+    return ids
 
 
 def adaptive_pool(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:

@@ -1,0 +1,48 @@
+"""Forms of code, one by one: each is exact, or frozen with a reason. None is wrong without a word."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from morphsearch.errors import GraphError
+from morphsearch.graph import record
+from morphsearch.loop.verification import random_keep
+from tests.graph import proofs
+from tests.graph.forms import FORMS, network
+
+INPUTS = torch.zeros(2, 3, 8, 8)
+# Forms in which something stays: one that is lost is seen here, and one that is won is taken off.
+FROZEN = frozenset(
+    (
+        "expand_num put_channels layernorm groupnorm_f unbind_ pixel pad_ch einsum_ bmm_ norm_w gate0 select0 perm_t "
+        "loopsum loopshape split1 const_vec const_list const_shape first_half_relu_idx mask_mul avgpool_ch interp_ch "
+        "gather_ scatter_ index_add_ setslice addslice mulslice_const partial_conv weight_slice weight_mul_const "
+        "weight_softmax bn_func outer stack_rev param_slice arange_idx tsm shiftvit ghost softmax_gate_idx padshift "
+        "spatial_slice expand_first roll_idx "
+    ).split()
+)
+EMPTIED = ("list_pool", "octave")  # a pool of no channels at all is an error of PyTorch's own
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in EMPTIED])
+def test_form(name: str) -> None:
+    torch.manual_seed(0)
+    graph = record(proofs.in_double(network(name)), INPUTS)
+    mixes = proofs.mixing(graph)
+    assert (proofs.free_share(graph) < 1) == (name in FROZEN)
+    for seed in (0, 1):
+        proofs.shrinks_exactly(graph, INPUTS, seed, skip=mixes)
+    proofs.widens_exactly(graph, INPUTS, skip=mixes)
+    if mixes:
+        shrunk = graph.shrink(random_keep(graph, np.random.default_rng(2)))
+        assert shrunk(INPUTS.double()).shape == (2, 2, 8, 8)
+
+
+@pytest.mark.parametrize(("name", "left"), [("list_pool", range(3)), ("octave", range(9))])
+def test_a_slice_that_is_pooled_may_not_lose_all_its_channels(name: str, left: range) -> None:
+    graph = record(network(name), INPUTS)
+    with pytest.raises(GraphError, match="cannot follow these widths"):
+        graph.shrink({"1.conv": left})
+    assert graph.shrink({"1.conv": range(2, 12)})(INPUTS).shape == (2, 2, 8, 8)
