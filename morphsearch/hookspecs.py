@@ -119,9 +119,9 @@ def morphsearch_operations() -> Iterable[OperationRecord]:
         from morphsearch.types import OperationRecord
 
 
-        class FourierRule:
-            # A Fourier transform of each channel by itself.
-            handles = ("aten::_fft_r2c", "aten::_fft_c2r")
+        class RankRule:
+            # The k-th smallest value along the height or width of each channel.
+            handles = ("aten::kthvalue",)
 
             def __call__(self, call):
                 call.per_channel()
@@ -129,7 +129,7 @@ def morphsearch_operations() -> Iterable[OperationRecord]:
 
         @morphsearch.hookimpl
         def morphsearch_operations():
-            return [OperationRecord("fourier", "Real Fourier transforms over height and width", FourierRule)]
+            return [OperationRecord("rank", "Values by their rank within each channel", RankRule)]
     """
     raise NotImplementedError
 

@@ -190,9 +190,12 @@ ATEN: dict[str, Rule] = {
     **_table(
         on_both_sides(reduce),
         "mean sum amax amin max min var var_mean std std_mean prod logsumexp norm linalg_vector_norm"
-        " all any argmax argmin",
+        " all any argmax argmin nansum median nanmedian aminmax",
     ),
-    **_table(on_both_sides(along_dim), "_softmax _log_softmax softmax log_softmax cumsum cumprod sort topk"),
+    **_table(
+        on_both_sides(along_dim),
+        "_softmax _log_softmax softmax log_softmax cumsum cumprod cummax cummin logcumsumexp sort topk",
+    ),
     **_table(product, "mm bmm addmm baddbmm"),
     **_table(vector_product(not_followed), "mv dot vdot"),
     **_table(aten_convolution, "convolution"),
