@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from morphsearch.graph.labels import Labels, compact
+from morphsearch.graph.labels import LOOSE, Labels, compact
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rules.binding import axis_of
 from morphsearch.graph.tape import Tape
@@ -69,6 +69,7 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
             if side is None:
                 continue
             ids = np.asarray(side.movedim(dim, -1).reshape(-1, side.shape[dim]))
+            ids = np.where(ids == LOOSE, ids.max(0), ids)  # filler has the width of what lies beside it
         units = np.where(ids > 0, resolution.unit_of[np.maximum(ids, 0)], -1)
         times = np.where(units < 0, 1, multiplicity[units])
         if (times == times[:1]).all():

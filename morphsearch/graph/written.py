@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from morphsearch.graph import slices
 from morphsearch.graph.creating import FUNCTIONS, METHODS, sizes_of, with_channels
 from morphsearch.graph.edits import PATCHED
 from morphsearch.graph.labels import Labels
@@ -37,7 +38,7 @@ from morphsearch.graph.tape import Tape
 
 VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape))
 SPLITS = frozenset((Tensor.split, torch.split, Tensor.chunk, torch.chunk))
-WATCHED = VIEWS | SPLITS | FUNCTIONS | METHODS
+WATCHED = VIEWS | SPLITS | FUNCTIONS | METHODS | slices.SLICING
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -85,6 +86,8 @@ class _Watch(TorchFunctionMode):
         """A call at a place in the code of this module."""
         turn = self.turns[where] = self.turns.get(where, 0) + 1
         site = Site(*where, turn)
+        if func in slices.SLICING:
+            return self._sliced(func, args, kwargs, site)
         if self.new_shape is None:
             result = func(*args, **kwargs)
             parts = [result] if isinstance(result, Tensor) else list(result)
@@ -99,6 +102,24 @@ class _Watch(TorchFunctionMode):
             return func(*args, **kwargs)
         fit = _resized if func in VIEWS else _split if func in SPLITS else _made
         return fit(self, func, args, kwargs, where, shapes)  # type: ignore[arg-type]
+
+    def _sliced(self, func: Any, args: Any, kwargs: Any, site: Site) -> Any:
+        if self.new_shape is None:
+            found = slices.taken(self.tapes[-1], args[0], args[1])
+            if found:
+                self.seen[site] = found
+            return func(*args, **kwargs)
+        known = self.seen.get(site)
+        shapes = [self.new_shape(one) for one in known] if known is not None else []
+        fitting = [shape for shape in shapes if shape is not None]
+        bounds = slices.bounded(args[1], known, fitting) if known and len(fitting) == len(known) else None
+        if bounds is None:
+            return func(*args, **kwargs)
+        dim, start, end = bounds
+        if args[1][dim].indices(args[0].shape[dim]) != (start, end, 1):
+            self.note((site.method, site.place), list(bounds))
+            args = (args[0], slices.with_bounds(args[1], *bounds), *args[2:])
+        return func(*args, **kwargs)
 
     def _where(self, frame: Any) -> tuple[_Watch, tuple[str, Place] | None]:
         while frame is not None and frame.f_code.co_filename.startswith(_TORCH):
@@ -264,7 +285,7 @@ def _rewritten(function: FunctionType, edits: Mapping[Place, list[int | None]]) 
     if len(tree.body) != 1 or not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
         return None
     indent = len(lines[0]) - len(lines[0].lstrip())
-    calls = {
+    calls: dict[Place, ast.Call | ast.Subscript] = {
         (
             node.lineno + first - 1,
             (node.end_lineno or 0) + first - 1,
@@ -272,12 +293,16 @@ def _rewritten(function: FunctionType, edits: Mapping[Place, list[int | None]]) 
             (node.end_col_offset or 0) + indent,
         ): node
         for node in ast.walk(definition)
-        if isinstance(node, ast.Call)
+        if isinstance(node, (ast.Call, ast.Subscript))
     }
     if not _says(definition, function.__code__):
         return None  # the file is not what was imported, or has names that only the class itself knows
     for place, numbers in edits.items():
-        if place not in calls or not _edit(calls[place], numbers):
+        node = calls.get(place)
+        done = (
+            slices.edit(node, numbers) if isinstance(node, ast.Subscript) else node is not None and _edit(node, numbers)
+        )
+        if not done:
             return None
     made = _compiled(definition, function)
     if made is None:

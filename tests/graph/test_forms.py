@@ -16,11 +16,11 @@ INPUTS = torch.zeros(2, 3, 8, 8)
 # Forms in which something stays: one that is lost is seen here, and one that is won is taken off.
 FROZEN = frozenset(
     (
-        "expand_num put_channels layernorm groupnorm_f unbind_ pixel pad_ch einsum_ bmm_ norm_w gate0 select0 perm_t "
+        "expand_num layernorm groupnorm_f unbind_ pixel pad_ch einsum_ bmm_ norm_w gate0 select0 perm_t "
         "loopsum loopshape split1 const_vec const_list const_shape first_half_relu_idx mask_mul avgpool_ch interp_ch "
-        "gather_ scatter_ index_add_ setslice addslice mulslice_const partial_conv weight_slice weight_mul_const "
-        "weight_softmax bn_func outer stack_rev param_slice arange_idx tsm shiftvit ghost softmax_gate_idx padshift "
-        "spatial_slice expand_first roll_idx "
+        "gather_ scatter_ index_add_ partial_conv weight_slice weight_mul_const "
+        "weight_softmax bn_func outer stack_rev param_slice arange_idx ghost softmax_gate_idx padshift "
+        "spatial_slice expand_first "
     ).split()
 )
 EMPTIED = ("list_pool", "octave")  # a pool of no channels at all is an error of PyTorch's own
