@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from morphsearch.graph.creating import with_channels
+from morphsearch.graph.slices import with_bounds
 from morphsearch.graph.tracing import moves, name_of
 
 
@@ -56,6 +57,16 @@ class Recreated:
 
 
 @dataclass
+class Rebounded:
+    """Give the slice at `dim` of the index `node` the bounds `start` and `end`."""
+
+    node: str
+    dim: int
+    start: int
+    end: int
+
+
+@dataclass
 class Removed:
     """Take out `node`, an assertion about sizes that were replaced."""
 
@@ -66,7 +77,7 @@ class Removed:
 class PatchLog:
     """The edits of one module's trace."""
 
-    edits: list[Selection | Resized | Regrouped | Recreated | Removed] = field(default_factory=list)
+    edits: list[Selection | Resized | Regrouped | Recreated | Rebounded | Removed] = field(default_factory=list)
 
 
 _NUMBERS = frozenset(
@@ -91,6 +102,11 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
             continue
         if isinstance(edit, Regrouped):
             regroup(node, edit.groups)
+            continue
+        if isinstance(edit, Rebounded):
+            index = node.args[1]
+            assert isinstance(index, tuple)
+            node.args = (node.args[0], with_bounds(index, edit.dim, edit.start, edit.end))
             continue
         if isinstance(edit, Recreated):
             node.args = with_channels(name_of(node), node.args, edit.channels)

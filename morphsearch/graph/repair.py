@@ -12,12 +12,22 @@ from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from morphsearch.graph.creating import sizes_of, with_channels
-from morphsearch.graph.edits import PatchLog, Recreated, Regrouped, Removed, Resized, Selection, groups_place
+from morphsearch.graph.edits import (
+    PatchLog,
+    Rebounded,
+    Recreated,
+    Regrouped,
+    Removed,
+    Resized,
+    Selection,
+    groups_place,
+)
 from morphsearch.graph.following import by_class, line_of, new_shape, positions, varying
 from morphsearch.graph.labels import LOOSE, Labels, along
 from morphsearch.graph.plan import Plan, repeat_runs
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rules.moving import CREATING
+from morphsearch.graph.slices import sliced, with_bounds
 from morphsearch.graph.tape import Tape, unseen
 from morphsearch.graph.tracing import index_value, moves, name_of
 
@@ -146,6 +156,8 @@ class Repair(_InPlaceOf):
             repaired = next((found for one in wrong if (found := self._select(n, *one)) is not None), None)
         if repaired is None and not lost:
             repaired = self._resize(n, result)
+        if repaired is None and not lost and wrong:
+            repaired = self._rebound(n, *wrong[0])
         return repaired if repaired is not None else result
 
     def _regroup(self, n: fx.Node, place: int) -> Any:
@@ -270,6 +282,25 @@ class Repair(_InPlaceOf):
         found = self._origin(n, dim)
         chosen = self._places(found, dim, ids) if found is not None else None
         return self._choose(n, found, dim, chosen) if found is not None and chosen is not None else None
+
+    def _rebound(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
+        """An index that takes part of the image beside some of the channels: their slice gets other bounds."""
+        source, value = n.args[0], self.env.get(n.args[0]) if n.args else None  # type: ignore[arg-type]
+        if name_of(n) != "getitem" or not isinstance(source, fx.Node) or not isinstance(value, Tensor):
+            return None
+        index: Any = fx.node.map_arg(n.args[1], self._seed_value)
+        labels = self._seed_labels(source)
+        line = line_of(labels, dim) if labels is not None and len(labels.shape) > dim else None
+        if line is None or not sliced(index, dim):
+            return None
+        taken = np.arange(line.size)[index[dim]]
+        chosen = self._places(_Origin(source, [n], value, line, taken), dim, ids)
+        if chosen is None or not chosen.size or (chosen < 0).any() or (np.diff(chosen) != 1).any():
+            return None
+        start, end = int(chosen[0]), int(chosen[-1]) + 1
+        self.log.edits.append(Rebounded(n.name, dim, start, end))
+        result: Tensor = value[with_bounds(self.fetch_args_kwargs_from_env(n)[0][1], dim, start, end)]
+        return result
 
     def _carries(self, node: fx.Node) -> bool:
         """The node is a tensor with units, or a tuple of such."""

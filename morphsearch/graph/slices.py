@@ -20,13 +20,13 @@ def taken(tape: Tape, tensor: Any, index: Any) -> list[Labels]:
 
     A tensor that is being filled (``zeros_like(x)``) counts its channels as that which it is like.
     """
-    if not isinstance(tensor, Tensor) or not isinstance(index, tuple):
+    if not isinstance(tensor, Tensor):
         return []
     labels = getattr(tensor, "_morphsearch_like", None) or tape.labels(tensor)
     if labels is None or labels.parameter is not None or labels.second is not None or len(labels.varying()) != 1:
         return []
     (dim,) = labels.varying()
-    if bool((labels.ids <= 0).any()) or not _plain(index, dim):
+    if bool((labels.ids <= 0).any()) or not sliced(index, dim):
         return []
     start, end, step = index[dim].indices(labels.shape[dim])
     if step != 1 or end - start < 2 or end - start == labels.shape[dim]:
@@ -34,9 +34,11 @@ def taken(tape: Tape, tensor: Any, index: Any) -> list[Labels]:
     return [_part(labels, dim, 0, start), _part(labels, dim, start, end - start)]
 
 
-def _plain(index: tuple[Any, ...], dim: int) -> bool:
-    """Every element up to `dim` is of one dimension, and that of `dim` a slice."""
-    return len(index) > dim and all(isinstance(one, (int, slice)) for one in index) and isinstance(index[dim], slice)
+def sliced(index: Any, dim: int) -> bool:
+    """An index of a slice or a number for each dimension, that of `dim` a slice, and no number before it."""
+    if not isinstance(index, tuple) or len(index) <= dim or not all(isinstance(one, (int, slice)) for one in index):
+        return False
+    return all(isinstance(one, slice) for one in index[: dim + 1])
 
 
 def _part(labels: Labels, dim: int, start: int, size: int) -> Labels:
@@ -47,7 +49,7 @@ def _part(labels: Labels, dim: int, start: int, size: int) -> Labels:
 def bounded(index: Any, known: Sequence[Labels], shapes: Sequence[tuple[int, ...]]) -> tuple[int, int, int] | None:
     """The dimension of a slice, and the bounds that it needs; None where the index does not fit."""
     dim = known[1].varying()[0]
-    if not isinstance(index, tuple) or not _plain(index, dim):
+    if not sliced(index, dim):
         return None
     start = shapes[0][dim] if known[0].shape[dim] else 0
     return dim, start, start + shapes[1][dim]
@@ -68,4 +70,4 @@ def edit(node: ast.Subscript, numbers: Sequence[int | None]) -> bool:
     return True
 
 
-__all__ = ["SLICING", "bounded", "edit", "taken", "with_bounds"]
+__all__ = ["SLICING", "bounded", "edit", "sliced", "taken", "with_bounds"]

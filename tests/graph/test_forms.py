@@ -19,8 +19,7 @@ FROZEN = frozenset(
         "expand_num layernorm groupnorm_f unbind_ pixel pad_ch einsum_ bmm_ norm_w gate0 select0 perm_t "
         "loopsum loopshape split1 const_vec const_list const_shape first_half_relu_idx mask_mul avgpool_ch interp_ch "
         "gather_ scatter_ index_add_ partial_conv weight_slice weight_mul_const "
-        "weight_softmax bn_func outer stack_rev param_slice arange_idx ghost softmax_gate_idx padshift "
-        "spatial_slice expand_first "
+        "weight_softmax bn_func outer stack_rev param_slice arange_idx ghost softmax_gate_idx "
     ).split()
 )
 EMPTIED = ("list_pool", "octave")  # a pool of no channels at all is an error of PyTorch's own
