@@ -285,7 +285,8 @@ class Repair(_InPlaceOf):
 
     def _rebound(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
         """An index that takes part of the image beside some of the channels: their slice gets other bounds."""
-        source, value = n.args[0], self.env.get(n.args[0]) if n.args else None  # type: ignore[arg-type]
+        source = n.args[0] if n.args else None
+        value = self.env.get(source) if isinstance(source, fx.Node) else None
         if name_of(n) != "getitem" or not isinstance(source, fx.Node) or not isinstance(value, Tensor):
             return None
         index: Any = fx.node.map_arg(n.args[1], self._seed_value)
