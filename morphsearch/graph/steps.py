@@ -48,6 +48,24 @@ def _is_step(operation: RawOperation) -> bool:
     return operation.kind not in MOVING or operation.kind in PLACING
 
 
+def _paired(seed: Tape, tape: Tape, plan: Plan) -> dict[int, int]:
+    """The operations of the new network that stand for those of the seed; moves of elements are left out.
+
+    Raises:
+        Mismatch: it goes another way.
+    """
+    # What would see nothing is left out too: some operations go another way, or none, on tensors without elements.
+    steps = [i for i, one in enumerate(tape.operations) if _is_step(one) and not _is_empty(one)]
+    wanted = [i for i, one in enumerate(seed.operations) if _is_step(one) and not _sees_nothing(one, plan)]
+    for own, index in zip(steps, wanted, strict=False):
+        new, old = tape.operations[own], seed.operations[index]
+        if (new.kind, new.module) != (old.kind, old.module):
+            raise Mismatch(index, "the network takes another path at these widths")
+    if len(steps) != len(wanted):
+        raise Mismatch(-1, "the network takes another path at these widths")
+    return dict(zip(wanted, steps, strict=True))
+
+
 def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
     """Operation by operation the new network does what the seed does, to the channels that are left of the same.
 
@@ -58,16 +76,8 @@ def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
     Raises:
         Mismatch: another operation, or other channels.
     """
-    # What would see nothing is left out: some operations go another way, or none, on tensors without elements.
-    steps = [i for i, one in enumerate(tape.operations) if _is_step(one) and not any(0 in x.shape for x in one.inputs)]
-    wanted = [i for i, one in enumerate(seed.operations) if _is_step(one) and not _sees_nothing(one, plan)]
-    for own, index in zip(steps, wanted, strict=False):
-        new, old = tape.operations[own], seed.operations[index]
-        if (new.kind, new.module) != (old.kind, old.module):
-            raise Mismatch(index, "the network takes another path at these widths")
-    if len(steps) != len(wanted):
-        raise Mismatch(-1, "the network takes another path at these widths")
-    pairs = dict(zip(wanted, steps, strict=True))
+    # On real numbers the path beyond some operation may follow from the data, which is another's here.
+    pairs = _paired(seed, tape, plan) if seed.on_meta else {}
     ran, found = _by_module(seed), _by_module(tape)
     for module, places in ran.items():
         there = found.get(module, [])
@@ -93,8 +103,14 @@ def _by_module(tape: Tape) -> dict[str, list[int]]:
     return found
 
 
+def _is_empty(operation: RawOperation) -> bool:
+    return any(0 in labels.shape for labels in operation.inputs)
+
+
 def _sees_nothing(operation: RawOperation, plan: Plan) -> bool:
-    """None of the units that an operation of the seed reads through one of its inputs is left."""
+    """An operation of the seed reads no element, or no unit is left of those that it reads through one input."""
+    if _is_empty(operation):
+        return True
     for labels in operation.inputs:
         if labels.parameter is None:
             ids = np.asarray(labels.ids).reshape(-1)
