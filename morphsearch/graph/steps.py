@@ -76,8 +76,7 @@ def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
     Raises:
         Mismatch: another operation, or other channels.
     """
-    # On real numbers the path beyond some operation may follow from the data, which is another's here.
-    pairs = _paired(seed, tape, plan) if seed.on_meta else {}
+    pairs = _paired(seed, tape, plan)
     ran, found = _by_module(seed), _by_module(tape)
     for module, places in ran.items():
         there = found.get(module, [])
