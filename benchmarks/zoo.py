@@ -568,8 +568,6 @@ def _too_long(*_: Any) -> None:
 
 def run(names: list[str], *, processes: int, threads: int, limit: float, results: Path) -> None:
     """Fork a child for each network, `processes` at a time; the libraries are imported once, here."""
-    import scipy.sparse.csgraph  # noqa: F401
-
     import morphsearch.graph
     import morphsearch.loop.verification  # noqa: F401
     from morphsearch.models.sources import _package

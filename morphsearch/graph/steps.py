@@ -8,6 +8,7 @@ import numpy as np
 
 from morphsearch.graph.labels import LOOSE, Labels
 from morphsearch.graph.plan import Plan
+from morphsearch.graph.rules.aten import MOVING
 from morphsearch.graph.tape import RawOperation, Tape
 
 CANNOT_FOLLOW = "has sizes written into it or cannot follow"  # what is said of an operation that freezes units
@@ -22,21 +23,8 @@ class Mismatch(Exception):
     reason: str
 
 
-# Operations that only move elements or make constants: a patch may do with others. All others see each what they saw.
-MOVING = frozenset(
-    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten permute transpose t split chunk"
-    " split_with_sizes slice select narrow unbind stack expand flip roll index_select index repeat repeat_interleave"
-    " pixel_shuffle pixel_unshuffle channel_shuffle rot90 as_strided movedim swapaxes unfold diagonal split_copy"
-    " unbind_copy select_copy slice_copy native_channel_shuffle cat concat constant_pad_nd copy index_put"
-    " _index_put_impl_ clone contiguous detach alias _to_copy to lift_fresh _conj positive dropout empty zeros ones"
-    " full scalar_tensor empty_strided new_empty new_zeros new_ones new_full empty_like zeros_like ones_like full_like"
-    " rand_like randn_like rand randn new_empty_strided zero fill im2col view_as_complex view_as_real"
-    " arange linspace logspace eye randperm tril_indices"
-    " triu_indices".split()
-)
-
-
-# Those that move channels to other places, or pixels within them, which matters too.
+# Of the operations that only move elements, a patch may do with others; but it matters too which channels are put into
+# other places, or whose pixels are moved.
 PLACING = frozenset("copy index_put _index_put_impl_ roll flip rot90".split())
 
 

@@ -104,9 +104,7 @@ class Tape:
         self.created = 0  # tensors made on the way that could hold channels
         self.vectors: dict[Slot, Slot] = {}  # a vector made of a parameter, and the slices that a product sums with it
         self.sums: list[tuple[str, str]] = []  # parameters that are added, element by element, to make one weight
-        self.bent: dict[
-            str, str
-        ] = {}  # parameters that something other than a product or a sum computes with, and what
+        self.bent: dict[str, str] = {}  # parameters that are computed with otherwise than linearly, and by what
         self.unions: list[tuple[np.ndarray, np.ndarray, int, Slot | None]] = []
         self.pins: list[tuple[np.ndarray, str, int]] = []
         self.mixes: list[tuple[np.ndarray, str]] = []

@@ -110,16 +110,22 @@ def test_added_units_of_layers_without_an_initialisation_are_no_copies() -> None
     assert (wide.get_parameter("scale") == 0.1).all()  # what a learned scale begins with is kept
 
 
-class _Bounded(nn.Conv2d):
+class _Computed(nn.Conv2d):
+    def __init__(self, name: str) -> None:
+        super().__init__(8, 6, 3)
+        self.name = name
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, torch.tanh(self.weight), self.bias, padding=self.padding)
+        weight = torch.tanh(self.weight) if self.name == "tanh" else self.weight * self.weight
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
 
 
-def test_what_copies_cannot_share_is_not_widened() -> None:
+@pytest.mark.parametrize("name", ["tanh", "mul"])
+def test_what_copies_cannot_share_is_not_widened(name: str) -> None:
     """Half of a weight has not half of its hyperbolic tangent: nothing may come out that computes something else."""
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), _Bounded(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3)).eval()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), _Computed(name), nn.ReLU(), nn.Conv2d(6, 4, 3)).eval()
     graph = record(model, torch.zeros(1, 3, 12, 12))
-    with pytest.raises(GraphError, match=r"made of 2\.weight.*\n.*tanh.*\n.*fresh"):
+    with pytest.raises(GraphError, match=rf"made of 2\.weight.*\n.*{name}.*\n.*fresh"):
         graph.resize({"0": 12}, weights="widen")
     x = torch.randn(2, 3, 12, 12)
     wide = graph.resize({"2": 9}, weights="widen")

@@ -15,7 +15,7 @@ from morphsearch.graph.rules import elementwise
 from morphsearch.graph.rules.binding import (
     unknown_part,
 )
-from morphsearch.graph.rules.common import Rule, finish, input_labels, short_name
+from morphsearch.graph.rules.common import Rule, finish, input_labels, plain_name, short_name
 from morphsearch.graph.rules.convolutions import convolution
 from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, view
 from morphsearch.graph.rules.norms import per_channel_norm
@@ -145,7 +145,8 @@ def _table(rule: Rule, names: str) -> dict[str, Rule]:
     return {f"aten::{name}": rule for name in names.split()}
 
 
-ATEN: dict[str, Rule] = {
+# Operations that only move elements or make constants.
+_MOVING: dict[str, Rule] = {
     **_table(on_both_sides(identity), "clone contiguous detach alias _to_copy to lift_fresh _conj positive dropout"),
     **_table(
         on_both_sides(view),
@@ -159,10 +160,7 @@ ATEN: dict[str, Rule] = {
     ),
     **_table(cat, "cat concat"),
     **_table(laid_out, "im2col"),
-    **_table(put_back, "col2im"),
-    **_table(transformed, "_fft_r2c _fft_c2r _fft_c2c"),
     **_table(as_complex, "view_as_complex view_as_real"),
-    **_table(elementwise.glu, "glu"),
     **_table(pad, "constant_pad_nd"),
     **_table(
         create,
@@ -172,6 +170,15 @@ ATEN: dict[str, Rule] = {
     **_table(count, "arange linspace logspace eye randperm tril_indices triu_indices"),
     **_table(copy, "copy_"),
     **_table(put, "index_put index_put_ _index_put_impl_"),
+}
+MOVING = frozenset(plain_name(name) for name in _MOVING)
+"""Their names, as they stand in the record."""
+
+ATEN: dict[str, Rule] = {
+    **_MOVING,
+    **_table(put_back, "col2im"),
+    **_table(transformed, "_fft_r2c _fft_c2r _fft_c2c"),
+    **_table(elementwise.glu, "glu"),
     **_table(
         pointwise,
         "native_dropout bernoulli_ bernoulli uniform_ normal_ where masked_fill masked_fill_ lerp prelu"
@@ -234,6 +241,7 @@ ADAPTIVE_POOLS = (
 __all__ = [
     "ADAPTIVE_POOLS",
     "ATEN",
+    "MOVING",
     "OPAQUE",
     "adaptive_pool",
     "fallback",

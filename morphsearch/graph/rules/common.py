@@ -15,7 +15,12 @@ Rule = Callable[[Tape, Any, Any, Any, Any], None]
 
 def short_name(func: Any) -> str:
     """``aten::relu_`` -> ``relu``: the plain name of an operation, in place or not."""
-    name = str(func._schema.name).split("::")[-1]
+    return plain_name(str(func._schema.name))
+
+
+def plain_name(name: str) -> str:
+    """The same of an operation's full name."""
+    name = name.split("::")[-1]
     return name.rstrip("_") if not name.startswith("_") else name
 
 

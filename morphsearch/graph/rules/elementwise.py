@@ -121,7 +121,7 @@ def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...
         result = Labels(main.ids, shape, -1, main.parameter)
         if tape.doing in ("add", "sub") and len(found) > 1:
             tape.sums += [(main.parameter or "", one.parameter or "") for one in known if one.shape == shape]
-        elif tape.doing not in ("mul", "div", "neg"):
+        elif tape.doing not in ("mul", "div", "neg") or sum(one.parameter == main.parameter for one in known) > 1:
             tape.bent.setdefault(main.parameter or "", tape.where(tape.doing))
     for output in outputs:
         tape.put(output, Labels(result.ids, result.shape, -1, result.parameter))
