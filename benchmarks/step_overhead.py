@@ -189,7 +189,11 @@ def main() -> None:
     parser.add_argument("--fewer", type=int, help="so many pairs of resnet50")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--only", action="append", metavar="NETWORK/STRATEGY", help="measure this row alone; repeatable"
+        "--only",
+        action="append",
+        metavar="NETWORK/STRATEGY",
+        choices=[f"{network}/{strategy}" for network in SEEDS for strategy in STRATEGIES],
+        help="measure this row alone; repeatable",
     )
     parser.add_argument("--again", action="store_true", help="measure rows anew that are in the file")
     args = parser.parse_args()
