@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from morphsearch.files import append_line, read_lines, write_json
 from morphsearch.hardware.kinds import Fusion
 from morphsearch.hardware.measure import CHUNK, Session, backend_of
 from morphsearch.hardware.predictor import NetworkSample, drift, errors, even_pace, fit
-from morphsearch.hardware.sampling import Target, draw_widths
+from morphsearch.hardware.sampling import Target, draw_widths, spread_widths
 from morphsearch.hardware.settings import Settings, describe_device, describe_versions
 from morphsearch.hardware.work import works_of
 from morphsearch.models import build_seed
@@ -70,9 +71,11 @@ def plan() -> list[tuple[str, str, int]]:
 
 
 def widths_of(found: Target, role: str, number: int) -> dict[str, int]:
-    """The widths of a network: drawn by its name, role and number alone."""
-    seed = [ARCHITECTURES.index(found.name), ("fit", "test").index(role), number]
-    return draw_widths(found.graph, np.random.default_rng(seed))
+    """The widths of a network: drawn by its name, role and number alone. Those of a fit are spread as a profile's."""
+    if role == "fit":
+        spread = spread_widths(found.graph, np.random.default_rng([ARCHITECTURES.index(found.name)]))
+        return next(islice(spread, number, None))
+    return draw_widths(found.graph, np.random.default_rng([ARCHITECTURES.index(found.name), 1, number]))
 
 
 def measure(out: Path, seconds: float, only: list[str]) -> bool:

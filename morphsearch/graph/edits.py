@@ -16,6 +16,8 @@ from morphsearch.graph.creating import with_channels
 from morphsearch.graph.slices import with_bounds
 from morphsearch.graph.tracing import moves, name_of
 
+EXPANDS = frozenset(("expand", "broadcast_to"))
+
 
 @dataclass
 class Selection:
@@ -88,7 +90,7 @@ _NUMBERS = frozenset(
 def _may_matter(node: fx.Node) -> bool:
     """A node whose result nobody reads may still write into a tensor; what only moves elements or counts does not."""
     if node.op in ("call_function", "call_method"):
-        return not moves(node) and name_of(node) not in _NUMBERS
+        return not moves(node) and name_of(node) not in _NUMBERS | EXPANDS
     return node.op != "get_attr"
 
 
@@ -194,4 +196,5 @@ def _resized(node: fx.Node, edit: Resized) -> fx.Node:
     if len(sizes) == 1 < edit.rank:  # of another tensor: ``y.view(x.shape)``
         sizes = [node.graph.call_function(operator.getitem, (sizes[0], place)) for place in range(edit.rank)]
     sizes[edit.position] = edit.size
-    return node.graph.call_method("reshape", (node.args[0], *sizes))
+    method = "expand" if name_of(node) in EXPANDS else "reshape"
+    return node.graph.call_method(method, (node.args[0], *sizes))

@@ -13,6 +13,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from morphsearch.graph.creating import sizes_of, with_channels
 from morphsearch.graph.edits import (
+    EXPANDS,
     PatchLog,
     Rebounded,
     Recreated,
@@ -142,6 +143,8 @@ class Repair(_InPlaceOf):
         if not moves(n):
             if failure is not None and (place := groups_place(n)) is not None:
                 return self._regroup(n, place)
+            if name_of(n) in EXPANDS and not lost and (found := self._resize(n, result)) is not None:
+                return found
             if isinstance(failure, AssertionError) and not n.users:
                 self.log.edits.append(Removed(n.name))
                 return None
@@ -372,9 +375,10 @@ class Repair(_InPlaceOf):
         return made
 
     def _resize(self, n: fx.Node, result: Any) -> Tensor | None:
-        """A view to sizes that are written down, or taken from another tensor: those that went wrong become numbers."""
+        """A view, or an expansion, to sizes that are written down, or taken from another tensor: those that went wrong
+        become numbers."""
         facts = self.seed.get(n.name)
-        if name_of(n) not in ("view", "reshape") or facts is None or facts.labels is None:
+        if name_of(n) not in ("view", "reshape", *EXPANDS) or facts is None or facts.labels is None:
             return None
         wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         if wanted is None or (isinstance(result, Tensor) and tuple(result.shape) == wanted):
@@ -390,7 +394,7 @@ class Repair(_InPlaceOf):
         for dim in wrong:
             sizes[dim] = wanted[dim]
         try:
-            resized: Tensor = args[0].reshape(sizes)
+            resized: Tensor = args[0].expand(sizes) if name_of(n) in EXPANDS else args[0].reshape(sizes)
         except RuntimeError:
             return None
         if tuple(resized.shape) != wanted:

@@ -31,12 +31,13 @@ from torch.overrides import TorchFunctionMode
 
 from morphsearch.graph import slices
 from morphsearch.graph.creating import FUNCTIONS, METHODS, sizes_of, with_channels
-from morphsearch.graph.edits import PATCHED
+from morphsearch.graph.edits import EXPANDS, PATCHED
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.rules.moving import CREATING
 from morphsearch.graph.tape import Tape
 
-VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape))
+EXPANDING = frozenset((Tensor.expand, Tensor.broadcast_to, torch.broadcast_to))
+VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape)) | EXPANDING
 SPLITS = frozenset((Tensor.split, torch.split, Tensor.chunk, torch.chunk))
 WATCHED = VIEWS | SPLITS | FUNCTIONS | METHODS | slices.SLICING
 
@@ -159,7 +160,7 @@ def _resized(
     if numbers.count(None) < len(numbers):
         new = [size if number is None else number for size, number in zip(sizes, numbers, strict=True)]
         watch.note(where, numbers)
-        return args[0].reshape(new)
+        return args[0].expand(new) if func in EXPANDING else args[0].reshape(new)
     return func(*args, **kwargs)
 
 
@@ -374,7 +375,7 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
         call.func.attr = "split"
         call.args[skip] = ast.List([ast.Constant(number) for number in numbers], ast.Load())
         return True
-    if name not in ("view", "reshape") or not given:
+    if name not in ("view", "reshape", *EXPANDS) or not given:
         return False
     listed = given[0] if len(given) == 1 and not isinstance(given[0], ast.Starred) and len(numbers) > 1 else None
     sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else [] if listed is not None else given
@@ -387,7 +388,7 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
             sizes[position] = ast.Constant(number)
         if listed is None:
             call.args[skip:] = sizes
-    call.func.attr = "reshape"
+    call.func.attr = name if name in EXPANDS else "reshape"
     return True
 
 

@@ -219,14 +219,22 @@ def _solved(gram: np.ndarray, noise: np.ndarray, rest: np.ndarray) -> tuple[np.n
 
 
 def known(family: str, rows: np.ndarray) -> np.ndarray:
-    """:func:`terms`, without those that were seen on small operations alone.
+    """:func:`terms`, without surcharges that were seen on small operations alone, or on all large ones.
 
-    A surcharge that the clock's own error puts on operations of ten elements is not one to put on a million.
+    A surcharge that the clock's own error puts on operations of ten elements is not one to put on a million. And one
+    that all pay cannot be told from what they pay anyway: whoever does not pay it would come out as free.
     """
-    found = terms(family, rows)
-    seen = np.abs(found).max(0) >= SEEN * np.abs(terms(family, rows, everywhere=True)).max(0)
-    result: np.ndarray = found * seen
+    found, whole = terms(family, rows), terms(family, rows, everywhere=True)
+    large = np.abs(whole) >= SEEN * np.abs(whole).max(0)
+    seen = (large & (found != 0)).any(0)
+    told = (large & (found == 0)).any(0)
+    result: np.ndarray = found * (seen & (told | ~_for_some(family, found.shape[1])))
     return result
+
+
+def _for_some(family: str, count: int) -> np.ndarray:
+    """`p` bool: terms that only some widths have."""
+    return np.arange(count) >= (count - 4 if filtered(family) else 3)
 
 
 def _theta(phi: np.ndarray, seconds: np.ndarray) -> np.ndarray:

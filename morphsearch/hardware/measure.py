@@ -16,12 +16,14 @@ from torch import nn
 
 from morphsearch import plugins
 from morphsearch.errors import InputError, MorphError
+from morphsearch.hardware.gauge import Gauge
 from morphsearch.hardware.kinds import Fusion
 from morphsearch.hardware.predictor import NetworkSample, cross_validate, drift, errors, even_pace, fit
 from morphsearch.hardware.profiles import MeasuredProfile
 from morphsearch.hardware.sampling import Target, batch_of, build, variants
 from morphsearch.hardware.settings import Settings, describe_device, describe_versions
-from morphsearch.hardware.timing import Timing, middle, once, time_interleaved
+from morphsearch.hardware.timing import Timing, once, time_interleaved
+from morphsearch.hardware.watching import quiet_middles
 from morphsearch.hardware.work import COLUMNS, row_of, works_of
 
 if TYPE_CHECKING:
@@ -32,8 +34,9 @@ REFERENCE = 64  # pixels of the images of the network that tells the pace
 DRIFTING = 0.1  # share by which the pace of a machine may change before that is told
 LEAST = 6
 CHUNK = 4
-WATCHED = 0.4  # seconds that a network is watched for
-REPEATS = (12, 60)  # passes that it is watched in, at least and at most
+WATCHED = 0.6  # seconds that a network is watched for
+REPEATS = (16, 80)  # passes that it is watched in, at least and at most
+PATIENCE = 1.5  # seconds for each network, in which a machine may find its full pace
 
 
 def backend_of(name: str) -> LatencyBackend:
@@ -93,17 +96,20 @@ class Session:
     """A device under measurement.
 
     Attributes:
-        settings: how networks run. rounds, seconds: see :func:`~morphsearch.hardware.timing.time_interleaved`.
+        settings: how networks run.
+        rounds, seconds, patience: see :func:`~morphsearch.hardware.timing.time_interleaved`.
         notes: what the user should know: networks that could not be measured, noise.
     """
 
     settings: Settings
     rounds: int = 7
     seconds: float = 0.02
+    patience: float = PATIENCE
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._paced: Callable[[], Any] | None = None
+        self._gauge: Gauge | None = None
         self.backend = backend_of(self.settings.backend)
         self.backend.check(self.settings)
 
@@ -136,7 +142,15 @@ class Session:
 
     def _timed(self, runs: Sequence[Callable[[], Any]], rounds: int) -> tuple[list[Timing], Timing]:
         """Of functions, and of the reference, in turns."""
-        *found, pace = time_interleaved([*runs, self._reference()], rounds=rounds, seconds=self.seconds)
+        if self._gauge is None and self.settings.device == "cpu":
+            self._gauge = Gauge(self.settings.threads)
+        *found, pace = time_interleaved(
+            [*runs, self._reference()],
+            rounds=rounds,
+            seconds=self.seconds,
+            gauge=self._gauge,
+            patience=self.patience * rounds / self.rounds,
+        )
         return found, pace
 
     def sample(self, chosen: Sequence[tuple[Target, dict[str, int]]]) -> list[NetworkSample]:
@@ -181,13 +195,13 @@ class Session:
         graph = item.target.graph
         widths = np.array([{**graph.widths, **item.widths}[name] for name in graph.groups], np.float64)
         works = works_of(graph, Fusion.of(self.backend), self.settings.batch)
-        names, rows, seconds = [], [], []
+        names, rows = [], []
         for seen in watched:
             name, row = row_of(seen)
             names.append(name)
             rows.append(row)
-            seconds.append(middle(seen.seconds))
-        observed = (names, np.array(rows, np.float64).reshape(-1, len(COLUMNS)), np.array(seconds))
+        times = quiet_middles([seen.seconds for seen in watched])
+        observed = (names, np.array(rows, np.float64).reshape(-1, len(COLUMNS)), times)
         at = works.rows(widths)
         return NetworkSample(
             item.target.name,

@@ -1,69 +1,93 @@
-"""Timing that a busy machine spoils as little as possible: warm-up, interleaved rounds, medians, an honest interval.
+"""Timing that a busy machine spoils as little as possible: turns, a gauge of the pace, the quick part of the passes.
 
-Networks take turns, so that a slow moment falls on all of them. A pass in which the process had to wait for a processor
-(its clock ran on, its processor time did not) is disturbed: its processor time stands in for it, and it does not count
-where others are left. Each round gives the lower quartile of its passes, since what else runs on a machine only ever
-adds to one, and the median of the rounds is the result. Rounds far from the others are outliers; `dropped` counts them.
+Networks take turns, so that a slow moment falls on all of them. What else runs on a machine only ever adds to a pass,
+in two ways. A process that has to wait for a processor shows by its clock, which runs on when its processor time does
+not: such passes are *disturbed*, and do not count where others are left. One that shares its core or its memory bus
+does not show by any clock: there a :class:`~morphsearch.hardware.gauge.Gauge` tells the pace before and after each
+pass. Passes count the less the slower the gauge was, and what a network suffers from it is taken off them.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FAR = 4.0  # times the median deviation from the median: an outlier
+from morphsearch.hardware.gauge import AT_FULL_PACE, Gauge
+
 WAITED = 0.02  # share of a pass that may be spent waiting
 TICK = 2e-5  # seconds that clocks may differ by
-NOISY = 0.05  # a spread above this share of the median is told
+NOISY = 0.05  # an interval with a half above this share of the figure is told
+QUICK = 0.25  # the quantile of the passes that is the result
+ENOUGH = 8  # turns at full pace, after which a network needs no further ones
+# The power of the gauge's slowness that networks are slowed by, how surely, and the scatter of a pass's logarithm.
+SUFFERS, UNSURE, SCATTER = 0.65, 0.15, 0.1
+FADES = 0.1  # logarithm of the gauge's slowness by which a pass counts less by a factor of e
+PARTS = 4  # of the turns, whose results make the interval
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass: its seconds, whether it had to wait, and the gauge before and after it (1 at full pace)."""
+
+    seconds: float
+    waited: bool = False
+    before: float = 1.0
+    after: float = 1.0
+
+    @property
+    def slowness(self) -> float:
+        """How many times longer the gauge took than at full pace, on average."""
+        return max(1.0, (self.before + self.after) / 2)
+
+    @property
+    def calm(self) -> bool:
+        """Whether the machine ran at full pace before it and after it."""
+        return not self.waited and max(self.before, self.after) <= AT_FULL_PACE
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one forward pass.
+    """Milliseconds of one forward pass at full pace.
 
     Attributes:
-        ms: the median of the rounds. low, high: the interval that holds the middle half of them.
-        rounds: of each. dropped: how many were outliers. disturbed: share of passes that had to wait.
+        ms: the figure. low, high: the middle two of what each quarter of the turns alone says.
+        repeated: how far the same network measured twice lies apart: even turns against odd ones, as a share.
+        turns: of passes, one or more each.
     """
 
     ms: float
     low: float
     high: float
-    rounds: tuple[float, ...]
-    dropped: int = 0
-    disturbed: float = 0.0
+    repeated: float
+    turns: tuple[tuple[Pass, ...], ...]
 
     @classmethod
-    def of(cls, rounds: Sequence[float], disturbed: float = 0.0) -> Timing:
-        """From the milliseconds of every round."""
-        centre = statistics.median(rounds)
-        spread = statistics.median(abs(value - centre) for value in rounds)
-        near = [value for value in rounds if abs(value - centre) <= FAR * max(spread, 0.005 * centre)]
-        kept = sorted(near or rounds)
-        low, high = kept[len(kept) // 4], kept[-1 - len(kept) // 4]
-        return cls(statistics.median(kept), low, high, tuple(rounds), len(rounds) - len(kept), disturbed)
+    def of(cls, turns: Sequence[Sequence[Pass]]) -> Timing:
+        """From the passes of every turn."""
+        power = suffering([one for passes in turns for one in passes])
+        parts = sorted(quick(part, power) for place in range(PARTS) if (part := turns[place::PARTS]))
+        ms, margin = quick(turns, power), (len(parts) - 1) // 2
+        low, high = min(ms, parts[margin]), max(ms, parts[-1 - margin])
+        one, other = (quick(turns[place::2] or turns, power) for place in (0, 1))
+        return cls(ms, low, high, abs(one - other) / max(one, other), tuple(map(tuple, turns)))
 
     def joined(self, other: Timing) -> Timing:
-        """This and `other` as one, the rounds of both as they came."""
-        count = len(self.rounds) + len(other.rounds)
-        disturbed = (self.disturbed * len(self.rounds) + other.disturbed * len(other.rounds)) / max(1, count)
-        return Timing.of([*self.rounds, *other.rounds], disturbed)
+        """This and `other` as one."""
+        return Timing.of([*self.turns, *other.turns])
+
+    @property
+    def calm(self) -> int:
+        """Turns with a pass at full pace."""
+        return sum(any(one.calm for one in passes) for passes in self.turns)
 
     @property
     def spread(self) -> float:
-        """Half of the interval, as a share of the median."""
+        """Half of the interval, as a share of the figure."""
         return (self.high - self.low) / 2 / self.ms if self.ms else 0.0
-
-    @property
-    def repeated(self) -> float:
-        """How far the same network measured twice lies apart: even rounds against odd ones, as a share."""
-        if len(self.rounds) < 2:
-            return 0.0
-        one, other = statistics.median(self.rounds[::2]), statistics.median(self.rounds[1::2])
-        return abs(one - other) / max(one, other)
 
     @property
     def noisy(self) -> bool:
@@ -71,31 +95,86 @@ class Timing:
         return self.spread > NOISY
 
 
+def suffering(passes: Sequence[Pass]) -> float:
+    """The power of the gauge's slowness that a network is slower by.
+
+    A line through logarithms, by ridge regression towards :data:`SUFFERS`: what shares a core slows all work, but some
+    more than other.
+    """
+    x = [math.log(one.slowness) for one in passes]
+    y = [math.log(max(one.seconds, 1e-9)) for one in passes]
+    across, up = statistics.fmean(x), statistics.fmean(y)
+    held = (SCATTER / UNSURE) ** 2
+    above = held * SUFFERS + sum((a - across) * (b - up) for a, b in zip(x, y, strict=True))
+    return above / (held + sum((a - across) ** 2 for a in x))
+
+
+def quick(turns: Sequence[Sequence[Pass]], power: float) -> float:
+    """Milliseconds at full pace: the weighted lower quartile of the passes, freed of what they suffered."""
+    passes = [one for turn in turns for one in turn]
+    passes = [one for one in passes if not one.waited] or passes
+    found: list[tuple[float, float]] = sorted(
+        (one.seconds / one.slowness**power, math.exp(-math.log(max(1.0, one.before, one.after)) / FADES))
+        for one in passes
+    )
+    due = QUICK * sum(weight for _, weight in found)
+    for seconds, weight in found:
+        due -= weight
+        if due <= 0:
+            return 1e3 * seconds
+    return 1e3 * found[-1][0]
+
+
 def time_interleaved(
-    runs: Sequence[Callable[[], Any]], *, rounds: int = 7, seconds: float = 0.02, warmup: int = 2, most: int = 50
+    runs: Sequence[Callable[[], Any]],
+    *,
+    rounds: int = 7,
+    seconds: float = 0.02,
+    warmup: int = 2,
+    most: int = 50,
+    gauge: Gauge | None = None,
+    patience: float = 0.0,
 ) -> list[Timing]:
     """Time functions in turns.
 
     Args:
         runs: each is one forward pass.
-        rounds: how often each has its turn.
+        rounds: how often each has its turn, at least.
         seconds: about how long a turn lasts; `most` passes at the utmost, and one or more.
         warmup: passes before a turn counts, in the first one; later turns warm up with one.
+        gauge: tells the pace of the machine between passes. patience: seconds for each of `runs`, in which those that
+            have had fewer than :data:`ENOUGH` turns at full pace get more of them.
     """
     counts = []
     for run in runs:
         for _ in range(warmup):
             run()
         counts.append(max(1, min(most, round(seconds / max(1e-7, min(once(run)[0] for _ in range(3)))))))
-    found: list[list[float]] = [[] for _ in runs]
-    waited = [0 for _ in runs]
-    for _ in range(rounds):
-        for place, run in enumerate(runs):
-            run()
-            passes = [once(run) for _ in range(counts[place])]
-            waited[place] += sum(disturbed for _, disturbed in passes)
-            found[place].append(1e3 * undisturbed(passes))
-    return [Timing.of(values, waited[place] / (rounds * counts[place])) for place, values in enumerate(found)]
+    found: list[list[list[Pass]]] = [[] for _ in runs]
+    started, number, lacking = time.monotonic(), 0, list(range(len(runs)))
+    while number < rounds or (lacking and time.monotonic() - started < patience * len(runs)):
+        for place in range(len(runs)) if number < rounds else lacking:
+            found[place].append(turn(runs[place], counts[place], gauge))
+        number += 1
+        lacking = [
+            place
+            for place, turns in enumerate(found)
+            if gauge and sum(any(one.calm for one in passes) for passes in turns) < ENOUGH
+        ]
+    return [Timing.of(turns) for turns in found]
+
+
+def turn(run: Callable[[], Any], count: int, gauge: Gauge | None) -> list[Pass]:
+    """`count` passes after one that warms up, each between two looks at the gauge."""
+    look = gauge or (lambda: 1.0)
+    run()
+    passes, before = [], look()
+    for _ in range(count):
+        seconds, waited = once(run)
+        after = look()
+        passes.append(Pass(seconds, waited, before, after))
+        before = after
+    return passes
 
 
 def once(run: Callable[[], Any]) -> tuple[float, bool]:
@@ -111,16 +190,3 @@ def settled(seconds: float, used: float) -> tuple[float, bool]:
     # Several threads use more than the clock says, another device none: then the clock is all there is.
     disturbed = 0.1 * seconds < used < seconds - max(WAITED * seconds, TICK)
     return (used if disturbed else seconds), disturbed
-
-
-def middle(values: Sequence[float]) -> float:
-    """The mean of the middle half: as steady as a median, and finer than the ticks of a microsecond clock."""
-    kept = sorted(values)
-    quarter = len(kept) // 4
-    return statistics.fmean(kept[quarter : len(kept) - quarter])
-
-
-def undisturbed(passes: Sequence[tuple[float, bool]]) -> float:
-    """The lower quartile of the passes that did not wait; of all where each did."""
-    values = sorted([seconds for seconds, disturbed in passes if not disturbed] or [seconds for seconds, _ in passes])
-    return values[(len(values) - 1) // 4]

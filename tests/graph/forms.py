@@ -83,6 +83,24 @@ def expand_num(s: Any, x: Tensor) -> Tensor:
     return y * z
 
 
+def expand_attr(s: Any, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    z = y.mean((2, 3), keepdim=True).expand((-1, s.c, 8, 8))
+    return y * z
+
+
+def broadcast_num(s: Any, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    return y * torch.broadcast_to(y.mean((2, 3), keepdim=True), (2, 12, 8, 8))
+
+
+def expand_written(s: Any, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    if x.shape[-1] > 4:
+        y = y * y.mean((2, 3), keepdim=True).expand(x.shape[0], 12, 8, 8)
+    return y if s.training else y * 1
+
+
 def repeat_num(s: Any, x: Tensor) -> Tensor:
     y = s.conv(x)
     z = y.mean((2, 3), keepdim=True).repeat(1, 1, 8, 8)

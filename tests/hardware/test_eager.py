@@ -15,7 +15,7 @@ from morphsearch.hardware import Settings
 from morphsearch.hardware.eager import Eager
 from morphsearch.hardware.kinds import WEIGHTED, Fusion, canonical
 from morphsearch.hardware.measure import finish, profile
-from morphsearch.hardware.sampling import Made, Target, build, draw_widths, sweep
+from morphsearch.hardware.sampling import Made, Target, build, draw_widths, spread_widths, sweep
 from morphsearch.hardware.work import row_of, works_of
 from morphsearch.models import build_seed
 from morphsearch.testing.networks import NETWORKS, example_inputs
@@ -98,3 +98,15 @@ def test_too_little_measured_is_refused() -> None:
 def test_the_general_sweep_holds_the_usual_operations() -> None:
     kinds = {canonical(operation.kind) for target in sweep(32, count=6) for operation in target.graph.operations}
     assert {"conv", "batch_norm", "relu", "silu", "hardswish", "add", "cat", "mul", "mean", "linear"} <= kinds
+
+
+def test_few_variants_hold_every_rounding_and_all_of_the_range() -> None:
+    graph = Target.of("made", Made(3, base=40), torch.zeros(1, 3, 64, 64)).graph
+    stream = spread_widths(graph, np.random.default_rng(0))
+    drawn = [next(stream) for _ in range(5)]
+    shares = [np.mean([width % 16 == 0 for width in widths.values()]) for widths in drawn]
+    uneven = [np.mean([width % 4 > 0 for width in widths.values() if width > 16]) for widths in drawn]
+    assert max(shares) > 0.5
+    assert sum(share > 0.2 for share in uneven) == 2  # two of five are rounded to nothing
+    sizes = sorted(sum(widths.values()) for widths in drawn)
+    assert sizes[-1] / sizes[0] > 2.5

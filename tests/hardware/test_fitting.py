@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from morphsearch.hardware.fitting import fit_family
 
@@ -35,3 +36,12 @@ def test_a_surcharge_seen_on_large_operations_counts() -> None:
     fit = fit_family("silu", rows, seconds)
     odd, even = fit.seconds("silu", elementwise(np.array([101.0, 100.0]), 900.0))
     assert 2.5 < odd / even < 3.5
+
+
+def test_what_all_large_operations_had_is_free_for_none() -> None:
+    """Where all widths that were seen divide by 4, nothing tells what those that do not would save."""
+    rng = np.random.default_rng(0)
+    rows = elementwise(4.0 * rng.integers(2, 40, 120), 900.0)
+    fit = fit_family("silu", rows, 1e-6 + 4e-10 * rows[:, 6])
+    uneven = elementwise(np.array([41.0, 101.0, 155.0]), 900.0)
+    assert fit.seconds("silu", uneven) == pytest.approx(1e-6 + 4e-10 * uneven[:, 6], rel=0.2)

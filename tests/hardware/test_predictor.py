@@ -9,7 +9,6 @@ import torch
 
 from morphsearch.costs import vector
 from morphsearch.hardware.predictor import Predictor, cross_validate, errors, fit
-from morphsearch.hardware.timing import Timing
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +93,3 @@ def test_layers_add_up_to_the_total(target: fakes.Target) -> None:
     bound = fakes.profile(target).bind(target.graph)
     point = vector(target.graph, target.graph.widths) * 0.7
     assert sum(float(v) for v in bound.per_layer(point).values()) == pytest.approx(float(bound.total(point)))
-
-
-def test_outliers_are_dropped_and_noise_is_told() -> None:
-    steady = Timing.of([1.0, 1.01, 0.99, 1.0, 9.0, 1.0, 1.01])
-    assert steady.ms == pytest.approx(1.0)
-    assert steady.dropped == 1
-    assert not steady.noisy
-    shaky = Timing.of([1.0, 1.3, 0.8, 1.2, 0.9, 1.4, 0.7])
-    assert shaky.noisy
-    assert shaky.low < shaky.ms < shaky.high
