@@ -6,6 +6,7 @@ import inspect
 import operator
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,11 +44,11 @@ class Resized:
 
 
 @dataclass
-class Regrouped:
-    """Give the convolution `node` so many groups."""
+class Recounted:
+    """Give the convolution `node` so many groups, a norm so many sets or another shape."""
 
     node: str
-    groups: int
+    value: Any
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Removed:
 class PatchLog:
     """The edits of one module's trace."""
 
-    edits: list[Selection | Resized | Regrouped | Recreated | Rebounded | Removed] = field(default_factory=list)
+    edits: list[Selection | Resized | Recounted | Recreated | Rebounded | Removed] = field(default_factory=list)
 
 
 _NUMBERS = frozenset(
@@ -102,8 +103,10 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
         if isinstance(edit, Removed):
             traced.graph.erase_node(node)
             continue
-        if isinstance(edit, Regrouped):
-            regroup(node, edit.groups)
+        if isinstance(edit, Recounted):
+            place = count_place(node)
+            assert place is not None
+            node.args, node.kwargs = with_count(node.args, node.kwargs, place, edit.value)
             continue
         if isinstance(edit, Rebounded):
             index = node.args[1]
@@ -174,21 +177,23 @@ def _selected(module: nn.Module, traced: fx.GraphModule, nodes: dict[str, fx.Nod
     return graph.call_function(torch.index_select, (source, dim, graph.get_attr(name)))
 
 
-def groups_place(node: fx.Node) -> int | None:
-    """Where a call of a functional convolution has its groups among its positional arguments; None for other nodes."""
+def count_place(node: fx.Node) -> tuple[int, str] | None:
+    """Where a call of a functional convolution or norm has its groups, sets or shape among its positional arguments,
+    and what they are called; None for other nodes."""
     name = getattr(node.target, "__name__", "")
-    if node.op != "call_function" or not name.startswith("conv") or not name.endswith("d"):
+    if node.op != "call_function":
         return None
-    return 6  # of conv1d to conv3d, and of their transposes
+    if name.startswith("conv") and name.endswith("d"):
+        return 6, "groups"  # of conv1d to conv3d, and of their transposes
+    return {"group_norm": (1, "num_groups"), "layer_norm": (1, "normalized_shape")}.get(name)
 
 
-def regroup(node: fx.Node, groups: int) -> None:
-    """Set the groups of a call of a functional convolution."""
-    place = groups_place(node)
-    if place is not None and len(node.args) > place:
-        node.args = (*node.args[:place], groups, *node.args[place + 1 :])
-    else:
-        node.kwargs = {**node.kwargs, "groups": groups}
+def with_count(args: tuple[Any, ...], kwargs: dict[str, Any], place: tuple[int, str], value: Any) -> tuple[Any, Any]:
+    """Arguments of a call with another value at a place of :func:`count_place`."""
+    position, name = place
+    if len(args) > position:
+        return (*args[:position], value, *args[position + 1 :]), kwargs
+    return args, {**kwargs, name: value}
 
 
 def _resized(node: fx.Node, edit: Resized) -> fx.Node:

@@ -16,12 +16,13 @@ from morphsearch.graph.edits import (
     EXPANDS,
     PatchLog,
     Rebounded,
+    Recounted,
     Recreated,
-    Regrouped,
     Removed,
     Resized,
     Selection,
-    groups_place,
+    count_place,
+    with_count,
 )
 from morphsearch.graph.following import by_class, line_of, new_shape, positions, varying
 from morphsearch.graph.labels import LOOSE, Labels, along
@@ -141,8 +142,9 @@ class Repair(_InPlaceOf):
             except Exception as error:
                 failure = error
         if not moves(n):
-            if failure is not None and (place := groups_place(n)) is not None:
-                return self._regroup(n, place)
+            place = count_place(n)
+            if place is not None and not lost and (found := self._recount(n, place, failure)) is not None:
+                return found
             if name_of(n) in EXPANDS and not lost and (found := self._resize(n, result)) is not None:
                 return found
             if isinstance(failure, AssertionError) and not n.users:
@@ -163,26 +165,42 @@ class Repair(_InPlaceOf):
             repaired = self._rebound(n, *wrong[0])
         return repaired if repaired is not None else result
 
-    def _regroup(self, n: fx.Node, place: int) -> Any:
-        """A convolution whose number of groups is written down: whole groups left, so it is another number now."""
+    def _recount(self, n: fx.Node, place: tuple[int, str], failure: Exception | None) -> Any:
+        """A convolution whose number of groups is written down, or a norm whose sets or shape is: whole groups left, so
+        it is another number now."""
+        if place[1] == "groups" and failure is None:
+            return None
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        given = dict(zip(("input", "weight"), args, strict=False)) | kwargs
-        weight, channels = given["weight"], given["input"].shape[1 - given["weight"].dim()]
-        if "transpose" in n.target.__name__:  # type: ignore[union-attr]
-            before = args[place] if len(args) > place else kwargs.get("groups", 1)
-            source = n.args[0] if n.args else n.kwargs["input"]
-            labels = self.seed[source.name].labels if isinstance(source, fx.Node) else None
-            per_group = labels.shape[1 - weight.dim()] // before if labels is not None else channels
-        else:
-            per_group = weight.shape[1]
-        groups = channels // per_group
-        if len(args) > place:
-            args = (*args[:place], groups, *args[place + 1 :])
-        else:
-            kwargs = {**kwargs, "groups": groups}
+        x = args[0] if args else kwargs["input"]
+        before = args[place[0]] if len(args) > place[0] else kwargs.get(place[1], 1)
+        value = self._normalized(n, x, before) if place[1] != "groups" else self._groups(n, x, before, args, kwargs)
+        if value is None or value == (before if isinstance(before, int) else tuple(before)):
+            return None
+        args, kwargs = with_count(args, kwargs, place, value)
         result = n.target(*args, **kwargs)  # type: ignore[operator]
-        self.log.edits.append(Regrouped(n.name, groups))
+        self.log.edits.append(Recounted(n.name, value))
         return result
+
+    def _groups(self, n: fx.Node, x: Tensor, before: int, args: Any, kwargs: Any) -> int:
+        """Of a convolution."""
+        weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
+        channels = x.shape[1 - weight.dim()]
+        if "transpose" not in n.target.__name__:  # type: ignore[union-attr]
+            return int(channels // weight.shape[1])
+        labels = self._input_labels(n)
+        return int(channels // (labels.shape[1 - weight.dim()] // before if labels is not None else channels))
+
+    def _normalized(self, n: fx.Node, x: Tensor, before: Any) -> Any:
+        """The shape that a layer norm is over, or the sets of a group norm."""
+        if not isinstance(before, int):
+            return tuple(x.shape[x.dim() - len(before) :])
+        labels = self._input_labels(n)
+        return x.shape[1] * before // labels.shape[1] if labels is not None and before > 1 else None
+
+    def _input_labels(self, n: fx.Node) -> Labels | None:
+        """Those that the first argument has in the seed."""
+        source = n.args[0] if n.args else n.kwargs["input"]
+        return self.seed[source.name].labels if isinstance(source, fx.Node) else None
 
     def _wanted(self, n: fx.Node) -> list[tuple[int, np.ndarray]]:
         """For a node whose units lie along one dimension: that dimension and the identifiers that it should bring; for

@@ -196,6 +196,15 @@ def groupnorm_f(s: Any, x: Tensor) -> Tensor:
     return F.group_norm(s.conv(x), 3)
 
 
+def layernorm_named(s: Any, x: Tensor) -> Tensor:
+    y = s.conv(x).permute(0, 2, 3, 1)
+    return F.layer_norm(y, normalized_shape=[s.c], weight=s.g).permute(0, 3, 1, 2)
+
+
+def groupnorm_scaled(s: Any, x: Tensor) -> Tensor:
+    return F.group_norm(s.conv(x), num_groups=s.heads, weight=s.g)
+
+
 def interp_cat(s: Any, x: Tensor) -> Tensor:
     y = s.conv(x)
     z = F.interpolate(F.avg_pool2d(y, 2), scale_factor=2)
