@@ -3,54 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from morphsearch import plugins
 from morphsearch.arguments import named_arguments
-from morphsearch.errors import BudgetError, DivergedError, GraphError, InputError, UnknownName, UsageError
+from morphsearch.errors import BudgetError, GraphError, InputError, UnknownName, UsageError
 from morphsearch.graph import record
 from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
-from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions, versions
-from morphsearch.loop.controller import ENOUGH, HOLD, LET_GO, Controller
+from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions
+from morphsearch.loop.controller import HOLD, LET_GO, Controller
 from morphsearch.loop.follow import Followers
 from morphsearch.loop.hardware import hardware_for, keep_hardware
-from morphsearch.loop.pressing import demand, spared_of
+from morphsearch.loop.pressing import spared_of
+from morphsearch.loop.records import architecture_of, asked
 from morphsearch.loop.rundir import RunDirectory, iteration_line
 from morphsearch.loop.schema import finite
-from morphsearch.loop.selection import (
-    Facts,
-    fill_up,
-    free_units,
-    kept_positions,
-    protect,
-    widths_of,
-)
-from morphsearch.loop.shrinking import Shrinking
+from morphsearch.loop.selection import fill_up
+from morphsearch.loop.weighing import Weighing
 from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.registry import get as get_strategy
-from morphsearch.strategies.threshold import settled
 from morphsearch.strategies.widths import largest_multiplier, lowest
 
 LOG_EVERY = 50  # steps between two lines of metrics.jsonl
 MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumulates
 WARMUP, LATER_WARMUP = 0.2, 0.1  # share of the schedule without pressure, in the first morph and in later ones
 MUCH = 0.1  # of a budget that is spent at the lowest possible widths already
-NO_GAP = (
-    "The scores have no gap at the threshold ({:.2g}): {} units are within a factor of 3 of each other about it, so "
-    "that those of them that left are hardly worse than those that stay."
-)
 PRICINGS = ("share", "unit")
 
 
-class Search(Shrinking):
+class Search(Weighing):
     """Learns which units matter while the user trains :attr:`model`, then shrinks and expands it.
 
     Args:
@@ -279,68 +266,6 @@ class Search(Shrinking):
             "strength": self.controller.strength,
         }
 
-    def _look(self, lr: float) -> None:
-        """Read scores, price units at the widths that are alive, and set the strength."""
-        facts = self._facts()
-        widths = self._alive_widths(facts)
-        facts.price = self._reprice(widths)
-        need, fullness, target = 0.0, 1.0, self.rules.shrink_to
-        if self.strategy.presses and self.controller.fixed is None and self.controller.pressing(self.morph_step):
-            need, prices = demand(
-                self.graph,
-                facts,
-                self.leaving.present,
-                lambda widths: self.budgets.fits(widths, target),
-                self._spared,
-                self.rules.threshold,
-                self.rules.round_to,
-            )
-            self._prices = torch.from_numpy(prices)
-            fullness = self.budgets.load(widths) / target
-        self.controller.update(self.morph_step, need, lr, fullness)
-        if self.strategy.presses and self.controller.fixed is None and fullness < ENOUGH:
-            fits: Callable[[dict[str, int]], bool] = lambda widths: self.budgets.fits(widths, target)  # noqa: E731
-            back = self.leaving.unasked(facts, fits, self.rules.round_to)
-            if back.size:
-                self.strategy.revive(torch.from_numpy(back))
-        # Units that nothing presses leave all the same, masked where the network cannot be cut.
-        followed = self.live and self.followers is not None
-        if self.strategy.needs_training and self.strategy.live and (followed or not self.strategy.presses):
-            self._silence(facts)
-
-    def _reprice(self, widths: Mapping[str, int]) -> np.ndarray:
-        """Set and return the `u` prices at these widths, with mean 1 over the units that may leave.
-
-        With ``pricing="share"`` the price of a unit is multiplied by the number of alive units of its group: it is then
-        the price of a given *share* of the group. Pressure by the unit's own price alone strips the early layers, whose
-        few channels are dear, and nothing resists: a norm that follows takes out whatever scales a whole layer down.
-        """
-        price: np.ndarray = self.budgets.prices(widths, self.rules.shrink_to).numpy().clip(min=0.0)
-        if self.pricing == "share":
-            price = price * np.array([widths[name] for name in self.graph.groups], np.float64)
-        price = price[self.graph.unit_group]
-        mean = price[free_units(self.graph) & self.leaving.present].mean()
-        price = price / (mean if mean > 0 else 1.0)
-        self._prices = torch.from_numpy(price)
-        return price
-
-    def _facts(self, threshold: float | None = None) -> Facts:
-        score = self.strategy.scores().detach().double().cpu().numpy()
-        if not np.isfinite(score).all():
-            raise DivergedError(
-                "the scores of some units are not finite",
-                "a network whose weights are not finite has nothing to tell",
-                "lower the learning rate, clip gradients, or train in float32; the last saved state is kept",
-            )
-        judged = self.strategy.scored().cpu().numpy()
-        alive = self.strategy.alive(self.rules.threshold if threshold is None else threshold).cpu().numpy()
-        # Silent units come last wherever units are ranked.
-        score, alive = np.where(self.leaving.silent, -1.0, score), alive & self.leaving.present
-        return Facts(score, self._prices.numpy(), judged, alive)
-
-    def _alive_widths(self, facts: Facts) -> dict[str, int]:
-        return widths_of(self.graph, protect(self.graph, facts.alive, facts.score, self.rules.round_to)[0])
-
     def _begin_morph(self) -> None:
         """Attach the strategy to the network as it is now, and pace anew."""
         self.strategy.detach()
@@ -439,7 +364,7 @@ class Search(Shrinking):
                 choice = self._choice()
                 rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
         metrics = dict(finite(dict(judge(rebuilt.network)))) if judge is not None else {}
-        architecture = self._architecture(choice, rebuilt, metrics)
+        architecture = architecture_of(self, choice, rebuilt, metrics)
         if self.run is not None:
             self.run.save(architecture, rebuilt.network.state_dict())
             self.run.log(**iteration_line(architecture))
@@ -448,58 +373,6 @@ class Search(Shrinking):
         self._adopt(rebuilt, architecture)
         plugins.fire("morphsearch_iteration_end", search=self, architecture=architecture)
         return architecture
-
-    def _choice(self) -> morphing.Choice:
-        if not self.strategy.needs_training:
-            rng = np.random.default_rng([self.seed, len(self.architectures)])
-            return morphing.propose(self.graph, self.strategy, self.budgets, self.rules, rng)
-        facts = self._facts()
-        presses, left, crowd = self.strategy.presses, self.leaving.left, 0
-        self._threshold = self.rules.threshold
-        if presses:
-            judged = torch.from_numpy(facts.score[facts.judged & self.leaving.present & free_units(self.graph)])
-            threshold, crowd = settled(judged, self.rules.threshold, left)
-            if self.own_threshold:
-                self._threshold = threshold
-                facts = self._facts(threshold)
-        facts.price = self._reprice(self._alive_widths(facts))
-        rules = replace(self.rules, threshold=self._threshold)
-        choice = morphing.choose(self.graph, facts, self.budgets, rules, left=left, presses=presses)
-        if crowd:
-            choice.notes.append(NO_GAP.format(self._threshold, crowd))
-        return choice
-
-    def _architecture(
-        self, choice: morphing.Choice, rebuilt: morphing.Rebuilt, metrics: dict[str, float | None]
-    ) -> Architecture:
-        trained = self.strategy.needs_training
-        return Architecture(
-            name=f"{len(self.architectures) + 1:03d}",
-            seed_spec=self.seed_spec,
-            inputs=self.inputs,
-            widths=dict(rebuilt.graph.widths),
-            seed_widths=self.seed_widths,
-            floors={name: group.floor for name, group in rebuilt.graph.groups.items()},
-            kept=self._kept(choice),
-            costs=rebuilt.budgets.described(rebuilt.graph.widths),
-            budgets=self.budgets.record(),
-            strategy=self.strategy_name,
-            strength=finite(self.controller.strength) if trained and self.strategy.presses else None,
-            threshold=finite(self._threshold) if trained else None,
-            multiplier=choice.multiplier,
-            parent=self.architectures[-1].name if self.architectures else None,
-            metrics=metrics,
-            decisions=self.decisions,
-            notes=[*self.notes, *choice.notes],
-            record={**versions(), "steps": self.total_steps, **self._settings(), **self.extra},
-        )
-
-    def _kept(self, choice: morphing.Choice) -> dict[str, list[int]]:
-        """Positions of the kept units in the parent, as it was before any left."""
-        return {
-            name: self.leaving.origin[self.graph.units_of(name)][kept].tolist()
-            for name, kept in kept_positions(self.graph, choice.multiplicity).items()
-        }
 
     def _adopt(self, rebuilt: morphing.Rebuilt, architecture: Architecture) -> None:
         self.model, self.graph = rebuilt.network, rebuilt.graph
@@ -531,48 +404,14 @@ class Search(Shrinking):
                 "train search.model with your own loss alone, without penalty() and step()",
             )
 
-    # -- records -----------------------------------------------------------------------------------------------------
-
-    def _settings(self) -> dict[str, Any]:
-        """The arguments that a search is repeated with, beside network, budget and strategy."""
-        return {
-            "seed": self.seed,
-            "schedule": self.steps,
-            "warmup": self.warmup,
-            "pricing": self.pricing,
-            "live": self.live,
-            "strength": self.fixed,
-            "threshold": self.rules.threshold,
-            "expand": self.rules.expand,
-            "shrink_to": self.rules.shrink_to,
-            "limit": self.rules.limit,
-            "round_to": self.rules.round_to,
-            "strategy_options": self.strategy_options,
-        }
-
-    def asked(self) -> dict[str, Any]:
-        """What ``run.json`` says."""
-        asked = {
-            "seed_spec": self.seed_spec,
-            "inputs": self.inputs,
-            "seed_widths": self.seed_widths,
-            "seed_costs": self.budgets.seed_costs,
-            "budgets": self.budgets.record_all(),
-            "strategy": self.strategy_name,
-            **self._settings(),
-            **({"hardware": self.hardware.name} if self.hardware is not None else {}),
-            "decisions": self.decisions,
-            "versions": versions(),
-            **self.extra,
-        }
-        return {key: finite(value) for key, value in asked.items()}
+    # -- files -------------------------------------------------------------------------------------------------------
 
     def _open(self, run: RunDirectory, resume: bool) -> None:
         if not (resume and run.exists()):
-            self.run = RunDirectory.create(run.path, self.asked())
+            self.run = RunDirectory.create(run.path, asked(self))
             keep_hardware(self.hardware, run.path)
             return
-        run.require_same(self.asked())
+        run.require_same(asked(self))
         for architecture in run.architectures():
             rebuilt = morphing.replay(self.graph, architecture, self.budgets, self.example_inputs)
             self._adopt(rebuilt, architecture)
