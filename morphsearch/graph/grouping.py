@@ -46,6 +46,23 @@ def with_created(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], Co
     return _freer(graph, record_with({CREATED: "units"})) if held_back and graph.tape.created else graph
 
 
+def with_parts(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:
+    """The graph in which parts of channels lose the same ones (``x.view(b, parts, c // parts, h, w)``), where sizes in
+    code hold such channels back and that makes more units free; else `graph`.
+
+    Args:
+        record_with: records and checks the same network with some choices made, by the name of the reshape.
+    """
+    held = np.array([CANNOT_FOLLOW in (group.frozen or "") for group in graph.groups.values()] + [False])
+    choices = {}
+    for name, ids, dim in graph.tape.parted:
+        some = np.asarray(ids).reshape(-1)
+        units = graph.resolution.unit_of[some[some > 0]]
+        if held[graph.unit_group[units[units >= 0]]].any():
+            choices[name] = str(dim)
+    return _freer(graph, record_with(choices)) if choices else graph
+
+
 def _doubtful(graph: ConvGraph) -> dict[str, str]:
     """For weights whose group has fewer units than the other choice could give: that choice."""
     found: dict[str, str] = {}

@@ -13,8 +13,9 @@ from morphsearch.errors import GraphError
 from morphsearch.graph import branches
 from morphsearch.graph.checked import freeze_again, freeze_what_fails
 from morphsearch.graph.graph import ConvGraph
-from morphsearch.graph.grouping import regrouped, with_created
+from morphsearch.graph.grouping import regrouped, with_created, with_parts
 from morphsearch.graph.recording import run_tape, uncollected
+from morphsearch.graph.rules.moving import CREATED
 from morphsearch.graph.tape import Tape
 
 
@@ -72,6 +73,8 @@ def record(
     graph = checked({})
     if proving:
         graph = with_created(graph, checked)
+        made = {key: value for key, value in graph.tape.decisions.items() if key == CREATED}
+        graph = with_parts(graph, lambda more: checked({**made, **more}))
         graph.tape.decisions |= branches.may_go(graph)
         graph.decide()
         graph.tape.calls.clear()

@@ -126,6 +126,7 @@ class Tape:
         self.storages: dict[int, tuple[Tensor, Tensor]] = {}
         self.muted = 0
         self.splits: list[Layout] = []
+        self.parted: list[tuple[str, Tensor, int]] = []  # reshapes of channels into parts: name, units, their dimension
         self.side: int | None = None
         self.pairs = False
         self.on_meta = False
@@ -250,6 +251,11 @@ class Tape:
         if choice is not None and not self.replaying:
             self.decisions[key] = choice
         return None if strict and self.replaying else choice
+
+    def asked_last(self, what: str) -> str:
+        """The name under which the last decision about `what` in this module is kept."""
+        key = f"{self.module}:{what}"
+        return f"{key}#{self.asked[key]}"
 
     def lay_out(self, ids: Tensor) -> None:
         """Remember a reshape to more dimensions."""

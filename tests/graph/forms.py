@@ -912,6 +912,35 @@ def film(s: Any, x: Tensor) -> Tensor:
     return y * a[..., None, None] + b[..., None, None]
 
 
+def parts_stacked(s: Any, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    b, c, h, w = y.shape
+    z = y.view(b, 2, c // 2, h, w)
+    return torch.stack([z[:, 0].relu(), z[:, 1]], 1).view(b, c, h, w)
+
+
+def parts_gated(s: Any, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    b, c, h, w = y.shape
+    z = y.view(b, 3, c // 3, h, w)
+    return (z * torch.sigmoid(z.mean((3, 4), keepdim=True))).view(b, c, h, w)
+
+
+def parts_as_images(s: Any, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    b, c, h, w = y.shape
+    z = y.view(b * 3, c // 3, h, w)
+    return (z * torch.sigmoid(F.adaptive_avg_pool2d(z, 1))).view(b, c, h, w)
+
+
+def shuffle_attention(s: Any, x: Tensor) -> Tensor:
+    y = s.conv(x)
+    b, c, h, w = y.shape
+    p, q = y.reshape(b * 2, c // 2, h, w).chunk(2, 1)
+    z = torch.cat([p * p.mean((2, 3), keepdim=True).sigmoid(), q * q.sum((2, 3), keepdim=True).tanh()], 1)
+    return z.reshape(b, 2, -1, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
 def lrn(s: Any, x: Tensor) -> Tensor:
     return F.local_response_norm(s.conv(x), 3)
 

@@ -24,6 +24,21 @@ def laid_out(tape: Tape, before: Labels, after: Labels) -> None:
         tape.lay_out(after.ids)
 
 
+def in_parts(tape: Tape, before: Labels, after: Labels) -> Labels:
+    """The labels after a reshape that lays one dimension of units out along two (channels in parts).
+
+    Usually parts are free to lose different channels, and code that cannot follow is patched. Where it cannot be, they
+    all lose the same: :func:`morphsearch.graph.grouping.with_parts` finds that out, and decides.
+    """
+    dims = after.varying()
+    chosen = tape.decide("parts", None)
+    if chosen is not None:
+        return Labels(lockstep(tape, after.ids, int(chosen)), after.shape, after.producer)
+    if len(dims) == 2 and len(before.varying()) == 1:
+        tape.parted.append((tape.asked_last("parts"), after.ids, dims[1]))
+    return after
+
+
 def skewed(before: Labels, after: Labels) -> bool:
     """A reshape after which the elements of a unit no longer are the same columns in each of some rows.
 
@@ -106,4 +121,4 @@ def _origins(tape: Tape, ids: Tensor, dim: int) -> list[str]:
     return found
 
 
-__all__ = ["laid_out", "lockstep", "skewed"]
+__all__ = ["in_parts", "laid_out", "lockstep", "skewed"]

@@ -12,7 +12,7 @@ from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, const
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
-from morphsearch.graph.rules.layouts import laid_out, skewed
+from morphsearch.graph.rules.layouts import in_parts, laid_out, skewed
 from morphsearch.graph.tape import Tape, Untraceable, storage_key, tensors_in
 
 
@@ -42,6 +42,7 @@ def view(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         tape.pin(labels.ids, f"{tape.where('a reshape')}: its units come to lie across rows and columns")
         moved = constant(RIGID, moved.shape)
     laid_out(tape, labels, moved)
+    moved = in_parts(tape, labels, moved)
     finish(tape, func, [labels], out, [moved], attrs={"sizes": tuple(out.shape)})
 
 
