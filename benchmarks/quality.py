@@ -185,8 +185,11 @@ def summary() -> str:
             best = f" (best {max(values):.2f})" if arm == "random" else ""
             over = f"{round(statistics.mean(values) - 100 * statistics.mean(uniform), 2) + 0.0:+.2f}" if uniform else ""
             training = statistics.mean(line["train_seconds"] for line in seed) if seed else 0.0
-            search = statistics.mean(line["search_seconds"] for line in lines)
+            # None: the search was halted in between.
+            taken = [line["search_seconds"] for line in lines if line["search_seconds"] is not None]
+            search = statistics.mean(taken) if taken else 0.0
             price = "none" if arm in FREE else f"{search / training:.2f}" if training else f"{search:.0f} s"
+            price = price if taken else "not measured"
             rows.append(
                 f"| `{network}` | `{budget}` | {arm} | {statistics.mean(values):.2f}{spread}{best} | {len(values)} "
                 f"| {over} | {price} |"

@@ -638,7 +638,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=float, default=180, help="seconds of processor time for one network")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     known = lines(args.results)
     if args.command == "summary":
         from zoo_summary import summary
