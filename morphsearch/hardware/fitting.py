@@ -228,13 +228,16 @@ def known(family: str, rows: np.ndarray) -> np.ndarray:
     large = np.abs(whole) >= SEEN * np.abs(whole).max(0)
     seen = (large & (found != 0)).any(0)
     told = (large & (found == 0)).any(0)
-    result: np.ndarray = found * (seen & (told | ~_for_some(family, found.shape[1])))
+    result: np.ndarray = found * (seen & (told | ~_for_some(family)))
     return result
 
 
-def _for_some(family: str, count: int) -> np.ndarray:
+def _for_some(family: str) -> np.ndarray:
     """`p` bool: terms that only some widths have."""
-    return np.arange(count) >= (count - 4 if filtered(family) else 3)
+    even_and_uneven = np.ones((2, 8))
+    even_and_uneven[:, :2] = [[4], [5]]
+    found: np.ndarray = (terms(family, even_and_uneven) == 0).any(0)
+    return found
 
 
 def _theta(phi: np.ndarray, seconds: np.ndarray) -> np.ndarray:

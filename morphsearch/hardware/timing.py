@@ -82,7 +82,7 @@ class Timing:
     @property
     def calm(self) -> int:
         """Turns with a pass at full pace."""
-        return sum(any(one.calm for one in passes) for passes in self.turns)
+        return calm_turns(self.turns)
 
     @property
     def spread(self) -> float:
@@ -93,6 +93,11 @@ class Timing:
     def noisy(self) -> bool:
         """Whether the spread should be told beside the figure."""
         return self.spread > NOISY
+
+
+def calm_turns(turns: Sequence[Sequence[Pass]]) -> int:
+    """How many turns have a pass at full pace."""
+    return sum(any(one.calm for one in passes) for passes in turns)
 
 
 def suffering(passes: Sequence[Pass]) -> float:
@@ -156,11 +161,7 @@ def time_interleaved(
         for place in range(len(runs)) if number < rounds else lacking:
             found[place].append(turn(runs[place], counts[place], gauge))
         number += 1
-        lacking = [
-            place
-            for place, turns in enumerate(found)
-            if gauge and sum(any(one.calm for one in passes) for passes in turns) < ENOUGH
-        ]
+        lacking = [place for place, turns in enumerate(found) if gauge and calm_turns(turns) < ENOUGH]
     return [Timing.of(turns) for turns in found]
 
 

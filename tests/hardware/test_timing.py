@@ -87,12 +87,24 @@ def test_networks_get_turns_until_they_had_enough_at_full_pace() -> None:
     assert [len(one.turns) for one in hasty] == [3, 3]
 
 
+def test_the_gauge_tells_slow_moments_and_learns_of_a_faster_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = [2e-4]
+    monkeypatch.setattr(Gauge, "_work", lambda self: pace[0])
+    gauge = Gauge(first=0.0)
+    assert gauge() == pytest.approx(1.0)
+    pace[0] = 3e-4
+    assert gauge() == pytest.approx(1.5)
+    pace[0] = 1e-4  # the first moments were slow ones
+    looks = [gauge() for _ in range(200)]
+    assert looks[0] == pytest.approx(0.5)
+    assert looks[-1] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_gauge_is_about_one_at_best(threads: int) -> None:
-    gauge = Gauge(threads, first=0.2)
-    looks = [gauge() for _ in range(500)]
-    assert min(looks) == pytest.approx(1.0, abs=0.3)
-    assert np.median(looks) >= 0.95
+def test_the_gauge_works_with_any_number_of_threads(threads: int) -> None:
+    gauge = Gauge(threads, first=0.0)
+    assert gauge() > 0
+    assert gauge.full > 0
 
 
 def test_operations_are_judged_by_the_passes_in_which_their_neighbours_were_quick() -> None:
