@@ -49,6 +49,12 @@ CONFIGS = {
     "eager-b16": (Settings("eager", batch=16, threads=1), 64),
     "onnxruntime-b16": (Settings("onnxruntime", batch=16, threads=1), 64),
 }
+# Where there is a GPU: one that waits for the processor, and one that has enough to do.
+CUDA = {
+    "cuda-eager-b1": (Settings("eager", device="cuda", batch=1), 224),
+    "cuda-eager-b64": (Settings("eager", device="cuda", batch=64), 224),
+}
+ALL = {**CONFIGS, **CUDA}
 FIT, TEST = 7, 6
 
 
@@ -82,7 +88,7 @@ def measure(out: Path, seconds: float, only: list[str]) -> bool:
     """Measure until the slice is over; whether all is done."""
     started = time.monotonic()
     for config in only:
-        settings, size = CONFIGS[config]
+        settings, size = ALL[config]
         path = out / f"{config}.jsonl"
         done = {(line["network"], line["role"], line["number"]) for line in read_lines(path)}
         missing = [item for item in plan() if item not in done]
@@ -122,7 +128,7 @@ def line_of(sample: NetworkSample) -> dict[str, Any]:
 
 def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target]) -> list[NetworkSample]:
     """The samples behind lines of a file."""
-    settings, size = CONFIGS[config]
+    settings, size = ALL[config]
     fusion = Fusion.of(backend_of(settings.backend))
     found, works = [], {}
     for line in lines:
@@ -141,7 +147,7 @@ def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target])
 
 def by_flops(config: str, fitted: list[NetworkSample], tested: list[NetworkSample], graphs: dict[str, Target]) -> Any:
     """Predicted over measured by a line through FLOPs, the usual stand-in for latency."""
-    size = CONFIGS[config][1]
+    size = ALL[config][1]
 
     def flops(sample: NetworkSample) -> float:
         graph = graphs[f"{sample.name}@{size}"].graph
@@ -181,7 +187,7 @@ def evaluate(out: Path, only: list[str]) -> dict[str, Any]:
         ratios = predicted / measured
         noise = np.array([s.repeated for s in tested])
         result["configs"][config] = {
-            "settings": {**CONFIGS[config][0].to_dict(), "image": CONFIGS[config][1]},
+            "settings": {**ALL[config][0].to_dict(), "image": ALL[config][1]},
             "fitted": len(fitted),
             "held_out": described(predicted, measured),
             "plain": described(by_flops(config, fitted, tested, graphs), measured),
@@ -210,7 +216,7 @@ def main() -> None:
     parser.add_argument("action", choices=("measure", "evaluate"))
     parser.add_argument("--out", type=Path, default=Path("runs/latency"))
     parser.add_argument("--slice", type=float, default=280.0, help="seconds after which measuring stops")
-    parser.add_argument("--only", nargs="*", choices=list(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--only", nargs="*", choices=list(ALL), default=list(CONFIGS))
     given = parser.parse_args()
     torch.set_num_threads(1)
     if "onnxruntime" not in plugins.registry("latency_backends"):

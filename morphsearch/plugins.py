@@ -17,7 +17,7 @@ import re
 import threading
 import types as python_types
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,8 +117,8 @@ def registry(kind: str) -> Mapping[str, Record]:
         return state.registries[kind]
 
 
-def record(kind: str, name: str) -> Record:
-    """The record of that name.
+def record(kind: str, name: str, others: Sequence[str] = ()) -> Record:
+    """The record of that name; `others` are what could have been meant besides, for the message.
 
     Raises:
         UnknownName: no plugin registered it; the message has the nearest names.
@@ -131,7 +131,7 @@ def record(kind: str, name: str) -> Record:
             if broken
             else ""
         )
-        raise UnknownName.of(KINDS[kind].noun, name, known, remedy=remedy)
+        raise UnknownName.of(KINDS[kind].noun, name, [*others, *known], remedy=remedy)
     return known[name]
 
 

@@ -34,11 +34,13 @@ class CostModelRecord(Record):
 class StrategyRecord(Record):
     """``factory(**options) -> morphsearch.strategies.base.Strategy``.
 
-    `iterations` is how many morphs a search with it makes where nobody says; `recipe` holds the fields of
-    :class:`morphsearch.training.Recipe` in which its training differs from other searches'.
+    `iterations` is how many morphs a search with it makes where nobody says, `steps` about how many optimizer steps are
+    trained before each; `recipe` holds the fields of :class:`morphsearch.training.Recipe` in which its training differs
+    from other searches'.
     """
 
     iterations: int = field(default=2, kw_only=True)
+    steps: int = field(default=2000, kw_only=True)
     recipe: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
 

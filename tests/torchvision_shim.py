@@ -30,11 +30,15 @@ CLASSIFIERS = (
 def models() -> ModuleType:
     """``torchvision.models``."""
     global _library
-    if _library is None and not hasattr(torch.ops.torchvision, "nms"):
+    try:
+        import torchvision.models
+    except RuntimeError:  # its compiled operators are not there
+        if _library is not None:
+            raise
         _library = torch.library.Library("torchvision", "FRAGMENT")
         _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision.models
+        import torchvision.models
 
     return torchvision.models
 

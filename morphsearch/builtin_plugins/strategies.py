@@ -82,6 +82,7 @@ def morphsearch_strategies() -> list[StrategyRecord]:
             "Trained at many widths, then narrowed greedily by held-out loss",
             _slimmable,
             iterations=1,
+            steps=3000,
             recipe={"schedule": "cosine", "lr": 0.1},
         ),
         StrategyRecord(
@@ -89,6 +90,7 @@ def morphsearch_strategies() -> list[StrategyRecord]:
             "Shapes of the budget's cost, trained from scratch for a short while; the best stays",
             _trials,
             iterations=1,
+            steps=6000,
             recipe={"schedule": "cosine", "lr": 0.1},
         ),
         StrategyRecord("uniform", "Baseline: every group narrowed by the same factor, no training", _uniform),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -20,15 +20,18 @@ def known(kind: str) -> Mapping[str, Record]:
     return plugins.registry(kind)
 
 
-def check(kind: str, name: str) -> str:
+def check(kind: str, name: str, others: Sequence[str] = ()) -> str:
     """Return `name` when it is registered.
+
+    Args:
+        others: what could have been meant besides.
 
     Raises:
         UnknownName: with the nearest names.
     """
     from morphsearch import plugins
 
-    plugins.record(kind, name)
+    plugins.record(kind, name, others)
     return name
 
 

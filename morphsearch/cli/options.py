@@ -69,8 +69,8 @@ budget = click.option(
 )
 strategy = click.option(
     "--strategy",
-    type=RegisteredName("strategies"),
-    default="gamma-l1",
+    type=RegisteredName("strategies", "auto"),
+    default="auto",
     show_default=True,
     help="How units, or for `sparsify` single weights, are judged; see `morphsearch plugins strategies`.",
 )

@@ -22,16 +22,16 @@ class RegisteredName(click.ParamType):
 
     name = "name"
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *others: str) -> None:
+        self.kind, self.others = kind, others
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the name against the registry."""
-        return names.check(self.kind, str(value))
+        """Check the name against the registry, unless it is one of the others."""
+        return str(value) if value in self.others else names.check(self.kind, str(value), self.others)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Registered names with their summaries."""
-        return names.complete(self.kind, incomplete)
+        return names.complete_words(list(self.others), incomplete) + names.complete(self.kind, incomplete)
 
 
 class SourceSpec(click.ParamType):

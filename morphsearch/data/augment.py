@@ -37,12 +37,15 @@ class Augmentation:
         mirrored = torch.rand((n, 1), generator=generator) < 0.5
         if not self:
             return images
+        # A few hundred numbers travel; the places of pixels, which are many, are made where the images are.
+        device = images.device
+        shift, mirrored = shift.to(device), mirrored.to(device)
         padded = F.pad(images, (self.pad,) * 4)
-        rows = shift[0] + torch.arange(h)
-        columns = torch.arange(w).expand(n, w)
+        rows = shift[0] + torch.arange(h, device=device)
+        columns = torch.arange(w, device=device).expand(n, w)
         if self.flip:
             columns = torch.where(mirrored, w - 1 - columns, columns)
         columns = columns + shift[1]
         # One gather does crop and flip: the place of every wanted pixel in the flattened padded image, `n hw`.
-        places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).reshape(n, 1, h * w).to(images.device)
+        places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).reshape(n, 1, h * w)
         return padded.reshape(n, c, -1).gather(2, places.expand(n, c, h * w)).reshape(n, c, h, w)

@@ -13,11 +13,11 @@ from morphsearch.arguments import named_arguments
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
 from morphsearch.loop.checks import check_options
-from morphsearch.loop.config import number_of_morphs, search_recipe, wants_of
+from morphsearch.loop.config import number_of_morphs, training_of
+from morphsearch.loop.deciding import AUTO, by_budget, wants_of
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.runner import Runner
 from morphsearch.loop.session import Search
-from morphsearch.training import Recipe
 
 
 @named_arguments
@@ -28,9 +28,9 @@ def search(
     *,
     budget: str | Sequence[str],
     iterations: int | None = None,
-    epochs: float = 10,
+    epochs: float | None = None,
     run_dir: str | Path | None = None,
-    strategy: str = "gamma-l1",
+    strategy: str = AUTO,
     example_inputs: Any = None,
     seed: int = 0,
     device: str = "auto",
@@ -46,8 +46,9 @@ def search(
         train_data, val_data: whatever :func:`morphsearch.data.as_splits` takes: a DataSplits, tensors ``(x, y)``, a
             Dataset or a DataLoader; without `val_data` a part of the training data is carved out.
         budget: one or several, or a falling schedule (``"flops=80%,65%,50%"``).
-        iterations: morphs; default the strategy's (mostly 2), or one for each budget of a schedule. epochs: of
-            training before each.
+        iterations: morphs; default the strategy's (mostly 2), or one for each budget of a schedule.
+        epochs: of training before each; default: as many steps as the strategy wants, 1 to 50 epochs.
+        strategy: a name; ``"auto"`` decides by budget and network, see :mod:`morphsearch.loop.deciding`.
         run_dir: where everything is saved; None saves nothing.
         example_inputs: default: one zero image of the data's shape.
         recipe: fields of :class:`morphsearch.training.Recipe` that differ from the search's defaults.
@@ -64,15 +65,14 @@ def search(
     check_options(options, Search, ("model", "example_inputs"))
     if iterations is not None and (not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1):
         raise UsageError(f"iterations={iterations!r}", "a search makes one morph or more", "use 1 or 2")
-    iterations = number_of_morphs(
-        iterations, [budget] if isinstance(budget, str) else list(budget), wants_of(strategy).iterations
-    )
+    budgets = [budget] if isinstance(budget, str) else list(budget)
+    strategy = by_budget(strategy, budgets, {**options, "iterations": iterations})
+    iterations = number_of_morphs(iterations, budgets, wants_of(strategy).iterations)
     data = as_splits(train_data, val_data)
     example = torch.zeros((1, *data.shape)) if example_inputs is None else example_inputs
     if example_inputs is None:
         check_model_input(data, (1, *data.shape))
-    base = search_recipe(strategy, len(data.train))
-    training = Recipe.from_dict({**base, **dict(recipe or {}), "epochs": epochs, "device": device})
+    training = training_of(strategy, len(data.train), dict(recipe or {}), epochs, device)
     extra = {"data": data.record, "recipe": training.to_dict(), "iterations": iterations}
     session = Search(
         model,

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from morphsearch import plugins
 from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.budget import schedule_length
 from morphsearch.loop.checks import check_arguments
+from morphsearch.loop.deciding import AUTO, by_budget, epochs_for, wants_of
 from morphsearch.training.recipe import Recipe
-from morphsearch.types import StrategyRecord
 
 # What training under pressure wants: a constant rate, since the search should not end where learning does.
 SEARCH_RECIPE: dict[str, Any] = {"schedule": "constant", "lr": 0.05}
@@ -42,7 +41,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "strategy": (lambda v: isinstance(v, str), "the name of a strategy", 'write for example strategy = "gamma-l1"'),
     "strategy_options": (lambda v: isinstance(v, Mapping), "a table of options by name", "leave it out"),
     "iterations": (lambda v: v is None or _whole(v), "a whole number: a search makes one morph or more", "use 1 or 2"),
-    "epochs": (lambda v: _number(v) and v > 0, "a number above 0: how long each morph trains", "use 10"),
+    "epochs": (
+        lambda v: v is None or (_number(v) and v > 0),
+        "a number above 0: how long each morph trains",
+        "leave it out, or use 10",
+    ),
     "device": (lambda v: isinstance(v, str) and bool(v), "auto, cpu or an accelerator's name", 'use "auto"'),
     "input": (lambda v: v is None or _shape(v), "an example shape with batch", "write for example [1, 3, 32, 32]"),
     "recipe": (lambda v: isinstance(v, Mapping), "a table of recipe fields", "leave it out"),
@@ -57,15 +60,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 DEFAULT_ITERATIONS = 2
 
 
-def wants_of(strategy: str) -> StrategyRecord:
-    """The record of a strategy; for names that nobody registered (which is said later) one with the usual wants."""
-    try:
-        found = plugins.record("strategies", strategy)
-    except UnknownName:
-        found = None
-    return found if isinstance(found, StrategyRecord) else StrategyRecord(strategy, "", lambda: None)
-
-
 def search_recipe(strategy: str, images: int | None) -> dict[str, Any]:
     """The fields of the recipe that a search trains by, where the user says nothing.
 
@@ -73,6 +67,17 @@ def search_recipe(strategy: str, images: int | None) -> dict[str, Any]:
     and its batch-norm statistics nothing.
     """
     return {**SEARCH_RECIPE, **wants_of(strategy).recipe, "batch_size": batch_size_for(images)}
+
+
+def training_of(
+    strategy: str, images: int | None, recipe: Mapping[str, Any], epochs: float | None, device: str
+) -> Recipe:
+    """The recipe of a search's own training on so many `images` (None: many), with what the user says of it."""
+    fields_ = {**search_recipe(strategy, images), **recipe, "device": device}
+    if epochs is not None:
+        return Recipe.from_dict({**fields_, "epochs": epochs})
+    batch = Recipe.from_dict(fields_).batch_size
+    return Recipe.from_dict({**fields_, "epochs": epochs_for(strategy, images, batch)})
 
 
 def number_of_morphs(iterations: int | None, budget: Sequence[str], default: int = DEFAULT_ITERATIONS) -> int:
@@ -106,9 +111,10 @@ class SearchConfig:
 
     Attributes:
         model: spec of the seed. data: spec of the data. budget: one or more budgets, or schedules of budgets.
-        strategy, strategy_options: the strategy and its keyword arguments.
+        strategy, strategy_options: the strategy and its keyword arguments; ``"auto"`` decides by budget and network,
+            see :mod:`morphsearch.loop.deciding`.
         iterations: morphs; default the strategy's (2, if it says nothing), or one for each budget of a schedule.
-        epochs: training under pressure before each of them.
+        epochs: training before each of them; default: as many steps as the strategy wants, 1 to 50 epochs.
         steps: length of the schedule within that; default all of it.
         seed: of everything random. device: where to train.
         input: example shape with batch, default one image of the data.
@@ -122,10 +128,10 @@ class SearchConfig:
     model: str
     data: str = "digits"
     budget: tuple[str, ...] = ("flops=50%",)
-    strategy: str = "gamma-l1"
+    strategy: str = AUTO
     strategy_options: dict[str, Any] = field(default_factory=dict)
     iterations: int | None = None
-    epochs: float = 10
+    epochs: float | None = None
     steps: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -157,6 +163,7 @@ class SearchConfig:
             shrink_to=self.shrink_to,
         )
         object.__setattr__(self, "budget", tuple(self.budget))
+        object.__setattr__(self, "strategy", by_budget(self.strategy, self.budget, asdict(self)))
         object.__setattr__(
             self, "iterations", number_of_morphs(self.iterations, self.budget, wants_of(self.strategy).iterations)
         )
@@ -171,8 +178,7 @@ class SearchConfig:
 
     def training(self, images: int | None = None) -> Recipe:
         """The recipe of the search's own training on so many `images` (None: many)."""
-        base = search_recipe(self.strategy, images)
-        return Recipe.from_dict({**base, **self.recipe, "epochs": self.epochs, "device": self.device})
+        return training_of(self.strategy, images, self.recipe, self.epochs, self.device)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -15,6 +15,7 @@ from morphsearch.graph import record
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.checks import require_convolutions
 from morphsearch.loop.config import SearchConfig
+from morphsearch.loop.deciding import by_network
 from morphsearch.loop.results import Plan, SearchResult
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.loop.runner import Listener, Runner, silent
@@ -39,6 +40,11 @@ def data_of(config: SearchConfig) -> DataSplits:
         channels=image[1] if image and image[1] in (1, 3) else None,
         allow_code=config.allow_code,
     )
+
+
+def settled(config: SearchConfig, data: DataSplits) -> SearchConfig:
+    """The configuration with the length that it leaves to the data."""
+    return replace(config, epochs=config.training(len(data.train)).epochs)
 
 
 def seed_of(config: SearchConfig, data: DataSplits) -> tuple[Seed, torch.Tensor]:
@@ -67,7 +73,8 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
     graph = record(seed.model, example)
     require_convolutions(graph)
     budgets = Budgets(graph, config.budget, round_to=config.round_to, hardware=config.hardware)
-    strategy = get_strategy(config.strategy, **config.strategy_options)
+    name = by_network(config.strategy, graph, config.strength)
+    strategy = get_strategy(name, **config.strategy_options)
     strategy.attach(seed.model, graph)
     rows = budgets.rows()
     if all(row.satisfiable for row in rows):
@@ -80,7 +87,7 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
     return Plan(
         model=seed.spec,
         data=config.data,
-        strategy=config.strategy,
+        strategy=name,
         widths=graph.widths,
         costs={name: (total, budgets.unit(name)) for name, total in budgets.seed_costs.items()},
         budgets=rows,
@@ -148,6 +155,7 @@ def _runner(
     data: DataSplits | None = None,
 ) -> Runner:
     data = data if data is not None else data_of(config)
+    config = settled(config, data)
     for note in data.notes:
         (listener or silent)("note", {"text": note})
     seed, example = seed_of(config, data)

@@ -66,6 +66,7 @@ class Runner:
         self._begin: Saved | None = None  # the states that the morph began with, and those saved last
         self._last: Saved | None = None
         self._tried: Trying | None = None
+        self._found: SearchResult | None = None
 
     def go(self) -> SearchResult:
         """Everything that is still to do.
@@ -78,6 +79,8 @@ class Runner:
             return self._go()
         except KeyboardInterrupt:
             run = self.search.run
+            if self._found is not None:
+                return self._found  # all was written already
             if run is None:
                 raise
             run.log("interrupted", iteration=self.number, step=self.search.total_steps)
@@ -382,6 +385,7 @@ class Runner:
             if run is not None:
                 run.finish(result.summary)
                 run.log("end", best=result.best.name)
+            self._found = result
             plugins.fire("morphsearch_search_end", result=result)
         count, best = len(result.architectures), result.best.name
         self.hear("end", {"text": f"Found {count} architectures; {best} did best on the validation part."})

@@ -33,10 +33,6 @@ def tiny(num_classes=10, in_channels=1):
     )
 
 
-def bare(num_classes=10):
-    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, num_classes))
-
-
 def flat(num_classes=10):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
 
@@ -198,7 +194,6 @@ def test_what_cannot_be_done_is_said_in_three_parts(
     [
         ("raises", 5, ["no such luck"]),
         ("flat", 5, ["no convolution"]),
-        ("bare", 2, ["gamma-l1", "uniform"]),
         ("tinny", 5, ["tiny"]),
     ],
 )

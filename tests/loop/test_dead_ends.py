@@ -73,7 +73,7 @@ def test_no_convolution() -> None:
 
 def test_no_scale_parameters_names_a_strategy_that_fits() -> None:
     with pytest.raises(UsageError, match="scale parameter") as caught:
-        ms.Search(network("bare"), example(), "flops=50%")
+        ms.Search(network("bare"), example(), "flops=50%", strategy="gamma-l1")
     assert "uniform" in caught.value.repair
     found = ms.search(network("bare"), data(), budget="flops=50%", strategy="uniform", iterations=1, recipe=EXACT)
     assert found.best.costs["flops"]["total"] <= counted(network("bare"))["flops"] / 2

@@ -207,7 +207,7 @@ def copied(run: Path, tmp_path: Path) -> Path:
         (lambda c: c.update(format="other"), "is not the record of a run"),
         (lambda c: c.update(config=[]), "config"),
         (lambda c: c["config"].update(iterations="two"), "iterations"),
-        (lambda c: c["config"].update(epochs=None), "epochs"),
+        (lambda c: c["config"].update(epochs="soon"), "epochs"),
         (lambda c: c["config"].update(recipe=3), "recipe"),
         (lambda c: c["config"].update(recipe={"lr": "high"}), "lr"),
         (lambda c: c["config"].update(budget=7), "budget"),

@@ -73,9 +73,10 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     from morphsearch.loop import budget, run
 
     as_json: bool = values["as_json"]
+    data = run.data_of(config)
+    config = run.settled(config, data)
     chosen = {name: value for name, value in config.to_dict().items() if value not in (None, {})}
     click.echo(f"# as --config reads it\n{dumps(chosen)}", err=True)
-    data = run.data_of(config)
     plan = run.plan(config, data=data)
     _show_plan(plan, as_json=as_json and values["dry_run"], err=not values["dry_run"])
     if not all(row.satisfiable for row in plan.budgets):

@@ -1,0 +1,89 @@
+"""What a user leaves open, decided from the network, the budget and the data: the strategy and how long to train.
+
+The rules are read off measurements, which docs/experiments.md has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from morphsearch import plugins
+from morphsearch.errors import UnknownName, UsageError
+from morphsearch.loop.budget_text import parse_schedule
+from morphsearch.types import StrategyRecord
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
+
+AUTO = "auto"
+NORMED = 0.5  # share of the free units that norms must scale, for norms to be judged by
+LEAST, MOST = 1.0, 50.0  # epochs: all images are seen once, and none so often that nothing is new
+#: Arguments that only strategies with a training under pressure, or of several morphs, have a use for.
+PRESSING = ("strength", "threshold", "shrink_to", "steps", "iterations")
+
+
+def by_budget(strategy: str, budget: Sequence[str], given: Mapping[str, Any]) -> str:
+    """The strategy that the budgets call for, where it is left open and candidates can be trained.
+
+    Shapes that are tried out win where parameters are what counts; where FLOPs are, none has been shown to.
+
+    Args:
+        given: the search's other arguments; what a user sets there may rule a strategy out.
+
+    Returns:
+        A name, or :data:`AUTO`: :func:`by_network` decides.
+
+    Raises:
+        UsageError: a budget that does not parse, or options of a strategy that is not named.
+    """
+    if strategy != AUTO:
+        return strategy
+    if given.get("strategy_options"):
+        raise UsageError(
+            f"options {', '.join(given['strategy_options'])} for a strategy that is left open",
+            "every strategy has options of its own",
+            "name the strategy that they are for",
+        )
+    metrics = {one.metric for text in budget for one in parse_schedule(text)}
+    staged = any("," in text for text in budget)
+    pressed = any(given.get(name) is not None for name in PRESSING)
+    return "trials" if metrics == {"params"} and not staged and not pressed else AUTO
+
+
+def by_network(strategy: str, graph: ConvGraph, strength: float | None) -> str:
+    """The strategy that the network calls for, where it is left open: norms are judged by where there are enough."""
+    if strategy != AUTO:
+        return strategy
+    free = np.array([not group.frozen for group in graph.groups.values()], bool)[np.asarray(graph.unit_group)]
+    scaled = np.zeros(graph.num_units, bool)
+    for binding in graph.bindings:
+        if binding.role == "norm":
+            units = np.asarray(binding.units, np.int64)
+            scaled[units[units >= 0]] = True
+    if not free.any() or (scaled & free).sum() >= NORMED * free.sum():
+        return "gamma-l1"
+    return "taylor" if strength is None else "group-lasso"  # nothing presses what is ranked
+
+
+def wants_of(strategy: str) -> StrategyRecord:
+    """The record of a strategy; for names that nobody registered (which is said later) one with the usual wants."""
+    try:
+        found = plugins.record("strategies", strategy)
+    except UnknownName:
+        found = None
+    return found if isinstance(found, StrategyRecord) else StrategyRecord(strategy, "", lambda: None)
+
+
+def epochs_for(strategy: str, images: int | None, batch_size: int) -> float:
+    """Epochs of training before a morph: as many steps as the strategy wants, in halves of an epoch.
+
+    Args:
+        images: of the training part; None where nobody knows yet.
+    """
+    if not images:
+        return LEAST
+    wanted = wants_of(strategy).steps * batch_size / images
+    return min(MOST, max(LEAST, round(2 * wanted) / 2))
