@@ -1,7 +1,7 @@
 """Do searches win? Every arm retrained from scratch by one recipe, at equal cost, beside what costs nothing.
 
     python benchmarks/quality.py run DATA [--network N ...] [--budget B ...] [--arm A ...] [--seeds 3] [--draws 5]
-    python benchmarks/quality.py summary          the table of docs/experiments.md, from the lines
+    python benchmarks/quality.py summary          table and figure of docs/experiments.md, from the lines (matplotlib)
 
 DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. An arm is ``uniform``, ``random``
 (every draw is an arm of its own), ``seed``, or a strategy, with its number of morphs and settings where they are not
@@ -34,6 +34,7 @@ from morphsearch.training import Recipe, retrain
 
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
+FIGURE = PAGE.with_name("quality.svg")
 NETWORKS = ("mobilenet_v1?alpha=0.25", "resnet20", "vgg16_bn?alpha=0.25")
 BUDGETS = ("flops=50%", "flops=25%", "params=50%", "params=25%")
 ARMS = ("uniform", "random", "slimmable", "gamma-l1")
@@ -169,11 +170,21 @@ def entries() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def summary() -> str:
-    """A table for each network: rows are budgets and arms."""
+def cells_of(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, list[dict[str, Any]]]]:
+    """Lines by network and budget, then by arm, what costs nothing first."""
     cells: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-    for line in entries():
+    for line in lines:
         cells.setdefault((line["network"], line["budget"]), {}).setdefault(line["arm"], []).append(line)
+    order = {arm: place for place, arm in enumerate(FREE)}
+    return {
+        key: {arm: arms[arm] for arm in sorted(arms, key=lambda arm: order.get(arm, len(order)))}
+        for key, arms in sorted(cells.items())
+    }
+
+
+def summary() -> str:
+    """One table: rows are networks, budgets and arms."""
+    cells = cells_of(entries())
     rows = ["| network | budget | arm | accuracy, % | trainings | over uniform | search, trainings of the seed |"]
     rows.append("|---|---|---|---|---|---|---|")
     for (network, budget), arms in cells.items():
@@ -219,6 +230,9 @@ def main() -> None:
     text, page = summary(), PAGE.read_text()
     start_, end = page.index("<!-- quality -->") + len("<!-- quality -->"), page.index("<!-- /quality -->")
     PAGE.write_text(f"{page[:start_]}\n{text}\n{page[end:]}")
+    from quality_plot import plot
+
+    plot(cells_of(entries()), FIGURE)
     print(text)
 
 
