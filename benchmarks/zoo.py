@@ -3,6 +3,7 @@
     python benchmarks/zoo.py list                          what would run, smallest first
     python benchmarks/zoo.py run [PATTERN ...]             resumable: networks with a line are skipped
     python benchmarks/zoo.py run --again failed            networks that failed once more
+    python benchmarks/zoo.py time [PATTERN ...]            the first step alone: time, memory, what is free
     python benchmarks/zoo.py summary                       the table of docs/zoo.md, from the lines
 
 A network counts as convolutional when at least four of its layers are convolutions with a kernel larger than one pixel,
@@ -44,6 +45,7 @@ from torch import Tensor, nn
 from morphsearch.costs.flops import flops_of
 
 RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
+TIMES = RESULTS.with_name("zoo_times.jsonl")
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 NETWORKS = Path(__file__).parent / "results" / "zoo_networks.json"
 SIZES = (
@@ -262,8 +264,8 @@ def inputs(spec: str, size: int, dtype: torch.dtype = torch.float32) -> Any:
     return image
 
 
-def measure(spec: str, line: dict[str, Any]) -> None:
-    """Fill the line of one network."""
+def measure(spec: str, line: dict[str, Any], *, whole: bool = True) -> None:
+    """Fill the line of one network; with the first step alone where not the `whole` proof is wanted."""
     import morphsearch as ms
     from morphsearch.graph import record
     from morphsearch.graph.recording import OUTPUT, as_arguments
@@ -340,6 +342,9 @@ def measure(spec: str, line: dict[str, Any]) -> None:
     line["frozen"] = dict(reasons.most_common(12))
     line["mixes"] = sorted({mix for group in graph.groups.values() for mix in group.mixes})[:12]
     del halved, graph
+    if not whole:
+        line["status"] = "timed"
+        return
     # -- exactness, double precision, at the smallest input that the network takes
     line["phase"] = "exactness"
     large = line["parameters"] > LARGE
@@ -538,7 +543,7 @@ def conv_channels(model: nn.Module, graph: Any) -> int:
     return total
 
 
-def one(spec: str, pipe: Connection, threads: int, limit: float) -> None:
+def one(spec: str, pipe: Connection, threads: int, limit: float, whole: bool) -> None:
     """Runs in the child: sends the line, or what went wrong."""
     torch.set_num_threads(threads)
     resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
@@ -546,7 +551,7 @@ def one(spec: str, pipe: Connection, threads: int, limit: float) -> None:
     line: dict[str, Any] = {"network": spec}
     began = time.process_time()
     try:
-        measure(spec, line)
+        measure(spec, line, whole=whole)
     except BaseException as error:
         line["status"] = "failed"
         line["failure"] = f"{type(error).__name__}: {error}"[:600]
@@ -566,7 +571,7 @@ def _too_long(*_: Any) -> None:
     raise TimeoutError("over the limit of processor time")
 
 
-def run(names: list[str], *, processes: int, threads: int, limit: float, results: Path) -> None:
+def run(names: list[str], *, processes: int, threads: int, limit: float, results: Path, whole: bool) -> None:
     """Fork a child for each network, `processes` at a time; the libraries are imported once, here."""
     import morphsearch.graph
     import morphsearch.loop.verification  # noqa: F401
@@ -582,7 +587,7 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
         while queue and len(running) < processes:
             spec = queue.pop(0)
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=one, args=(spec, sender, threads, limit))
+            process = context.Process(target=one, args=(spec, sender, threads, limit, whole))
             process.start()
             sender.close()
             running[receiver] = (spec, process, time.monotonic())
@@ -610,10 +615,11 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
 def _write(results: Path, line: dict[str, Any], left: int) -> None:
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
+    error = f"error {line['error']:.1e} " if "error" in line else ""
     shown = line.get("failure", "") or (
-        f"error {line['error']:.1e} free {line['free_share']:.0%} removed {line['channels']['removed']:.0%} "
+        f"{error}free {line['free_share']:.0%} removed {line['channels']['removed']:.0%} "
         f"record {line['record_s']:.2f} halve {line['halve_s']:.2f} memory x{line['memory']['ratio']:.1f}"
-        if line["status"] == "ok"
+        if line["status"] in ("ok", "timed")
         else ""
     )
     print(
@@ -631,26 +637,28 @@ def lines(results: Path) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["list", "run", "summary"])
+    parser.add_argument("command", choices=["list", "run", "time", "summary"])
     parser.add_argument("patterns", nargs="*", help="names or patterns, torchvision:res*; all without")
     parser.add_argument("--again", choices=["failed", "all"], help="run networks that have a line already")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=float, default=180, help="seconds of processor time for one network")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="default: zoo.jsonl, of `time` zoo_times.jsonl, in results")
     args = parser.parse_intermixed_args()
-    known = lines(args.results)
+    results = args.results or (TIMES if args.command == "time" else RESULTS)
+    known = lines(results)
     if args.command == "summary":
         from zoo_summary import summary
 
-        text = summary([line for line in known.values() if line["status"] != "not convolutional"], len(candidates()))
+        proved = [line for line in known.values() if line["status"] != "not convolutional"]
+        text = summary(proved, [line for line in lines(TIMES).values() if line["status"] == "timed"], len(candidates()))
         page = PAGE.read_text()
         start, end = page.index("<!-- zoo -->") + len("<!-- zoo -->"), page.index("<!-- /zoo -->")
         PAGE.write_text(f"{page[:start]}\n{text}{page[end:]}")
         print(text)
         return
     names = [n for n in candidates() if not args.patterns or any(fnmatch.fnmatch(n, p) for p in args.patterns)]
-    if args.command == "run" and args.patterns:  # in the order asked for
+    if args.patterns:  # in the order asked for
         names.sort(key=lambda n: next(i for i, p in enumerate(args.patterns) if fnmatch.fnmatch(n, p)))
     if args.again != "all":
         done = {n for n, line in known.items() if args.again != "failed" or line["status"] != "failed"}
@@ -658,7 +666,8 @@ def main() -> None:
     if args.command == "list":
         print("\n".join(names))
         return
-    run(names, processes=args.processes, threads=args.threads, limit=args.limit, results=args.results)
+    whole = args.command == "run"
+    run(names, processes=args.processes, threads=args.threads, limit=args.limit, results=results, whole=whole)
 
 
 if __name__ == "__main__":

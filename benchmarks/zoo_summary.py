@@ -7,11 +7,16 @@ from collections import defaultdict
 from typing import Any
 
 Line = dict[str, Any]
+FIRST = ("forward_s", "record_s", "halve_s", "memory", "channels", "free_share", "frozen")  # what the first step tells
 
 
-def summary(lines: list[Line], everything: int) -> str:
-    """Markdown: totals, one row a family, what is frozen most, and every failure, of `everything` networks."""
-    done = [line for line in lines if line["status"] == "ok"]
+def summary(lines: list[Line], timed: list[Line], everything: int) -> str:
+    """Markdown: totals, one row a family, what is frozen most, and every failure, of `everything` networks.
+
+    `timed` are lines of the first step alone, which are newer.
+    """
+    newer = {line["network"]: {key: line[key] for key in FIRST} for line in timed}
+    done = [{**line, **newer.get(line["network"], {})} for line in lines if line["status"] == "ok"]
     failed = [line for line in lines if line["status"] == "failed"]
     rows = [
         _totals(done, failed, everything),
