@@ -1,10 +1,10 @@
 """How long a whole search takes, against one plain training of the seed for the same epochs.
 
-    python benchmarks/search_time.py [--images 2560] [--epochs 10] [--repeats 3] [--arms plain,live,masked]
+    python benchmarks/search_time.py [--images 2560] [--epochs 10] [--morphs 1] [--repeats 3] [--arms plain,live,masked]
 
 Three arms take turns in one process, on one thread: plain training (with an evaluation after each epoch), a search to
-`flops=50%` in which units leave while it trains, and the same search in which they stay to its end. A search is all of
-it: recording, training under pressure, rebuilding, judging, the morph. Beside the time on the clock stands the
+`flops=50%` in which units leave while it trains, and the same search in which they stay to its end; `--epochs` are
+shared out among its morphs. A search is all of it: recording, training under pressure, rebuilding, judging, the morph. Beside the time on the clock stands the
 processor's, which other programs disturb less. Every arm that is done is saved in
 benchmarks/results/search_time.json; the same command goes on from there. Run it with nothing else running.
 """
@@ -54,14 +54,15 @@ def plain(model: torch.nn.Module, data: DataSplits, recipe: Recipe) -> dict[str,
 
 
 def searched(
-    model: torch.nn.Module, data: DataSplits, recipe: Recipe, budget: str, live: bool, folder: Path
+    model: torch.nn.Module, data: DataSplits, recipe: Recipe, args: argparse.Namespace, live: bool, folder: Path
 ) -> dict[str, Any]:
-    """One search with one morph."""
-    search = ms.Search(model, torch.zeros(1, *data.shape), budget, live=live, run_dir=folder)
-    result = Runner(search, data, recipe, 1, 0, None).go()
+    """One search."""
+    example = torch.zeros(1, *data.shape)
+    search = ms.Search(model, example, args.budget, strategy=args.strategy, live=live, run_dir=folder)
+    result = Runner(search, data, recipe.replace(epochs=args.epochs / args.morphs), args.morphs, 0, None).go()
     assert search.run is not None
     cuts = [
-        {"step": line["step"], "units": line["left"], "flops": line["costs"]["flops"]}
+        {"iteration": line["iteration"], "step": line["step"], "units": line["left"], "flops": line["costs"]["flops"]}
         for line in search.run.events()
         if line["event"] == "shrunk"
     ]
@@ -82,6 +83,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--budget", default="flops=50%")
+    parser.add_argument("--strategy", default="gamma-l1")
+    parser.add_argument("--morphs", type=int, default=1)
+    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -100,7 +104,7 @@ def main() -> None:
             "schedule": "constant",
             "device": "cpu",
             "precision": "fp32",
-            "channels_last": False,
+            "channels_last": args.channels_last,
         }
     )
     warm_up()
@@ -115,7 +119,7 @@ def main() -> None:
                 if arm == "plain":
                     outcome = plain(model, data, recipe)
                 else:
-                    outcome = searched(model, data, recipe, args.budget, arm == "live", Path(folder) / "run")
+                    outcome = searched(model, data, recipe, args, arm == "live", Path(folder) / "run")
                 wall, used = time.perf_counter() - wall, time.process_time() - used
             rows.append({"arm": arm, "repeat": repeat, "seconds": wall, "cpu_seconds": used, **outcome})
             write_json(args.results, {"about": about, "settings": settings, "rows": rows, "ratios": ratios(rows)})
