@@ -123,6 +123,7 @@ def line_of(sample: NetworkSample) -> dict[str, Any]:
         "repeated": sample.repeated,
         "pace": sample.pace,
         "seen": [families, [[float(v) for v in row] for row in rows], [float(v) for v in seconds]],
+        "issued": [float(v) for v in sample.issued],
     }
 
 
@@ -141,7 +142,8 @@ def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target])
         seen = (families, np.array(rows, np.float64).reshape(-1, own.constant.shape[1]), np.array(seconds))
         at = own.rows(np.array(line["widths"], np.float64))
         times = (line["ms"], line["low"], line["high"], line["repeated"], line.get("pace", 0.0))
-        found.append(NetworkSample(name, line["widths"], own.families, at, own.steps, seen, *times))
+        issued = np.array(line.get("issued", ()), np.float64)
+        found.append(NetworkSample(name, line["widths"], own.families, at, own.steps, seen, *times, issued))
     return found
 
 

@@ -4,9 +4,9 @@
 
 Three arms take turns in one process, on one thread: plain training (with an evaluation after each epoch), a search to
 `flops=50%` in which units leave while it trains, and the same search in which they stay to its end; `--epochs` are
-shared out among its morphs. A search is all of it: recording, training under pressure, rebuilding, judging, the morph. Beside the time on the clock stands the
-processor's, which other programs disturb less. Every arm that is done is saved in
-benchmarks/results/search_time.json; the same command goes on from there. Run it with nothing else running.
+shared out among its morphs. A search is all of it: recording, training under pressure, rebuilding, judging, the morph.
+Beside the time on the clock stands the processor's, which other programs disturb less. Every arm that is done is saved
+in benchmarks/results/search_time.json; the same command goes on from there. Run it with nothing else running.
 """
 
 from __future__ import annotations

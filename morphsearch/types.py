@@ -156,6 +156,8 @@ class Observation:
         seconds: once for each pass.
         weight: shape of the filters, ``o x c/g x k...``, or of a linear layer's weight, ``o x c``.
         groups: of a convolution.
+        issued: where operations are queued for another device, once for each pass: seconds that it took to queue this
+            one. `seconds` are then the device's own.
     """
 
     kind: str
@@ -164,6 +166,7 @@ class Observation:
     seconds: tuple[float, ...]
     weight: tuple[int, ...] = ()
     groups: int = 1
+    issued: tuple[float, ...] = ()
 
 
 class LatencyBackend(Protocol):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from morphsearch.hardware import queue as queueing
 from morphsearch.hardware.predictor import Predictor
 from morphsearch.hardware.work import Works
 
@@ -42,7 +43,8 @@ class BoundLatency:
         self._reads = works.readers()
         self._cache: list[dict[bytes, float]] = [{} for _ in works.families]
         self._cached = 0
-        between = predictor.per_step * works.steps
+        self._issued = predictor.issued(works.families, works.steps) if works.families else None
+        between = predictor.per_step * works.steps if self._issued is None else 0.0
         self._share = between / len(works.families) if works.families else 0.0
         self._constant = predictor.constant + (between if not works.families else 0.0)
 
@@ -53,13 +55,13 @@ class BoundLatency:
 
     def milliseconds(self, widths: np.ndarray) -> float:
         """:meth:`total` of plain numbers."""
-        return float(self._all(widths).sum()) + self._share * len(self.works.families) + self._constant
+        return self._sum(self._all(widths)) + self._constant
 
     def per_layer(self, widths: Tensor) -> dict[str, Tensor]:
         """Scalar per module; the values add up to :meth:`total`. What belongs to no layer stands under ``""``."""
         layers: dict[str, float] = {}
-        for module, value in zip(self.works.modules, self._all(_plain(widths)), strict=True):
-            layers[module] = layers.get(module, 0.0) + float(value) + self._share
+        for module, value in zip(self.works.modules, self._charged(self._all(_plain(widths))), strict=True):
+            layers[module] = layers.get(module, 0.0) + float(value)
         if self._constant:
             layers[""] = layers.get("", 0.0) + self._constant
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in layers.items()}
@@ -81,7 +83,7 @@ class BoundLatency:
         """Share of the total by kind of operation that the profile has not seen, or not at such sizes."""
         at = _plain(widths)
         strange = self.predictor.unseen(self.works.families, self.works.rows(at))
-        times, total = self._all(at), self.milliseconds(at)
+        times, total = self._charged(self._all(at)) - self._share, self.milliseconds(at)
         shares: dict[str, float] = {}
         for place in np.nonzero(strange)[0]:
             name = self.works.families[place]
@@ -89,6 +91,17 @@ class BoundLatency:
         return shares
 
     # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def _sum(self, times: np.ndarray) -> float:
+        """What operations that take `times` (`o`) take together."""
+        if self._issued is not None:
+            return queueing.together(self._issued, times)
+        return float(times.sum()) + self._share * len(times)
+
+    def _charged(self, times: np.ndarray) -> np.ndarray:
+        """`o`: what each adds to that."""
+        found = times + self._share if self._issued is None else queueing.charged(self._issued, times)
+        return np.asarray(found)
 
     def _differences(self, widths: np.ndarray, up: float, down: float) -> np.ndarray:
         """`g`: rise of the total from `down` units less to `up` more, a unit; groups keep one unit."""
@@ -102,12 +115,19 @@ class BoundLatency:
             readers = [int(place) for place in np.nonzero(self._reads[:, group])[0]] if self._reads.size else []
             asked += [(place, above) for place in readers] + [(place, below) for place in readers]
         times = iter(self._times(asked))
-        result = np.zeros(self.groups)
+        result, now = np.zeros(self.groups), self._all(widths) if self._issued is not None else None
         for group in range(self.groups):
-            count = int(self._reads[:, group].sum()) if self._reads.size else 0
-            rise = sum(next(times) for _ in range(count)) - sum(next(times) for _ in range(count))
+            own = np.nonzero(self._reads[:, group])[0] if self._reads.size else np.zeros(0, np.int64)
+            above, below = (np.array([next(times) for _ in own]) for _ in range(2))
+            rise = above.sum() - below.sum() if now is None else self._rise(now, own, above, below)
             result[group] = rise / spans[group]
         return result
+
+    def _rise(self, now: np.ndarray, readers: np.ndarray, above: np.ndarray, below: np.ndarray) -> float:
+        """Of the total, where some operations of those that take `now` take `above` instead of `below`."""
+        high, low = now.copy(), now.copy()
+        high[readers], low[readers] = above, below
+        return self._sum(high) - self._sum(low)
 
     def _all(self, widths: np.ndarray) -> np.ndarray:
         """`o` milliseconds."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from morphsearch.hardware import queued
 from morphsearch.hardware.kinds import canonical
 from morphsearch.hardware.settings import Settings
 from morphsearch.hardware.timing import settled
@@ -58,7 +59,10 @@ class Eager:
         self, model: nn.Module, inputs: Sequence[Tensor], settings: Settings, repeats: int
     ) -> Sequence[Observation]:
         """Time what PyTorch's dispatcher is given, in place, in `repeats` passes after two that warm up."""
-        wait = synchronise(settings.require_device())
+        device = settings.require_device()
+        if device.type == "cuda":
+            return queued.observe(model, inputs, device, repeats, _described)
+        wait = synchronise(device)
         passes: list[list[float]] = []
         first = _Clock(wait, describe=True)
         for number in range(repeats + 2):

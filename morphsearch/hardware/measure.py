@@ -149,6 +149,7 @@ class Session:
             rounds=rounds,
             seconds=self.seconds,
             gauge=self._gauge,
+            waits=self.settings.device != "cpu",
             patience=self.patience * rounds / self.rounds,
         )
         return found, pace
@@ -201,6 +202,7 @@ class Session:
             names.append(name)
             rows.append(row)
         times = quiet_middles([seen.seconds for seen in watched])
+        issued = quiet_middles([seen.issued for seen in watched if seen.issued])
         observed = (names, np.array(rows, np.float64).reshape(-1, len(COLUMNS)), times)
         at = works.rows(widths)
         return NetworkSample(
@@ -215,6 +217,7 @@ class Session:
             timing.high,
             timing.repeated,
             pace,
+            issued,
         )
 
 

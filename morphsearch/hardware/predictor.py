@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from morphsearch.hardware import queue as queueing
 from morphsearch.hardware.bending import bend
 from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
 from morphsearch.hardware.kinds import POINTWISE, WEIGHTED
@@ -58,6 +59,7 @@ class NetworkSample:
         seen: families, rows (`n x f`) and seconds (`n`) of the operations as they were observed; may be empty.
         ms, low, high: of the whole network. repeated: how far two measurements lie apart, as a share.
         pace: milliseconds of a network that never changes, measured in turns with this one; 0 where nobody did.
+        issued: `n` seconds that it took to queue what was observed; empty where operations run at once.
     """
 
     name: str
@@ -71,6 +73,7 @@ class NetworkSample:
     high: float
     repeated: float = 0.0
     pace: float = 0.0
+    issued: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 def even_pace(samples: Sequence[NetworkSample]) -> list[NetworkSample]:
@@ -83,6 +86,7 @@ def even_pace(samples: Sequence[NetworkSample]) -> list[NetworkSample]:
 def _at_pace(sample: NetworkSample, pace: float) -> NetworkSample:
     factor = pace / sample.pace
     seen = (*sample.seen[:2], sample.seen[2] * factor)
+    sample = replace(sample, issued=sample.issued * factor)
     return replace(sample, seen=seen, ms=sample.ms * factor, low=sample.low * factor, high=sample.high * factor)
 
 
@@ -99,6 +103,7 @@ class Predictor:
     Attributes:
         families: fits by family. scales: one a part, see :data:`PARTS`. per_step, constant: milliseconds.
         whole: fitted to whole networks alone, since the backend does not tell operations apart.
+        queue: where operations are queued for another device, what that takes.
     """
 
     families: dict[str, FamilyFit]
@@ -106,6 +111,7 @@ class Predictor:
     per_step: float = 0.0
     constant: float = 0.0
     whole: bool = False
+    queue: queueing.Queue | None = None
 
     def operations(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """`o` milliseconds of operations; `rows` is `o x f`. Scaled, without what lies between them."""
@@ -152,7 +158,17 @@ class Predictor:
 
     def network(self, sample_families: Sequence[str], rows: np.ndarray, steps: int) -> float:
         """Milliseconds of a whole network."""
-        return float(self.operations(sample_families, rows).sum()) + self.per_step * steps + self.constant
+        running = self.operations(sample_families, rows)
+        issued = self.issued(sample_families, steps)
+        if issued is not None:
+            return queueing.together(issued, running) + self.constant
+        return float(running.sum()) + self.per_step * steps + self.constant
+
+    def issued(self, names: Sequence[str], steps: int) -> np.ndarray | None:
+        """`o` milliseconds to queue operations, with what lies between; None where they run at once."""
+        if self.queue is None:
+            return None
+        return self.queue.times(names) + self.per_step * steps / max(1, len(names))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -162,6 +178,7 @@ class Predictor:
             "per_step": self.per_step,
             "constant": self.constant,
             "whole": self.whole,
+            **({} if self.queue is None else {"queue": self.queue.to_dict()}),
         }
 
     @classmethod
@@ -173,6 +190,7 @@ class Predictor:
             float(data["per_step"]),
             float(data["constant"]),
             bool(data["whole"]),
+            queueing.Queue.from_dict(data["queue"]) if "queue" in data else None,
         )
 
 
@@ -181,10 +199,13 @@ def fit(samples: Sequence[NetworkSample], seed: int = 0) -> Predictor:
     names = sorted({name for sample in samples for name in sample.seen[0]})
     if not names:
         return _fit_whole(samples)
-    families, steady = {}, steadied(samples, *watching(samples))
+    queued = any(sample.issued.size for sample in samples)
+    families, steady = {}, samples if queued else steadied(samples, *watching(samples))
     for name in names:
         rows, seconds = _of_family(steady, name)
         families[name] = fit_family(name, rows, seconds, seed)
+    if queued:
+        return queueing.calibrate(Predictor(families, queue=queueing.Queue.of(samples)), samples)
     return bend(calibrate(Predictor(families), samples), samples)
 
 

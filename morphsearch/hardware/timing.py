@@ -139,6 +139,7 @@ def time_interleaved(
     most: int = 50,
     gauge: Gauge | None = None,
     patience: float = 0.0,
+    waits: bool = False,
 ) -> list[Timing]:
     """Time functions in turns.
 
@@ -149,6 +150,7 @@ def time_interleaved(
         warmup: passes before a turn counts, in the first one; later turns warm up with one.
         gauge: tells the pace of the machine between passes. patience: seconds for each of `runs`, in which those that
             have had fewer than :data:`ENOUGH` turns at full pace get more of them.
+        waits: they wait for another device, so that the processor's time says nothing.
     """
     counts = []
     for run in runs:
@@ -159,31 +161,34 @@ def time_interleaved(
     started, number, lacking = time.monotonic(), 0, list(range(len(runs)))
     while number < rounds or (lacking and time.monotonic() - started < patience * len(runs)):
         for place in range(len(runs)) if number < rounds else lacking:
-            found[place].append(turn(runs[place], counts[place], gauge))
+            found[place].append(turn(runs[place], counts[place], gauge, waits))
         number += 1
         lacking = [place for place, turns in enumerate(found) if gauge and calm_turns(turns) < ENOUGH]
     return [Timing.of(turns) for turns in found]
 
 
-def turn(run: Callable[[], Any], count: int, gauge: Gauge | None) -> list[Pass]:
-    """`count` passes after one that warms up, each between two looks at the gauge."""
+def turn(run: Callable[[], Any], count: int, gauge: Gauge | None, waits: bool = False) -> list[Pass]:
+    """`count` passes after one that warms up, each between two looks at the gauge; see :func:`time_interleaved`."""
     look = gauge or (lambda: 1.0)
     run()
     passes, before = [], look()
     for _ in range(count):
-        seconds, waited = once(run)
+        seconds, waited = once(run, waits)
         after = look()
         passes.append(Pass(seconds, waited, before, after))
         before = after
     return passes
 
 
-def once(run: Callable[[], Any]) -> tuple[float, bool]:
-    """Seconds of one pass, and whether it had to wait for a processor; the seconds are then those that it had one."""
+def once(run: Callable[[], Any], waits: bool = False) -> tuple[float, bool]:
+    """Seconds of one pass, and whether it had to wait for a processor; the seconds are then those that it had one.
+
+    Where it `waits` for another device as well, only the clock counts.
+    """
     used, start = time.process_time(), time.perf_counter()
     run()
     seconds, used = time.perf_counter() - start, time.process_time() - used
-    return settled(seconds, used)
+    return (seconds, False) if waits else settled(seconds, used)
 
 
 def settled(seconds: float, used: float) -> tuple[float, bool]:
