@@ -1,12 +1,14 @@
 """Sparsify MobileNetV1 on CIFAR-10 to 70%, beside the dense network trained as long by the same recipe.
 
     python benchmarks/sparsify_cifar10.py DATA [--model mobilenet_v1?alpha=0.25] [--epochs 8] [--seeds 3]
-        [--arms dense,global,layer]
+        [--arms dense,global,layer] [--from WORK]
 
 DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Arms: ``dense``; ``layer``, 70% of
 all parameters zero, every layer alike (--of network); ``global``, the same by one ranking of all weights (--scope
 global); ``early`` and ``late``, as ``global``, with the schedule from 0 to 40% of the training and from 40% to 90%;
 ``prunable``, 70% of every convolution and linear layer, depthwise kernels and norms out of the count.
+``--from WORK`` begins all arms with the weights of the dense arm of another run of this script, of the same seed, at a
+learning rate of 0.02: what is already trained is made sparse, beside the dense network trained on for as long.
 ``--images N`` trains on the first N of a random order (a probe), and ``--results FILE`` writes elsewhere.
 Resumable: stop it at any time and give the same command again; finished trainings are not repeated. Prints a JSON line
 a training, and after each writes benchmarks/results/sparsify_cifar10.json, which docs/benchmarks.md quotes;
@@ -36,6 +38,7 @@ from morphsearch.training import Recipe, retrain
 
 TARGET, CLASSES, SHAPE = "70%", 10, (3, 32, 32)
 TRAINING: dict[str, Any] = {"precision": "fp32", "channels_last": True, "batch_size": 128}
+TUNED = 0.02  # learning rate of networks that are trained already
 RESULTS = Path(__file__).parent / "results" / "sparsify_cifar10.json"
 SPARSE: dict[str, dict[str, Any]] = {
     "layer": {"of": "network"},
@@ -60,16 +63,24 @@ def train(
     data: DataSplits,
     epochs: float,
     training: dict[str, Any],
+    begin: Path | None,
     hear: Any,
 ) -> None:
-    """One training, or what is left of it."""
+    """One training, or what is left of it; from the weights in the file `begin`, if any."""
     if arm == "dense":
         recipe = Recipe(epochs=epochs, **training)
-        retrain(lambda: network(model), data, recipe, seed=seed, folder=folder, label="dense", on_event=hear)
+
+        def made() -> torch.nn.Module:
+            net = network(model)
+            if begin is not None:
+                net.load_state_dict(read_tensors(begin))
+            return net
+
+        retrain(made, data, recipe, seed=seed, folder=folder, label="dense", on_event=hear)
     elif (folder / "run.json").exists():
         resume(folder, listener=hear)
     else:
-        options: dict[str, Any] = SPARSE[arm]
+        options: dict[str, Any] = {**SPARSE[arm], **({"weights": str(begin)} if begin is not None else {})}
         config = SparsifyConfig(
             model, TARGET, data=source, epochs=epochs, seed=seed, data_seed=0, recipe=training, **options
         )
@@ -142,9 +153,14 @@ def main() -> None:
     parser.add_argument("--arms", default="dense,global,layer")
     parser.add_argument("--images", type=int, help="train on so many only")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--from", dest="begin", type=Path, help="the --work of a run whose dense networks begin"
+    )
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     model, training = args.model, {**TRAINING, "precision": args.precision}
+    if args.begin is not None:
+        training["lr"] = TUNED
     data = None if args.report else load(args.data, seed=0)
     if data is not None and args.images:
         data = subset(data, args.images)
@@ -152,8 +168,9 @@ def main() -> None:
         for seed in range(args.seeds):
             for arm in args.arms.split(","):
                 folder = args.work / f"{arm}-seed{seed}"
+                begin = args.begin / f"dense-seed{seed}" / "weights.safetensors" if args.begin is not None else None
                 if data is not None:
-                    train(arm, seed, folder, model, args.data, data, args.epochs, training, listener)
+                    train(arm, seed, folder, model, args.data, data, args.epochs, training, begin, listener)
                 print(json.dumps(collect(arm, seed, folder, model)), flush=True)
                 found = [collect(a, s, args.work / f"{a}-seed{s}", model) for a in ARMS for s in range(args.seeds)]
                 trainings = [one for one in found if one is not None]
