@@ -68,6 +68,17 @@ def by_network(strategy: str, graph: ConvGraph, strength: float | None) -> str:
     return "taylor" if strength is None else "group-lasso"  # nothing presses what is ranked
 
 
+def why(strategy: str) -> str:
+    """Why a strategy was chosen that nobody named, as a note of the plan."""
+    reasons = {
+        "trials": "the budget counts parameters alone",
+        "gamma-l1": "norms scale most units",
+        "taylor": "norms scale few units",
+        "group-lasso": "norms scale few units, and a strength wants something to press",
+    }
+    return f"{strategy} was chosen, since {reasons[strategy]} (--strategy NAME takes another)."
+
+
 def wants_of(strategy: str) -> StrategyRecord:
     """The record of a strategy; for names that nobody registered (which is said later) one with the usual wants."""
     try:

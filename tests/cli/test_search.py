@@ -404,3 +404,16 @@ def test_images_smaller_than_the_network_takes(tmp_path: Path) -> None:
     result = run("search", "vgg16_bn", "--data", f"imagefolder:{folder}", "--dry-run")
     clean(result, 5)
     assert "8" in result.stderr[result.stderr.index("error:") :]
+
+
+@pytest.mark.parametrize(
+    ("budget", "name", "reason"),
+    [("flops=50%", "gamma-l1", "norms scale most units"), ("params=50%", "trials", "counts parameters alone")],
+)
+def test_the_plan_says_which_strategy_was_chosen_and_why(budget: str, name: str, reason: str) -> None:
+    told = run("search", "digits_net", "--budget", budget, "--dry-run")
+    clean(told, 0)
+    assert f"strategy {name}" in told.stdout
+    assert reason in " ".join(told.stdout.split())
+    named = run("search", "digits_net", "--budget", budget, "--strategy", "taylor", "--dry-run")
+    assert "was chosen" not in named.stdout

@@ -70,7 +70,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         refuse_existing(run_dir)
     config = settings.search_config({**values, "allow_code": settings.consent(ctx)})
     from morphsearch.config import dumps
-    from morphsearch.loop import budget, run
+    from morphsearch.loop import budget, deciding, run
 
     as_json: bool = values["as_json"]
     data = run.data_of(config)
@@ -78,6 +78,8 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     chosen = {name: value for name, value in config.to_dict().items() if value not in (None, {})}
     click.echo(f"# as --config reads it\n{dumps(chosen)}", err=True)
     plan = run.plan(config, data=data)
+    if values["strategy"] == deciding.AUTO:
+        plan.notes.append(deciding.why(plan.strategy))
     _show_plan(plan, as_json=as_json and values["dry_run"], err=not values["dry_run"])
     if not all(row.satisfiable for row in plan.budgets):
         raise budget.impossible(plan.budgets, config.round_to)
