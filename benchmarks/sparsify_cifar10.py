@@ -153,9 +153,7 @@ def main() -> None:
     parser.add_argument("--arms", default="dense,global,layer")
     parser.add_argument("--images", type=int, help="train on so many only")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument(
-        "--from", dest="begin", type=Path, help="the --work of a run whose dense networks begin"
-    )
+    parser.add_argument("--from", dest="begin", type=Path, help="the --work of a run whose dense networks begin")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     model, training = args.model, {**TRAINING, "precision": args.precision}
