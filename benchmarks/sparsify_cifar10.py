@@ -6,6 +6,7 @@
 DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. Arms: ``dense``; ``layer``, 70% of
 all parameters zero, every layer alike (--of network); ``global``, the same by one ranking of all weights (--scope
 global); ``early`` and ``late``, as ``global``, with the schedule from 0 to 40% of the training and from 40% to 90%;
+``clipped``, as ``global``, with gradients clipped to a norm of 1;
 ``prunable``, 70% of every convolution and linear layer, depthwise kernels and norms out of the count.
 ``--from WORK`` begins all arms with the weights of the dense arm of another run of this script, of the same seed, at a
 learning rate of 0.02: what is already trained is made sparse, beside the dense network trained on for as long.
@@ -45,6 +46,7 @@ SPARSE: dict[str, dict[str, Any]] = {
     "global": {"of": "network", "scope": "global"},
     "early": {"of": "network", "scope": "global", "begin": 0, "end": 0.4},
     "late": {"of": "network", "scope": "global", "begin": 0.4, "end": 0.9},
+    "clipped": {"of": "network", "scope": "global"},
     "prunable": {},
 }
 ARMS = ("dense", *SPARSE)
@@ -80,6 +82,8 @@ def train(
     elif (folder / "run.json").exists():
         resume(folder, listener=hear)
     else:
+        if arm == "clipped":
+            training = {**training, "clip_norm": 1.0}
         options: dict[str, Any] = {**SPARSE[arm], **({"weights": str(begin)} if begin is not None else {})}
         config = SparsifyConfig(
             model, TARGET, data=source, epochs=epochs, seed=seed, data_seed=0, recipe=training, **options
