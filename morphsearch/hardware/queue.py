@@ -73,8 +73,8 @@ class Queue:
     def of(cls, samples: Sequence[NetworkSample]) -> Queue:
         """From what was observed: medians, since few operations have to wait for room in the queue."""
         times: dict[str, list[float]] = {}
-        for sample in samples:
-            for name, seconds in zip(sample.seen[0], sample.issued, strict=False):
+        for sample in (one for one in samples if one.issued.size):
+            for name, seconds in zip(sample.seen[0], sample.issued, strict=True):
                 times.setdefault(name, []).append(1e3 * float(seconds))
         every = [value for values in times.values() for value in values]
         return cls({name: float(np.median(values)) for name, values in times.items()}, float(np.median(every)))

@@ -1,6 +1,7 @@
 """What a user leaves open, decided from the network, the budget and the data: the strategy and how long to train.
 
-The rules are read off measurements, which docs/experiments.md has.
+That parameters call for trials is measured (docs/experiments.md); the other rules are conventions, which
+docs/how-to/choose-a-strategy.md gives reasons for.
 """
 
 from __future__ import annotations
@@ -41,16 +42,25 @@ def by_budget(strategy: str, budget: Sequence[str], given: Mapping[str, Any]) ->
     """
     if strategy != AUTO:
         return strategy
-    if given.get("strategy_options"):
-        raise UsageError(
-            f"options {', '.join(given['strategy_options'])} for a strategy that is left open",
-            "every strategy has options of its own",
-            "name the strategy that they are for",
-        )
+    check_named(strategy, given.get("strategy_options") or {})
     metrics = {one.metric for text in budget for one in parse_schedule(text)}
     staged = any("," in text for text in budget)
     pressed = any(given.get(name) is not None for name in PRESSING)
     return "trials" if metrics == {"params"} and not staged and not pressed else AUTO
+
+
+def check_named(strategy: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of a strategy that is left open.
+
+    Raises:
+        UsageError: as said.
+    """
+    if strategy == AUTO and options:
+        raise UsageError(
+            f"options for a strategy that is left open: {', '.join(options)}",
+            "every strategy has options of its own",
+            "name the strategy that they are for",
+        )
 
 
 def by_network(strategy: str, graph: ConvGraph, strength: float | None) -> str:

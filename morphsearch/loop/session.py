@@ -18,7 +18,7 @@ from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
 from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions
 from morphsearch.loop.controller import HOLD, LET_GO, Controller
-from morphsearch.loop.deciding import AUTO, by_network
+from morphsearch.loop.deciding import AUTO, by_network, check_named
 from morphsearch.loop.follow import Followers
 from morphsearch.loop.hardware import hardware_for, keep_hardware
 from morphsearch.loop.pressing import spared_of
@@ -47,7 +47,7 @@ class Search(Weighing):
         budget: one budget or several, such as ``"flops=50%"`` or ``"params<=1.2M"``; or a falling schedule of them,
             ``"flops=80%,65%,50%"``, one for each morph.
         strategy: name of a strategy, see ``morphsearch plugins``; ``"auto"``: `gamma-l1` where norms scale most units,
-            else `taylor`.
+            else `taylor`, or `group-lasso` where a strength is given.
         run_dir: where architectures and metrics are saved; None saves nothing.
         steps: length of the shrinking schedule of a morph, in optimizer steps; without it the controller paces itself.
         strength: a fixed lambda instead of the controller's (per unit of learning rate: see :meth:`follow`).
@@ -132,12 +132,16 @@ class Search(Weighing):
         self.steps, self.fixed, self.warmup, self.seed = steps, strength, warmup, seed
         self.seed_spec, self.extra = seed_spec, dict(record_extra or {})
         self.strategy_options = dict(strategy_options or {})
+        check_named(strategy, self.strategy_options)
+        self.strategy_name = strategy
         if strategy != AUTO:  # before the network is recorded, which takes a while
-            check_strength(get_strategy(strategy, **self.strategy_options), strength)
+            self.strategy = get_strategy(strategy, **self.strategy_options)
+            check_strength(self.strategy, strength)
         self.graph = record(model, example_inputs)
         require_convolutions(self.graph)
-        self.strategy_name = by_network(strategy, self.graph, strength)
-        self.strategy = get_strategy(self.strategy_name, **self.strategy_options)
+        if strategy == AUTO:
+            self.strategy_name = by_network(strategy, self.graph, strength)
+            self.strategy = get_strategy(self.strategy_name)
         self.seed_widths, self.decisions = dict(self.graph.widths), self.graph.decisions
         self.hardware = hardware_for(budget, hardware, run_dir if resume else None)
         self.budgets = Budgets(self.graph, budget, round_to=round_to, hardware=self.hardware)

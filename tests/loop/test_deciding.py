@@ -67,6 +67,8 @@ def test_options_need_a_strategy() -> None:
     with pytest.raises(UsageError, match="memory") as caught:
         chosen(strategy_options={"memory": 5})
     assert "name the strategy" in caught.value.repair
+    with pytest.raises(UsageError, match="threshold"):
+        ms.Search(network(), example(), "flops=50%", strategy_options={"threshold": 0.1})
 
 
 @pytest.mark.parametrize(
