@@ -135,6 +135,7 @@ class Search(Weighing):
         check_named(strategy, self.strategy_options)
         self.strategy_name = strategy
         if strategy != AUTO:  # before the network is recorded, which takes a while
+            plugins.record("strategies", strategy, (AUTO,))
             self.strategy = get_strategy(strategy, **self.strategy_options)
             check_strength(self.strategy, strength)
         self.graph = record(model, example_inputs)
