@@ -177,6 +177,9 @@ def _selected(module: nn.Module, traced: fx.GraphModule, nodes: dict[str, fx.Nod
     return graph.call_function(torch.index_select, (source, dim, graph.get_attr(name)))
 
 
+MULTIHEAD, ASKED = "multi_head_attention_forward", "embed_dim_to_check"
+
+
 def count_place(node: fx.Node) -> tuple[int, str] | None:
     """Where a call of a functional convolution or norm has its groups, sets or shape among its positional arguments,
     and what they are called; None for other nodes."""
@@ -185,7 +188,7 @@ def count_place(node: fx.Node) -> tuple[int, str] | None:
         return None
     if name.startswith("conv") and name.endswith("d"):
         return 6, "groups"  # of conv1d to conv3d, and of their transposes
-    return {"group_norm": (1, "num_groups"), "layer_norm": (1, "normalized_shape")}.get(name)
+    return {"group_norm": (1, "num_groups"), "layer_norm": (1, "normalized_shape"), MULTIHEAD: (3, ASKED)}.get(name)
 
 
 def with_count(args: tuple[Any, ...], kwargs: dict[str, Any], place: tuple[int, str], value: Any) -> tuple[Any, Any]:

@@ -28,6 +28,10 @@ class Rules:
     fallback: Callable[..., None]
     refuse: Callable[..., None]
     modules: dict[type, Callable[..., None]] = field(default_factory=dict)
+    # Functions whose own code is recorded: that code, and what is to be said beside it (``rules.multihead``).
+    opened: dict[Callable[..., Any], tuple[Callable[..., Any], Callable[[Tape, Any, Any], None]]] = field(
+        default_factory=dict
+    )
 
     def module_rule(self, module: nn.Module) -> Callable[..., None] | None:
         """The rule of the nearest base class of `module` that has one."""
@@ -83,6 +87,8 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         rule = None if self.tape.muted else self.rules.functions.get(func)
         if rule is None:
+            if not self.tape.muted and func in self.rules.opened:
+                return self._open(func, args, kwargs)
             return func(*args, **kwargs)
         self.tape.muted += 1
         self.tape.doing = getattr(func, "__name__", "").lstrip("_")
@@ -90,6 +96,17 @@ class _Functions(TorchFunctionMode):
             return rule(self.tape, func, args, kwargs)
         finally:
             self.tape.muted -= 1
+
+    def _open(self, func: Any, args: Any, kwargs: Any) -> Any:
+        code, beside = self.rules.opened[func]
+        with self:
+            out = code(*args, **kwargs)
+        self.tape.muted += 1
+        try:
+            beside(self.tape, args, kwargs)
+        finally:
+            self.tape.muted -= 1
+        return out
 
 
 class _Aten(TorchDispatchMode):

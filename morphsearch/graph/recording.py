@@ -15,6 +15,7 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.modes import Rules, recording
 from morphsearch.graph.rules import aten, layers
+from morphsearch.graph.rules.multihead import OPENED
 from morphsearch.graph.tape import Tape, tensors_in
 
 _within = [0]  # how many of these contexts are open
@@ -43,8 +44,7 @@ def default_rules() -> Rules:
 
     functions: dict[Callable[..., Any], Callable[..., Any]] = dict(layers.FUNCTIONS)
     functions |= dict.fromkeys(aten.ADAPTIVE_POOLS, aten.adaptive_pool)
-    functions |= dict.fromkeys(aten.OPAQUE, aten.opaque)
-    rules = Rules(functions, dict(aten.ATEN), aten.fallback, aten.refuse)
+    rules = Rules(functions, dict(aten.ATEN), aten.fallback, aten.refuse, opened=dict(OPENED))
     plugin_rules(rules)
     return rules
 

@@ -13,6 +13,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from morphsearch.graph.creating import sizes_of, with_channels
 from morphsearch.graph.edits import (
+    ASKED,
     EXPANDS,
     PatchLog,
     Rebounded,
@@ -166,14 +167,19 @@ class Repair(_InPlaceOf):
         return repaired if repaired is not None else result
 
     def _recount(self, n: fx.Node, place: tuple[int, str], failure: Exception | None) -> Any:
-        """A convolution whose number of groups is written down, or a norm whose sets or shape is: whole groups left, so
-        it is another number now."""
+        """A convolution whose number of groups is written down, a norm whose sets or shape is, attention in one call
+        whose width is: units left, so it is another number now."""
         if place[1] == "groups" and failure is None:
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        x = args[0] if args else kwargs["input"]
+        x = args[0] if args else kwargs["query" if place[1] == ASKED else "input"]
         before = args[place[0]] if len(args) > place[0] else kwargs.get(place[1], 1)
-        value = self._normalized(n, x, before) if place[1] != "groups" else self._groups(n, x, before, args, kwargs)
+        if place[1] == ASKED:
+            value = x.shape[-1]
+        elif place[1] == "groups":
+            value = self._groups(n, x, before, args, kwargs)
+        else:
+            value = self._normalized(n, x, before)
         if value is None or value == (before if isinstance(before, int) else tuple(before)):
             return None
         args, kwargs = with_count(args, kwargs, place, value)

@@ -61,6 +61,7 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:
 def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     """Bring the sizes that modules hold as attributes up to date: channels, groups, features, normalised shapes."""
     modules = dict(model.named_modules())
+    owners = {f"{path}.{name}": one for path, one in modules.items() for name in one._parameters}
 
     def size(parameters: dict[str, str], role: str, dim: int) -> int | None:
         slot = (parameters.get(role, ""), dim)
@@ -81,8 +82,9 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
             set_size(module, "out_channels", rows * groups if transposed else rows)
             set_size(module, "in_channels", columns if transposed else columns * groups)
         elif operation.kind == "linear":
-            set_size(module, "out_features", size(names, "weight", 0))
-            set_size(module, "in_features", size(names, "weight", 1))
+            owner = owners.get(names.get("weight", "")) or module  # of whoever calls it
+            set_size(owner, "out_features", size(names, "weight", 0))
+            set_size(owner, "in_features", size(names, "weight", 1))
         elif operation.kind == "recurrent":
             rows = size(names, "weight", 0)
             set_size(module, "input_size", size(names, "weight", 1))
@@ -105,6 +107,19 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
                 if groups_before > 1:
                     set_size(module, "num_groups", count * groups_before // before)
                 set_size(module, "num_channels", count)
+    for module in modules.values():
+        if isinstance(module, nn.MultiheadAttention):
+            _update_attention(module)
+
+
+def _update_attention(module: nn.MultiheadAttention) -> None:
+    """Queries, keys and values have as many channels as the layer behind them reads."""
+    width = int(module.out_proj.weight.shape[1])
+    weights = vars(module)["_parameters"]
+    for name, part in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
+        held = weights.get(part)
+        setattr(module, name, width if held is None else int(held.shape[1]))
+    module.embed_dim, module.head_dim = width, width // module.num_heads
 
 
 def new_groups(operation: Any, rows: int, columns: int, transposed: bool) -> int:

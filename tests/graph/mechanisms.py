@@ -930,17 +930,6 @@ def fused_attention() -> nn.Module:
     return net(forward, a=cbr(3, 8), qkv=conv(8, 24, 1), proj=nn.Linear(8, 8), head=head(8))
 
 
-@case(removable=0.0, exact=False, reason="attention")
-def multihead_attention() -> nn.Module:
-    def forward(s: nn.Module, x: Tensor) -> Tensor:
-        x = s.a(x)
-        y = x.flatten(2).transpose(1, 2)
-        y, _ = s.attention(y, y, y, need_weights=False)
-        return s.head(x + y.transpose(1, 2).reshape(x.shape))
-
-    return net(forward, a=cbr(3, 8), attention=nn.MultiheadAttention(8, 2, batch_first=True), head=head(8))
-
-
 @case(removable=0.0, exact=False, reason="cumsum")
 def cumulative() -> nn.Module:
     return net(lambda s, x: s.head(s.b(torch.cumsum(s.a(x), 1))), a=cbr(3, 8), b=cbr(8, 6), head=head(6))

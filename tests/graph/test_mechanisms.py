@@ -12,10 +12,11 @@ from torch import nn
 
 from morphsearch.graph import record
 from morphsearch.loop.verification import random_keep
-from tests.graph import proofs, tokens, usual
+from tests.graph import multihead, proofs, tokens, usual
 from tests.graph.mechanisms import CASES
 
-assert {tokens.class_token.__name__, usual.weight_norm.__name__} <= CASES.keys()  # these files register their networks
+# These files register their networks.
+assert {tokens.class_token.__name__, usual.weight_norm.__name__, multihead.attention_pool.__name__} <= CASES.keys()
 
 
 @pytest.mark.parametrize("name", CASES)

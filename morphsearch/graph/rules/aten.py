@@ -126,21 +126,6 @@ def not_understood(tape: Tape, name: str) -> str:
     )
 
 
-def opaque(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
-    """A function that is not looked into (multi-head attention in one call): what it reads and writes is fixed."""
-    out = func(*args, **kwargs)
-    name = getattr(func, "__name__", "function")
-    active = input_labels(tape, args, kwargs)
-    for labels in active:
-        tape.pin(labels.ids, not_understood(tape, name))
-    outputs = tensors_in(out)
-    produced = [constant(RIGID, tuple(tensor.shape)) for tensor in outputs]
-    tape.emit(name, active, produced)
-    for tensor, labels in zip(outputs, produced, strict=True):
-        tape.put(tensor, labels)
-    return out
-
-
 def _table(rule: Rule, names: str) -> dict[str, Rule]:
     return {f"aten::{name}": rule for name in names.split()}
 
@@ -226,9 +211,6 @@ ATEN["aten::max"] = lambda tape, func, args, kwargs, out: (
 ATEN["aten::min"] = ATEN["aten::max"]
 
 
-OPAQUE = (F.multi_head_attention_forward,)
-
-
 ADAPTIVE_POOLS = (
     F.adaptive_avg_pool1d,
     F.adaptive_avg_pool2d,
@@ -242,10 +224,8 @@ __all__ = [
     "ADAPTIVE_POOLS",
     "ATEN",
     "MOVING",
-    "OPAQUE",
     "adaptive_pool",
     "fallback",
-    "opaque",
     "pointwise",
     "short_name",
     "spatial",

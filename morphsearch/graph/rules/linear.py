@@ -31,6 +31,16 @@ def linear(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     return out
 
 
+def learned(tape: Tape, x: Tensor, dim: int) -> Labels | None:
+    """The labels of what a layer reads where that is a parameter (learned queries, latent tokens): its slices along
+    `dim` are units; None for activations."""
+    known = tape.labels(x)
+    if known is None or not known.parameter:
+        return None
+    found = resolve_slot(tape, x, dim, "other")
+    return along(found[0], dim, tuple(x.shape)) if found is not None else None
+
+
 def linear_labels(
     tape: Tape,
     x: Tensor,
@@ -43,8 +53,8 @@ def linear_labels(
 ) -> None:
     """Label the output of a linear layer whose weight has rows along `row_dim` (the last for ``x @ w`` and
     ``addmm``)."""
-    labels = tape.activation(x)
     last = x.dim() - 1
+    labels = learned(tape, x, last) or tape.activation(x)
     shape = tuple(out.shape)
     others = [d for d in labels.varying() if d != last]
     positions = tape.decide("linear", ("both" if last in labels.varying() else "positions") if others else None)
