@@ -263,6 +263,10 @@ def copy(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             return
         tape.pin(before.ids, tape.where("a slice that is written over"))
     if key not in tape.storages:
+        if before is not None and written.blank and before.blank and before.parameter is None:
+            there, new = (int(one.ids.reshape(-1)[0]) for one in (before, written))
+            if there in (new, RIGID):
+                return  # no units here or there: it stays what it is
         size = target.untyped_storage().nbytes() // target.element_size()
         tape.storages[key] = (target, torch.full((size,), LOOSE, dtype=torch.int64))
     flat = tape.storages[key][1]
