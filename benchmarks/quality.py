@@ -5,9 +5,9 @@
 
 DATA is a spec such as ``imagefolder:cifar10`` or ``cifar10:cifar-10-batches-bin``. An arm is ``uniform``, ``random``
 (every draw is an arm of its own), ``seed``, or a strategy, with its number of morphs and settings where they are not
-the default: ``gamma-l1``, ``gamma-l1*1``, ``slimmable*1:shrink_to=0.75``. All selection is done on the validation part
-of the training images; accuracy is of the test images. Resumable: a training that has its line in
-benchmarks/results/quality.jsonl is not repeated, and a search that has ended is not either.
+the default: ``gamma-l1``, ``gamma-l1*1``, ``slimmable*1:shrink_to=0.75``, ``trials:point=[0.5]``. All selection is done
+on the validation part of the training images; accuracy is of the test images. Resumable: a training that has its line
+in benchmarks/results/quality.jsonl is not repeated, and a search that has ended is not either.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import argparse
 import json
 import multiprocessing
 import platform
+import re
 import statistics
 import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ NETWORKS = ("mobilenet_v1?alpha=0.25", "resnet20", "vgg16_bn?alpha=0.25")
 BUDGETS = ("flops=50%", "flops=25%", "params=50%", "params=25%")
 ARMS = ("uniform", "random", "slimmable", "gamma-l1")
 TRAINING: dict[str, Any] = {"precision": "fp32", "channels_last": True, "batch_size": 128}
+EPOCHS = 12  # of every training from scratch, by default
 FREE = ("uniform", "random", "seed")
 
 
@@ -61,11 +63,13 @@ class Task:
         """The search that the arm is."""
         head, _, settings = self.arm.partition(":")
         strategy, _, morphs = head.partition("*")
-        options: dict[str, Any] = dict(pair.split("=") for pair in settings.split(",") if pair)
-        options = {name: json.loads(value) for name, value in options.items()}
+        pairs = [pair.split("=") for pair in re.split(r",(?=\w+=)", settings) if pair]
+        options: dict[str, Any] = {name: json.loads(value) for name, value in pairs}
         count = int(morphs or options.pop("iterations", 0)) or None
         training = {**TRAINING, **{name: options.pop(name) for name in ("lr", "schedule") if name in options}}
         epochs = options.pop("epochs", epochs)
+        known = {one.name for one in fields(SearchConfig)}
+        own = {name: options.pop(name) for name in list(options) if name not in known}
         return SearchConfig(
             self.network,
             data=data,
@@ -75,6 +79,7 @@ class Task:
             epochs=epochs,
             seed=self.draw,
             recipe=training,
+            strategy_options=own,
             **options,
         )
 
@@ -103,7 +108,7 @@ def one(
     lines = []
     for seed in seeds:
         began = time.perf_counter()
-        folder = work / "retrained" / f"{task.folder}-{seed}"
+        folder = work / "retrained" / f"{task.folder}-{seed}-{epochs:g}"
         result = retrain(architecture.build, splits, recipe, seed=seed, folder=folder, label=task.arm)
         lines.append(
             {
@@ -130,7 +135,9 @@ def one(
 
 def run(args: argparse.Namespace) -> None:
     """All that has no line yet."""
-    done = {(e["network"], e["budget"], e["arm"], e["draw"], e["seed"]) for e in entries()}
+    done = {
+        (e["network"], e["budget"], e["arm"], e["draw"], e["seed"]) for e in entries() if e["epochs"] == args.epochs
+    }
     work: list[tuple[Task, list[int]]] = []
     for network in args.network or NETWORKS:
         for budget in args.budget or BUDGETS:
@@ -171,9 +178,12 @@ def entries() -> list[dict[str, Any]]:
 
 
 def cells_of(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, list[dict[str, Any]]]]:
-    """Lines by network and budget, then by arm, what costs nothing first."""
+    """Lines by network and budget, then by arm, what costs nothing first; the budget is named with the length of the
+    trainings where that is another."""
     cells: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for line in lines:
+        if line["epochs"] != EPOCHS:
+            line = {**line, "budget": f"{line['budget']}, {line['epochs']:g} epochs"}
         cells.setdefault((line["network"], line["budget"]), {}).setdefault(line["arm"], []).append(line)
     order = {arm: place for place, arm in enumerate(FREE)}
     return {
@@ -201,8 +211,10 @@ def summary() -> str:
             search = statistics.mean(taken) if taken else 0.0
             price = "none" if arm in FREE else f"{search / training:.2f}" if training else f"{search:.0f} s"
             price = price if taken else "not measured"
+            cost, _, length = budget.partition(", ")
+            named = f"`{cost}`{length and ', ' + length}"
             rows.append(
-                f"| `{network}` | `{budget}` | {arm} | {statistics.mean(values):.2f}{spread}{best} | {len(values)} "
+                f"| `{network}` | {named} | {arm} | {statistics.mean(values):.2f}{spread}{best} | {len(values)} "
                 f"| {over} | {price} |"
             )
     return "\n".join(rows)
@@ -217,7 +229,7 @@ def main() -> None:
         running.add_argument(f"--{option}", action="append")
     running.add_argument("--seeds", type=int, default=3)
     running.add_argument("--draws", type=int, default=5)
-    running.add_argument("--epochs", type=float, default=12, help="of every training from scratch")
+    running.add_argument("--epochs", type=float, default=EPOCHS, help="of every training from scratch")
     running.add_argument("--search-epochs", type=float, default=8, help="of training before each morph")
     running.add_argument("--processes", type=int, default=1)
     running.add_argument("--threads", type=int, default=2)

@@ -17,7 +17,8 @@ architecture begins with fresh weights.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Trials(TrainingFree):
             default one more than the network has axes, since trials that are too short tell less than a further one.
         step: how far along an axis a candidate stands, in the logarithm of widths.
         limit: no group gets wider than so many times the seed's width.
+        point: the shape itself, one number an axis (those left out are 0); nothing is trained then.
 
     Raises:
         UsageError: an argument out of range.
@@ -48,12 +50,20 @@ class Trials(TrainingFree):
 
     name = "trials"
 
-    def __init__(self, *, trials: int | None = None, step: float = 0.5, limit: float = 4.0) -> None:
+    def __init__(
+        self,
+        *,
+        trials: int | None = None,
+        step: float = 0.5,
+        limit: float = 4.0,
+        point: Sequence[float] | None = None,
+    ) -> None:
         if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 2):
             raise UsageError(f"trials={trials!r}", "trials is a whole number, 2 or more", "leave it out for 3 or 4")
         self.trials = trials
         self.step = number_in("step", step, 0, 3, "0.5 is usual", open_ends=True)
         self.limit = number_in("limit", limit, 1, 64, "4 is usual")
+        self.given = None if point is None else _numbers(point)
         self.point: tuple[float, ...] | None = None
         self._shapes: Shapes | None = None
 
@@ -61,10 +71,19 @@ class Trials(TrainingFree):
         """Any network will do that has a free group.
 
         Raises:
-            UsageError: every group is frozen.
+            UsageError: every group is frozen, or the point has more numbers than the network has axes.
         """
         super().attach(model, graph)
         self._shapes, self.point = Shapes(graph, self.limit), None
+        if self.given is not None:
+            axes = self._shapes.axes
+            if len(self.given) > len(axes):
+                raise UsageError(
+                    f"point={list(self.given)}",
+                    f"a shape of this network has {len(axes)} numbers: {', '.join(axes) or 'none'}",
+                    f"give {len(axes)} or fewer",
+                )
+            self.point = (*self.given, *(0.0,) * (len(axes) - len(self.given)))
 
     def run_phase(self, context: Phase) -> None:
         """Train the candidates.
@@ -74,6 +93,9 @@ class Trials(TrainingFree):
         """
         assert self._shapes is not None
         shapes, train = self._shapes, context.train
+        if self.given is not None:
+            self.notes = ("the shape was given; nothing was trained.",)
+            return
         if train is None:
             raise UsageError(
                 "run_phase() was given no way to train a candidate",
@@ -124,3 +146,12 @@ class Trials(TrainingFree):
     def scores(self) -> Tensor:
         """`u` ones: no unit is judged."""
         return torch.ones(self._num_units)
+
+
+def _numbers(point: Any) -> tuple[float, ...]:
+    values = point if isinstance(point, (list, tuple)) else [point]
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and -3 <= v <= 3 for v in values):
+        raise UsageError(
+            f"point={point!r}", "a shape is numbers from -3 to 3, one an axis", "give for example [0.5, 0]"
+        )
+    return tuple(float(v) for v in values)
