@@ -445,3 +445,30 @@ def results_that_nobody_reads() -> nn.Module:
         act=nn.ReLU(inplace=True),
         head=head(6),
     )
+
+
+@case(removable=0.9)
+def positions_that_are_resized() -> nn.Module:
+    """Learned positions of another image size, as transformers resize them."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        places = s.places.reshape(1, 5, 5, -1).permute(0, 3, 1, 2)
+        places = F.interpolate(places, size=x.shape[2:], mode="bilinear").permute(0, 2, 3, 1).reshape(1, -1, x.shape[1])
+        y = x.flatten(2).transpose(1, 2) + places
+        return s.head(s.b(y.transpose(1, 2).reshape(x.shape)))
+
+    return net(forward, a=cbr(3, 8), b=cbr(8, 6), places=nn.Parameter(torch.randn(1, 25, 8)), head=head(6))
+
+
+@case(removable=0.9)
+def learned_tokens_through_a_layer() -> nn.Module:
+    """Tokens that are learned go through a linear layer of their own before they meet what the image gave."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        y = s.a(x).flatten(2).transpose(1, 2)
+        tokens = s.embed(s.tokens).relu().expand(x.shape[0], -1, -1)
+        return s.head(torch.cat([tokens, y], 1).transpose(1, 2).unsqueeze(-1))
+
+    tokens = nn.Parameter(torch.randn(1, 4, 12))
+    return net(forward, a=cbr(3, 8), embed=nn.Linear(12, 8), tokens=tokens, head=head(8))

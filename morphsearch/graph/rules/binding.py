@@ -56,6 +56,16 @@ def resolve_slot(tape: Tape, tensor: Tensor, dim: int, role: str) -> tuple[Ids, 
     return tape.slot(name, own, role)[indices], (name, own)
 
 
+def learned(tape: Tape, x: Tensor, dim: int) -> Labels | None:
+    """The labels of what an operation reads where that is a parameter (learned queries, positions that are resized):
+    its slices along `dim` are units; None for activations."""
+    known = tape.labels(x)
+    if known is None or not known.parameter:
+        return None
+    found = resolve_slot(tape, x, dim, "other")
+    return along(found[0], dim, tuple(x.shape)) if found is not None else None
+
+
 def _untouched(tape: Tape, labels: Labels) -> bool:
     """Every element of the parameter is where it was (its values may have been computed with)."""
     if labels.shape != tape.shapes[labels.parameter or ""] or labels.ids.shape != labels.shape:

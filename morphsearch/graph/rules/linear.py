@@ -12,6 +12,7 @@ from torch import Tensor
 from morphsearch.graph.labels import RIGID, Labels, along, compact, constant
 from morphsearch.graph.rules.binding import (
     bind,
+    learned,
     named,
     resolve_slot,
 )
@@ -29,16 +30,6 @@ def linear(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
         out = func(*args, **kwargs)
     linear_labels(tape, x, weight, bias, out)
     return out
-
-
-def learned(tape: Tape, x: Tensor, dim: int) -> Labels | None:
-    """The labels of what a layer reads where that is a parameter (learned queries, latent tokens): its slices along
-    `dim` are units; None for activations."""
-    known = tape.labels(x)
-    if known is None or not known.parameter:
-        return None
-    found = resolve_slot(tape, x, dim, "other")
-    return along(found[0], dim, tuple(x.shape)) if found is not None else None
 
 
 def linear_labels(

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID
-from morphsearch.graph.rules.binding import channel_labels, resolve_slot
-from morphsearch.graph.rules.linear import learned
+from morphsearch.graph.rules.binding import channel_labels, learned, resolve_slot
 from morphsearch.graph.tape import Tape
 
 NAME = "multi_head_attention_forward"

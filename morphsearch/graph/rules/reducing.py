@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, constant, reduce_ids, unknown
-from morphsearch.graph.rules.binding import (
-    mixes_parameter,
-)
+from morphsearch.graph.rules.binding import learned, mixes_parameter
 from morphsearch.graph.rules.common import finish, plain_arguments, short_name
 from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.tape import Tape, tensors_in
@@ -19,8 +17,8 @@ from morphsearch.graph.tape import Tape, tensors_in
 
 def spatial(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Pools, resizes and other operations within each channel: the labels stay along batch and channels."""
-    labels = tape.activation(args[0])
     outputs = tensors_in(out)
+    labels = (learned(tape, args[0], 1) if args[0].dim() > 2 else None) or tape.activation(args[0])
     channel = 1 if args[0].dim() > 3 or outputs[0].dim() > 2 else 0
     moving = labels.varying()
     beyond = [d for d in moving if d > channel]
