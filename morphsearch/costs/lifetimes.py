@@ -116,7 +116,7 @@ def _watched(graph: ConvGraph) -> Lifetimes:
         tapes.append(_Watch(graph.model, decisions=graph.tape.decisions))
         return tapes[-1]
 
-    run_tape(graph.model, graph.example_inputs, blank=blank, modes=(graph.on_meta,))
+    run_tape(graph.model, graph.example_inputs, blank=blank, modes=(graph.on_meta,), like=graph.tape)
     tape = tapes[-1]
     recorded = graph.tape.operations[: graph.evaluated]
     again = tape.operations[: graph.evaluated]

@@ -187,7 +187,11 @@ def _recorded_without(graph: ConvGraph, names: Iterable[str], *, meta: bool) -> 
     decisions = graph.decisions | {GONE + groups[one]: LEFT for one in removal.groups}
     try:
         tape, evaluated, on_meta = run_tape(
-            twin, graph.example_inputs, blank=lambda: Tape(twin, decisions=decisions), modes=(graph.on_meta,)
+            twin,
+            graph.example_inputs,
+            blank=lambda: Tape(twin, decisions=decisions),
+            modes=(graph.on_meta,),
+            like=graph.tape,
         )
     except GraphError as error:
         raise Mismatch(min(removal.joins), error.arrived) from error

@@ -82,7 +82,7 @@ def patch_modules(
         ) as watches,
         suppress(GraphError),  # the check that follows says what is still wrong
     ):
-        run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,))
+        run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,), like=tape)
     paths = [path for path in paths if twin_modules[path] not in several]
     for path in paths:
         repair = repairs.get(path)
@@ -113,7 +113,7 @@ def _written(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape)
         found: dict[str, dict[Site, list[Labels]]] = {path: {} for path in modules}
         beside = {path: module for path, module in modules.items() if path not in missing}
         with watching({path: modules[path] for path in missing}, tapes, found, beside=beside):
-            run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,))
+            run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,), like=tape)
         tape.written |= {path: {} for path in missing} | {path: sites for path, sites in found.items() if sites}
     return {path: sites for path, sites in tape.written.items() if sites or path in paths}
 
@@ -158,7 +158,7 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
 
     try:
         with _all_running({modules[path]: watch(path) for path in paths}) as several:
-            run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,))
+            run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,), like=tape)
     except GraphError:
         half = len(paths) // 2
         if not half:

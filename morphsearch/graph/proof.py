@@ -33,7 +33,7 @@ def check(
         return tapes[-1]
 
     try:
-        tape, _, _ = run_tape(model, example_inputs, blank=blank, modes=(seed.on_meta,))
+        tape, _, _ = run_tape(model, example_inputs, blank=blank, modes=(seed.on_meta,), like=seed)
     except GraphError as error:
         # Both tapes went the same way up to here, so the operation that failed is the seed's next one.
         raise Mismatch(min(len(tapes[-1].operations), len(seed.operations) - 1), error.arrived) from error

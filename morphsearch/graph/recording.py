@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.modes import Rules, recording
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
+from morphsearch.graph.state import INTERNAL, State, as_it_was, held_by, put_back
 from morphsearch.graph.tape import Tape, tensors_in
 
 _within = [0]  # how many of these contexts are open
@@ -71,12 +72,14 @@ def run_tape(
     *,
     blank: Callable[[], Tape] | None = None,
     modes: tuple[bool, ...] = (True, False),
+    like: Tape | None = None,
 ) -> tuple[Tape, int, bool]:
     """Run `model` under a tape, in evaluation mode and, where that leaves parameters unused, in training mode too.
 
     Args:
         blank: makes the empty tape; it is called once for each attempt.
         modes: what to try: on shapes alone (True), on real numbers (False).
+        like: an earlier recording: modules begin with the attributes that they had then.
 
     Returns:
         The tape, the number of operations of the evaluation run, and whether it ran on shapes alone.
@@ -88,10 +91,12 @@ def run_tape(
     blank = blank or (lambda: Tape(model))
     only_shapes = any(parameter.is_meta for parameter in model.parameters())
     failure: Exception
-    for meta in (True,) if only_shapes else modes:
+    pending = [True] if only_shapes else list(modes)
+    while pending:
+        meta = pending.pop(0)
         tape = blank()
         try:
-            count = _attempt(model, example_inputs, rules, tape, meta=meta)
+            count = _attempt(model, example_inputs, rules, tape, meta=meta, like=like)
             if not gc.isenabled():
                 gc.collect(0)  # a run leaves tensors in cycles; this looks at what is new since the last one only
             return tape, count, meta
@@ -99,6 +104,8 @@ def run_tape(
             raise
         except Exception as error:
             failure = error
+            if meta and not only_shapes and False not in pending and "device meta" in str(error):
+                pending.append(False)  # it makes tensors of its own now, as it did not when it was first recorded
     given = ", ".join(f"{tuple(t.shape)}" for t in tensors_in(example_inputs)) or "no tensor"
     message = str(failure).strip().splitlines()
     first = message[0] if message else ""
@@ -112,17 +119,20 @@ def run_tape(
     ) from failure
 
 
-def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *, meta: bool) -> int:
+def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *, meta: bool, like: Tape | None) -> int:
     """Fill the tape; returns the number of operations of the evaluation run."""
     tape.on_meta = meta
     modules = list(model.named_modules())
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-    with (
-        as_it_was(module for _, module in modules),
-        torch.no_grad(),
-        stand_ins(modules, tape, meta=meta),
-        torch.random.fork_rng(devices=[], enabled=not meta),
-    ):
+    moved = like.state.moved() if like is not None and like.state is not None else {}
+    with as_it_was(module for _, module in modules) as held, ExitStack() as stack:
+        if moved:
+            put_back(dict(modules), moved)
+            held = held_by(module for _, module in modules)
+        tape.state = State([path for path, _ in modules], held)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(stand_ins(modules, tape, meta=meta))
+        stack.enter_context(torch.random.fork_rng(devices=[], enabled=not meta))
         model.eval()
         _run(model, example_inputs, tape, rules, meta, dtype)
         count = len(tape.operations)
@@ -133,34 +143,6 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
             model.train()
             _run(model, example_inputs, tape, rules, meta, dtype)
     return count
-
-
-_CONTAINERS = frozenset((list, dict, set))
-_INTERNAL = vars(nn.Module()).keys()  # what every module has
-
-
-@contextmanager
-def as_it_was(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put back whatever the modules' forward code wrote into attributes (caches, counters, the training mode)."""
-    saved = []
-    for module in modules:
-        values = dict(vars(module))
-        own = [values[key] for key in values.keys() - _INTERNAL if not key.startswith("_")]
-        saved.append((module, values, [(value, value.copy()) for value in own if type(value) in _CONTAINERS]))
-    try:
-        yield
-    finally:
-        for module, values, inner in saved:
-            now = vars(module)
-            for key in now.keys() - values.keys():
-                del now[key]
-            now.update(values)
-            for value, before in inner:
-                if isinstance(value, list):
-                    value[:] = before
-                else:
-                    value.clear()
-                    value.update(before)
 
 
 def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: bool, dtype: Any) -> None:
@@ -225,7 +207,7 @@ def _move_attributes(modules: list[tuple[str, nn.Module]]) -> None:
 
     for _, module in modules:
         values = vars(module)
-        for key in values.keys() - _INTERNAL:
+        for key in values.keys() - INTERNAL:
             value = values[key]
             if isinstance(value, Tensor):
                 values[key] = moved(value)

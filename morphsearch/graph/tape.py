@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map
 
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers
+from morphsearch.graph.state import State
 
 Slot = tuple[str, int]
 MANY = 4096  # entries from which on it is worth looking for those that come again
@@ -123,6 +124,7 @@ class Tape:
         self.watched: dict[str, Any] = {}  # which of their nodes is which operation, by path
         self.calls: dict[str, Call | None] = {}  # how modules were called; None: several times
         self.keeps_calls = False
+        self.state: State | None = None  # what the modules held when this recording began
         self.storages: dict[int, tuple[Tensor, Tensor]] = {}
         self.muted = 0
         self.splits: list[Layout] = []

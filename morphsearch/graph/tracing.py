@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from morphsearch.graph.recording import as_it_was
+from morphsearch.graph.state import as_it_was
 
 
 class _Proxy(fx.Proxy):

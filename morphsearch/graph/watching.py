@@ -17,8 +17,9 @@ from torch import fx, nn
 
 from morphsearch.graph.modes import recording
 from morphsearch.graph.patch import Fixed, _all_running, _traced
-from morphsearch.graph.recording import as_it_was, default_rules, run_tape, stand_ins
+from morphsearch.graph.recording import default_rules, run_tape, stand_ins
 from morphsearch.graph.repair import NodeFacts, Watch
+from morphsearch.graph.state import as_it_was
 from morphsearch.graph.tape import Tape
 
 
@@ -85,7 +86,7 @@ def _makers(facts: Mapping[str, NodeFacts], places: Mapping[int, int]) -> dict[s
 
 def _whole(model: nn.Module, example_inputs: Any, tape: Tape, seed: Tape) -> dict[int, int]:
     """Run the network; a trace may do a little more than the code, so operations are counted among their kind."""
-    run_tape(model, example_inputs, blank=lambda: tape, modes=(seed.on_meta,))
+    run_tape(model, example_inputs, blank=lambda: tape, modes=(seed.on_meta,), like=seed)
 
     def numbered(one: Tape) -> dict[tuple[str, str, int], int]:
         seen: dict[tuple[str, str], int] = {}

@@ -142,3 +142,41 @@ def test_detector(by_split: bool) -> None:
     )
     assert after == before / 2
     proofs.trains(shrunk, inputs)
+
+
+class CachingHead(Head):
+    """Keeps the grid of the size that it saw last, as heads of detectors do."""
+
+    shape: torch.Size | None = None
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor] | Tensor:
+        if self.shape != maps[0].shape:
+            self.grid = torch.cat([self._centres(x) for x in maps], 1)
+            self.shape = maps[0].shape
+        return super().forward(maps)
+
+    def _centres(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        y, x = torch.meshgrid(*(torch.arange(n, dtype=x.dtype) + 0.5 for n in x.shape[2:]), indexing="ij")
+        return torch.stack((x, y)).flatten(1)
+
+
+@pytest.mark.parametrize("seen", [(), ((3, 64),), ((2, 32),), ((2, 32), (5, 32))])
+@pytest.mark.parametrize("later", [(), ((2, 32),), ((4, 32), (3, 64))])
+def test_what_a_head_has_cached_before_or_since_is_no_matter(
+    seen: Sequence[tuple[int, int]], later: Sequence[tuple[int, int]]
+) -> None:
+    torch.manual_seed(0)
+    network = Detector(by_split=True)
+    network.head = CachingHead((12, 16))
+    network = proofs.in_double(network)
+    inputs = torch.zeros(2, 3, 32, 32)
+    for batch, size in seen:
+        network(torch.zeros(batch, 3, size, size, dtype=torch.float64))
+    graph = record(network, inputs)
+    for batch, size in later:
+        network(torch.zeros(batch, 3, size, size, dtype=torch.float64))
+    held = network.head.shape
+    graph.shrink({"head.box.0.0.conv": [0, 3]})
+    assert network.head.shape == held
+    proofs.shrinks_exactly(graph, inputs, 0)
+    proofs.resizes(graph, inputs, 1.5)

@@ -1,0 +1,101 @@
+"""What modules hold beside parameters, buffers and children: settings, and what their forward code caches.
+
+A detector keeps its anchors for the image size that it saw last; which code runs depends on that. So a recording
+remembers what the modules held, and every rewrite of it is checked from there, whatever the network has run on since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+_CONTAINERS = frozenset((list, dict, set))
+_PLAIN = (bool, int, float, str, tuple, type(None))
+_MISSING = object()
+INTERNAL = vars(nn.Module()).keys()  # what every module has
+_STOOD_IN = {"forward"}  # by whoever watches a module while it runs
+
+Held = tuple[nn.Module, dict[str, Any], list[tuple[Any, Any]]]  # a module, its attributes, its containers with copies
+Moved = dict[str, dict[str, Any]]  # attributes by the path of their module, as they were
+
+
+def held_by(modules: Iterable[nn.Module]) -> list[Held]:
+    """What the modules hold at this moment."""
+    found: list[Held] = []
+    for module in modules:
+        values = dict(vars(module))
+        own = [values[key] for key in values.keys() - INTERNAL if not key.startswith("_")]
+        found.append((module, values, [(value, value.copy()) for value in own if type(value) in _CONTAINERS]))
+    return found
+
+
+@contextmanager
+def as_it_was(modules: Iterable[nn.Module]) -> Iterator[list[Held]]:
+    """Put back whatever the modules' forward code wrote into attributes (caches, counters, the training mode)."""
+    saved = held_by(modules)
+    try:
+        yield saved
+    finally:
+        for module, values, inner in saved:
+            now = vars(module)
+            for key in now.keys() - values.keys():
+                del now[key]
+            now.update(values)
+            for value, before in inner:
+                if isinstance(value, list):
+                    value[:] = before
+                else:
+                    value.clear()
+                    value.update(before)
+
+
+@dataclass(frozen=True)
+class State:
+    """What the modules of a network held when it was recorded."""
+
+    paths: Sequence[str]
+    held: Sequence[Held]
+
+    def moved(self) -> Moved:
+        """What they hold otherwise now, as it was then."""
+        found: Moved = {}
+        for path, (module, values, inner) in zip(self.paths, self.held, strict=True):
+            now = vars(module)
+            copies = {id(value): copy for value, copy in inner}
+            for key in (now.keys() | values.keys()) - INTERNAL - _STOOD_IN:
+                before, after = values.get(key, _MISSING), now.get(key, _MISSING)
+                copied = copies.get(id(before), before)
+                if before is after if copied is before else _alike(copied, after):
+                    continue
+                if isinstance(before, _PLAIN) and type(before) is type(after) and before == after:
+                    continue
+                found.setdefault(path, {})[key] = copied
+        return found
+
+
+def _alike(before: Any, after: Any) -> bool:
+    """Two containers hold the same objects."""
+    if type(before) is not type(after) or len(before) != len(after):
+        return False
+    if isinstance(before, Mapping):
+        return before.keys() == after.keys() and all(value is after[key] for key, value in before.items())
+    if isinstance(before, set):
+        return bool(before == after)
+    return all(one is other for one, other in zip(before, after, strict=True))
+
+
+def put_back(modules: Mapping[str, nn.Module], moved: Moved) -> None:
+    """Give modules the attributes that those of the recorded network had."""
+    for path, attributes in moved.items():
+        module = modules.get(path)
+        if module is None:
+            continue
+        for key, value in attributes.items():
+            if value is _MISSING:
+                vars(module).pop(key, None)
+            else:
+                vars(module)[key] = value.copy() if type(value) in _CONTAINERS else value
