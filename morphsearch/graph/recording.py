@@ -17,7 +17,7 @@ from morphsearch.graph.modes import Rules, recording
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
 from morphsearch.graph.state import INTERNAL, State, as_it_was, held_by, put_back
-from morphsearch.graph.tape import Tape, tensors_in
+from morphsearch.graph.tape import Tape, all_given, tensors_in
 
 _within = [0]  # how many of these contexts are open
 
@@ -158,13 +158,24 @@ def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: 
     args, kwargs = as_arguments(example_inputs)
     args, kwargs = tree_map(prepare, args), tree_map(prepare, kwargs)
     with recording(tape, rules):
-        output = model(*args, **kwargs)
+        output = all_given(model(*args, **kwargs))
     tape.read_positions(output)
-    for tensor in tensors_in(output):
+    given = tensors_in(output)
+    if not given and not tape.in_training:
+        raise GraphError(
+            f"the network gives {_named(output)}, in which no tensor is found",
+            "a network's output is a tensor, or a list, dict, dataclass or other object that holds tensors",
+            "return the tensors themselves, so that what they are made of is known",
+        )
+    for tensor in given:
         labels = tape.labels(tensor)
         if labels is not None and labels.parameter is None:
             tape.pin(labels.ids, OUTPUT)
             tape.emit("output", [labels], [])
+
+
+def _named(value: Any) -> str:
+    return "nothing" if value is None else f"an object of type {type(value).__name__}"
 
 
 OUTPUT = "it is the network's output"

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -379,17 +380,24 @@ def storage_key(tensor: Tensor) -> int:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors inside nested arguments or outputs."""
+    """All tensors inside nested arguments or outputs: containers, dataclasses, and objects that hold them."""
     found: list[Tensor] = []
     _collect(value, found)
     return found
+
+
+def all_given(output: Any) -> Any:
+    """What a network gives; of one that yields its outputs, all of them."""
+    return list(output) if isinstance(output, GeneratorType) else output
 
 
 def _collect(value: Any, found: list[Tensor]) -> None:
     """What pytree does, several times as fast for what operations are called with."""
     if isinstance(value, Tensor):
         found.append(value)
-    elif isinstance(value, (list, tuple)):
+    elif type(value) in _PLAIN:
+        return
+    elif isinstance(value, (list, tuple, set, frozenset)):
         for part in value:
             _collect(part, found)
     elif isinstance(value, dict):
@@ -397,6 +405,27 @@ def _collect(value: Any, found: list[Tensor]) -> None:
             _collect(part, found)
     elif type(value) in SUPPORTED_NODES:
         found.extend(leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+    elif not isinstance(value, _NO_HOLDERS):
+        _collect_held(value, found, set())
+
+
+def _collect_held(value: Any, found: list[Tensor], seen: set[int]) -> None:
+    """The tensors among the attributes of an object, a dataclass for instance, and of objects that it holds."""
+    if isinstance(value, Tensor):
+        found.append(value)
+    if isinstance(value, (Tensor, *_NO_HOLDERS)) or type(value) in _PLAIN or id(value) in seen:
+        return
+    seen.add(id(value))
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
+    held = {**getattr(value, "__dict__", {}), **{name: getattr(value, name, None) for name in slots}}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, _SEQUENCES) else held.values()
+    for part in list(parts):
+        _collect_held(part, found, seen)
+
+
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, torch.layout))
+_NO_HOLDERS = (nn.Module, type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, GeneratorType)
+_SEQUENCES = (list, tuple, set, frozenset)
 
 
 __all__ = [
@@ -406,6 +435,7 @@ __all__ = [
     "Slot",
     "Tape",
     "Untraceable",
+    "all_given",
     "storage_key",
     "tensors_in",
     "unseen",

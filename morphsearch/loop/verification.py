@@ -19,7 +19,7 @@ from morphsearch.errors import GraphError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.recording import as_arguments
-from morphsearch.graph.tape import tensors_in
+from morphsearch.graph.tape import all_given, tensors_in
 from morphsearch.strategies.widths import lowest as lowest_widths
 
 TOLERANCE = 1e-6
@@ -245,7 +245,7 @@ def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
 def relative_error(reference: Any, found: Any) -> float:
     """Largest difference over largest value, over all output tensors; infinity where shapes differ."""
     worst = 0.0
-    expected, actual = tensors_in(reference), tensors_in(found)
+    expected, actual = tensors_in(all_given(reference)), tensors_in(all_given(found))
     if len(expected) != len(actual):
         return float("inf")
     for a, b in zip(expected, actual, strict=True):
@@ -271,7 +271,7 @@ def behaviour(model: nn.Module, args: Any, kwargs: Any) -> dict[str, str]:
     def train() -> None:
         model.train()
         double = [torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() > 1 and a.shape[0] == 1 else a for a in args]
-        outputs = [t for t in tensors_in(model(*double, **kwargs)) if t.requires_grad]
+        outputs = [t for t in tensors_in(all_given(model(*double, **kwargs))) if t.requires_grad]
         sum((t.float().square().mean() for t in outputs), torch.zeros(())).backward()
 
     def reload() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,9 +103,39 @@ def test_quantised() -> None:
     assert "quantised" in refused(model).arrived
 
 
-def test_output_that_is_no_tensor() -> None:
-    graph = record(net(lambda s, x: s.a(x).shape[1], a=conv(3, 4)), IMAGE)
-    assert graph.groups
+@pytest.mark.parametrize(("give", "named"), [(lambda y: y.shape[1], "type int"), (lambda y: None, "nothing")])
+def test_outputs_without_a_tensor(give: Callable[[Tensor], object], named: str) -> None:
+    assert named in refused(net(lambda s, x: give(s.a(x)), a=conv(3, 4))).arrived
+
+
+@dataclass
+class Logits:
+    scores: Tensor
+
+
+class Held:
+    __slots__ = ("inside",)
+
+    def __init__(self, inside: object) -> None:
+        self.inside = inside
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda y: Logits(y),
+        lambda y: [Logits(y)],
+        lambda y: Held({"deep": [SimpleNamespace(y=y)]}),
+        lambda y: {y},
+        lambda y: (one for one in [y]),
+    ],
+)
+def test_outputs_are_found_wherever_they_are_held(give: Callable[[Tensor], object]) -> None:
+    model = proofs.in_double(net(lambda s, x: give(s.head(s.a(x))), a=cbr(3, 8), head=head(8)))
+    graph = record(model, IMAGE)
+    assert graph.free == ["a.0"]
+    assert verify(model, IMAGE).exact
+    proofs.shrinks_exactly(graph, IMAGE, 0)
 
 
 def test_code_that_looks_at_numbers_is_recorded_on_real_ones() -> None:
