@@ -41,20 +41,58 @@ def mark_dependent(
     owners = graph.resolution.unit_of[np.concatenate(list(read_by.values()))]
     own = np.zeros(len(graph.groups), bool)
     own[graph.unit_group[owners[owners >= 0]]] = True
-    # What an operation reads mostly has the width that its number follows from. Where that of another group would do
-    # as well, that group is tried alone.
-    suspects = [_fitting(graph, before, after, multiplicity) & ~own for _, before, after in operations]
-    if not any(found.any() for found in suspects):
+    # What an operation reads mostly has the width that its number follows from. Where that does not explain the change,
+    # or another group's width would do as well, groups are tried apart from it.
+    open_cases = [
+        case
+        for case in operations
+        if not (_fitting(graph, *case[1:], multiplicity) & own).any()
+        or (_fitting(graph, *case[1:], multiplicity) & ~own).any()
+    ]
+    if not open_cases:
         return
-    alone = np.where(own[graph.unit_group], 1, multiplicity)
-    dependent = dependent_at(alone)
-    for index, before, after in operations if dependent is None else dependent:
-        found = _fitting(graph, before, after, alone) & ~own
-        if not found.any():
-            found = ~own
+    wanted = {index for index, _, _ in open_cases}
+    others = [int(group) for group in np.flatnonzero(~own) if (multiplicity[graph.unit_group == group] != 1).any()]
+    found, tries = _followed(graph, wanted, others, multiplicity, dependent_at, MOST_TRIES)
+    if tries <= 0:
+        for index in wanted:
+            found.setdefault(index, set()).update(others)
+    for index, groups in found.items():
         for ids in tape.slots.values():
             of_slot = graph.resolution.unit_of[ids]
-            tape.mix(ids[(of_slot >= 0) & found[graph.unit_group[np.maximum(of_slot, 0)]]], _dependence(graph, index))
+            among = np.isin(graph.unit_group[np.maximum(of_slot, 0)], list(groups))
+            tape.mix(ids[(of_slot >= 0) & among], _dependence(graph, index))
+
+
+MOST_TRIES = 48  # rewrites that the search for a number's width may take
+
+
+def _followed(
+    graph: ConvGraph,
+    wanted: set[int],
+    groups: list[int],
+    multiplicity: np.ndarray,
+    dependent_at: Callable[[np.ndarray], list[Dependent] | None],
+    tries: int,
+) -> tuple[dict[int, set[int]], int]:
+    """For each of the `wanted` operations those of `groups` whose widths its number follows from, by halves: with all
+    others as in the seed, does it change? And how many of the `tries` are left."""
+    if not groups or not wanted or tries <= 0:
+        return {}, tries
+    changed = dependent_at(np.where(np.isin(graph.unit_group, groups), multiplicity, 1))
+    tries -= 1
+    # A network that cannot be made says nothing: its halves are asked.
+    seen = wanted if changed is None else wanted & {index for index, _, _ in changed}
+    if not seen or (changed is None and len(groups) == 1):
+        return {}, tries
+    if len(groups) == 1:
+        return {index: set(groups) for index in seen}, tries
+    found: dict[int, set[int]] = {}
+    for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
+        of_half, tries = _followed(graph, seen, half, multiplicity, dependent_at, tries)
+        for index, ones in of_half.items():
+            found.setdefault(index, set()).update(ones)
+    return found, tries
 
 
 def _dependence(graph: ConvGraph, index: int) -> str:

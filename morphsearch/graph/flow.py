@@ -18,6 +18,7 @@ import numpy as np
 
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.resolve import Resolution
+from morphsearch.graph.silence import ZERO_TO_ZERO
 from morphsearch.graph.tape import RawOperation, Tape
 
 ABSENT, ZERO, CONSTANT = "absent", "zero", "constant"
@@ -26,16 +27,6 @@ OTHER = -1  # stands for units that no group has
 _DENSE = frozenset("conv conv_transpose linear".split())
 _NORMS = frozenset("batch_norm layer_norm group_norm instance_norm".split())
 _PRODUCTS = frozenset("mul mm bmm matmul".split())
-# Of zeros they make zeros, whatever else they are given.
-_ZERO_TO_ZERO = frozenset(
-    "relu silu gelu hardswish leaky_relu elu tanh _prelu_kernel prelu abs neg sqrt hardtanh"
-    " clone contiguous detach alias _to_copy dropout native_dropout positive"
-    " view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten permute transpose t"
-    " split split_with_sizes chunk slice select narrow unbind expand flip roll pixel_shuffle pixel_unshuffle"
-    " channel_shuffle native_channel_shuffle constant_pad_nd"
-    " max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d"
-    " upsample_nearest2d upsample_bilinear2d upsample_bicubic2d reflection_pad2d replication_pad2d mean sum".split()
-)
 _TO_CONSTANT = frozenset(
     "sigmoid hardsigmoid exp softplus clamp clamp_min clamp_max softmax _softmax log_sigmoid_forward rsub".split()
 )
@@ -212,7 +203,7 @@ class Flow:
             return ZERO if only_zeros and "weight" in operation.parameters else CONSTANT
         if kind in ("add", "sub"):
             return ZERO if only_zeros and not operation.attrs.get("numbers") else CONSTANT
-        if kind in _ZERO_TO_ZERO or kind in ("cat", "concat", "stack", *_PRODUCTS) or kind == "div":
+        if kind in ZERO_TO_ZERO or kind in ("cat", "concat", "stack", *_PRODUCTS) or kind == "div":
             return ZERO if only_zeros else CONSTANT
         return CONSTANT if kind in _TO_CONSTANT else None
 

@@ -264,6 +264,15 @@ class ConvGraph:
         return network
 
     def _check_shares(self, plan: Plan) -> None:
+        for slot, roles in self.tape.roles.items():
+            kinds = {role for role, _ in roles}
+            more = slot in plan.copies and bool((plan.copies[slot] > 1).any())
+            if more and "columns" in kinds and (others := kinds & {"rows", "gate", "norm", "bias"}):
+                raise GraphError(
+                    f"units that {slot[0]} reads are to be widened, and their {others.pop()} lie in it too",
+                    "copies of a unit share out the weights that read them: what else these are used for would change",
+                    'use weights="fresh", or leave the units that this parameter holds at their width',
+                )
         for (name, dim), copies in plan.copies.items():
             if dim == plan.column_dims.get(name) and name in self.tape.bent and (copies > 1).any():
                 raise GraphError(

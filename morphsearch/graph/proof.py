@@ -72,10 +72,11 @@ def numbers_of(tape: Tape) -> dict[tuple[str, str, int], tuple[int, tuple[float,
     seen: dict[tuple[str, str], int] = {}
     result = {}
     for position, operation in enumerate(tape.operations):
-        if "numbers" in operation.attrs:
+        numbers = operation.attrs.get("numbers", operation.attrs.get("counts"))
+        if numbers is not None:
             key = (operation.module, operation.kind)
             seen[key] = seen.get(key, 0) + 1
-            result[*key, seen[key]] = (position, operation.attrs["numbers"])
+            result[*key, seen[key]] = (position, numbers)
     return result
 
 

@@ -75,6 +75,7 @@ def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
         there = found.get(module, [])
         if [seed.operations[i].kind for i in places] == [tape.operations[i].kind for i in there]:
             pairs.update(zip(places, there, strict=True))
+    _check_outputs(seed, tape)
     for index in sorted(pairs):
         new, old = tape.operations[pairs[index]], seed.operations[index]
         if old.kind in JOINING:
@@ -82,6 +83,22 @@ def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
         for labels, former in zip(new.inputs, old.inputs, strict=False):
             if not _same_channels(labels, former, plan):
                 raise Mismatch(index, "other channels arrive than should")
+
+
+def _check_outputs(seed: Tape, tape: Tape) -> None:
+    """What the network gives keeps its sizes.
+
+    Raises:
+        Mismatch: it does not.
+    """
+    if not seed.on_meta and any(one.kind in CHOOSING or one.kind == "index" for one in seed.operations):
+        return  # they follow from the data
+    wanted = [i for i, one in enumerate(seed.operations) if one.kind == "output"]
+    given = [one for one in tape.operations if one.kind == "output"]
+    for index, new in zip(wanted, given, strict=False):
+        before, after = seed.operations[index].inputs[0].shape, new.inputs[0].shape
+        if before != after:
+            raise Mismatch(index, f"the network gives {after} where the seed gives {before}")
 
 
 CHOOSING = frozenset("nonzero topk masked_select unique _unique2 unique_dim".split())  # what there is depends on data

@@ -107,6 +107,10 @@ class Tape:
         self.vectors: dict[Slot, Slot] = {}  # a vector made of a parameter, and the slices that a product sums with it
         self.sums: list[tuple[str, str]] = []  # parameters that are added, element by element, to make one weight
         self.bent: dict[str, str] = {}  # parameters that are computed with otherwise than linearly, and by what
+        self.lifted: dict[
+            str, str
+        ] = {}  # those of which something is made that is not zero where they are, and by what
+        self.buffers = {name for name, _ in model.named_buffers()}
         self.unions: list[tuple[np.ndarray, np.ndarray, int, Slot | None]] = []
         self.pins: list[tuple[np.ndarray, str, int]] = []
         self.mixes: list[tuple[np.ndarray, str]] = []

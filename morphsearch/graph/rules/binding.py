@@ -9,6 +9,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, along, is_counting, unknown
 from morphsearch.graph.rules.layouts import lockstep
+from morphsearch.graph.silence import silent
 from morphsearch.graph.tape import Slot, Tape
 
 Ids = np.ndarray
@@ -64,6 +65,19 @@ def learned(tape: Tape, x: Tensor, dim: int) -> Labels | None:
         return None
     found = resolve_slot(tape, x, dim, "other")
     return along(found[0], dim, tuple(x.shape)) if found is not None else None
+
+
+def never_silent(tape: Tape, x: Tensor, weight: Tensor, arriving: Ids) -> None:
+    """Say so where a weight reads units of `x` and goes on to do so with their parameters at zero: a buffer, or what is
+    made of a parameter otherwise. Whatever a unit gives then, the sigmoid of zero for instance, would be read."""
+    labels = tape.labels(weight)
+    name = labels.parameter if labels is not None else None
+    if (name not in tape.buffers and name not in tape.lifted) or silent(tape, tape.activation(x)):
+        return
+    if name in tape.buffers:
+        tape.mix(arriving, tape.where(f"the fixed weight {name}, which reads it"))
+    elif name is not None:
+        tape.mix(arriving, f"{tape.lifted[name]}, by which the weight is not zero where {name} is")
 
 
 def _untouched(tape: Tape, labels: Labels) -> bool:

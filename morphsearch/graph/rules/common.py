@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from morphsearch.graph.labels import Labels
-from morphsearch.graph.tape import Tape, tensors_in
+from morphsearch.graph.tape import Tape, tensors_in, unseen
 
 Rule = Callable[[Tape, Any, Any, Any, Any], None]
 
@@ -48,17 +48,24 @@ def plain_arguments(args: Any, kwargs: Any) -> dict[str, Any]:
     return {"arguments": plain} if plain else {}
 
 
-def numbers_in(args: Any, kwargs: Any) -> tuple[float, ...]:
-    """Plain numbers among the arguments: where they depend on a width, removal is not exact (see ``rewrite.check``)."""
+def numbers_in(args: Any, kwargs: Any, *, on_meta: bool = False) -> tuple[float, ...]:
+    """Plain numbers among the arguments: where they depend on a width, removal is not exact (see ``rewrite.check``).
+
+    On shapes alone (`on_meta`) a tensor of one number that has a value is one too: code made it of a number.
+    """
     found: list[float] = []
-    _collect_numbers((*args, *kwargs.values()), found)
+    _collect_numbers((*args, *kwargs.values()), found, on_meta)
     return tuple(found)
 
 
-def _collect_numbers(values: Any, found: list[float]) -> None:
+def _collect_numbers(values: Any, found: list[float], on_meta: bool) -> None:
     for value in values:
         if isinstance(value, (int, float)):
             if not isinstance(value, bool):
                 found.append(float(value))
+        elif isinstance(value, Tensor):
+            if on_meta and value.dim() == 0 and not value.is_meta:
+                with unseen():
+                    found.append(float(value))
         elif isinstance(value, (list, tuple)):
-            _collect_numbers(value, found)
+            _collect_numbers(value, found, on_meta)

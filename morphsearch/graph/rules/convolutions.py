@@ -19,6 +19,7 @@ from morphsearch.graph.rules.binding import (
     bind,
     channel_labels,
     named,
+    never_silent,
     resolve_slot,
 )
 from morphsearch.graph.tape import Slot, Tape
@@ -61,6 +62,9 @@ def convolution(
     if found_rows is None or found_columns is None:
         reason = f"{tape.where(what)}: its weight is computed from data or from other parameters"
         tape.pin(arriving, reason)
+        for found in (found_rows, found_columns):
+            if found is not None:
+                tape.pin(found[0], reason)
         tape.pin(np.asarray(tape.activation(weight).ids).reshape(-1), reason)
         if bias is not None:
             tape.pin(np.asarray(tape.activation(bias).ids).reshape(-1), reason)
@@ -69,6 +73,8 @@ def convolution(
         tape.put(out, labels)
         return
     (rows, _), (columns, column_slot) = found_rows, found_columns
+    if columns.size > 1:  # it sums over channels
+        never_silent(tape, x, weight, arriving)
     channels_out = shape[channel_dim]
     if decision is None:
         tape.union(arriving, columns, column_slot)

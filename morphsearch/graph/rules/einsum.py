@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, along
-from morphsearch.graph.rules.binding import named, resolve_slot
+from morphsearch.graph.rules.binding import named, never_silent, resolve_slot
 from morphsearch.graph.rules.matrices import as_matrices
 from morphsearch.graph.tape import Tape
 
@@ -37,6 +37,7 @@ def einsum(tape: Tape, func: Any, args: Any, kwargs: Any) -> Any:
     assert columns is not None
     arriving = np.asarray(labels.vector(channel))
     tape.union(arriving, columns, slot)
+    never_silent(tape, x, weight, arriving)
     tape.pin(columns[arriving == RIGID], f"{tape.where('an einsum')} reads the network's input or a constant")
     made = along(rows, place, tuple(out.shape))
     positions = prod(x.shape) // x.shape[channel]

@@ -28,7 +28,7 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     found = [(t, tape.labels(t)) for t in operands]
     active = [labels for _, labels in found if labels is not None and labels.parameter is None]
     if not active:
-        _derive(tape, found, outputs, shape)
+        _derive(tape, found, outputs, shape, bool(numbers_in(args, kwargs)))
         return
     lifted = [_broadcast(labels, shape) for labels in active]
     moving = {d for ids in lifted for d, size in enumerate(ids.shape) if size > 1}
@@ -49,7 +49,8 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         if labels is not None and labels.parameter
     }
     produced = [compact(result, tuple(o.shape)) for o in outputs]
-    finish(tape, func, active, out, produced, parameters=named, attrs={"numbers": numbers_in(args, kwargs)})
+    numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)
+    finish(tape, func, active, out, produced, parameters=named, attrs={"numbers": numbers})
 
 
 def _broadcast(labels: Labels, shape: tuple[int, ...]) -> Tensor:
@@ -105,7 +106,13 @@ def _meet_constant(tape: Tape, tensor: Tensor, units: Tensor, shape: tuple[int, 
         tape.pin(units, tape.where("a constant tensor that is neither parameter nor buffer"))
 
 
-def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...]) -> None:
+# Of zeros they make something else.
+_LIFTING = frozenset(
+    "exp exp2 sigmoid hardsigmoid softplus cos cosh acos log log_sigmoid_forward reciprocal rsqrt rsub".split()
+)
+
+
+def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...], numbers: bool) -> None:
     """Arithmetic on parameters alone: what has the shape of the result stays a rearrangement of its parameter.
 
     Other parameters that it meets (a scale per row) follow its slices; where they cannot, the result is of unknown
@@ -123,6 +130,8 @@ def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...
             tape.sums += [(main.parameter or "", one.parameter or "") for one in known if one.shape == shape]
         elif tape.doing not in ("mul", "div", "neg") or sum(one.parameter == main.parameter for one in known) > 1:
             tape.bent.setdefault(main.parameter or "", tape.where(tape.doing))
+        if tape.doing in _LIFTING or (tape.doing in ("add", "sub") and numbers):
+            tape.lifted.setdefault(main.parameter or "", tape.where(tape.doing))
     for output in outputs:
         tape.put(output, Labels(result.ids, result.shape, -1, result.parameter))
 

@@ -14,6 +14,7 @@ from morphsearch.graph.rules.binding import (
     bind,
     learned,
     named,
+    never_silent,
     resolve_slot,
 )
 from morphsearch.graph.rules.layouts import lockstep
@@ -52,7 +53,11 @@ def linear_labels(
     found_rows = resolve_slot(tape, weight, row_dim, "rows")
     found_columns = resolve_slot(tape, weight, column_dim, "columns")
     if found_rows is None or found_columns is None:
-        tape.pin(labels.ids, f"{tape.where('a product')}: its weight is computed from data or from other parameters")
+        reason = f"{tape.where('a product')}: its weight is not one matrix of a parameter, but computed from something"
+        for found in (found_rows, found_columns):
+            if found is not None:
+                tape.pin(found[0], reason)
+        tape.pin(labels.ids, reason)
         out_labels = constant(RIGID, shape)
         tape.emit("linear", [labels], [out_labels])
         tape.put(out, out_labels)
@@ -69,6 +74,7 @@ def linear_labels(
     else:
         arriving = np.asarray(labels.vector(last))
         tape.union(arriving, columns, column_slot)
+        never_silent(tape, x, weight, arriving)
         tape.pin(columns[arriving == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
         if bias is not None:
             bind(tape, bias, 0, rows, "bias")

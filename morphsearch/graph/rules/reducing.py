@@ -10,7 +10,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, constant, reduce_ids, unknown
 from morphsearch.graph.rules.binding import learned, mixes_parameter
-from morphsearch.graph.rules.common import finish, plain_arguments, short_name
+from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.tape import Tape, tensors_in
 
@@ -35,7 +35,8 @@ def spatial(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     else:
         ids = _flatten_spatial(tape, labels, channel)
         produced = [Labels(ids, tuple(o.shape)) for o in outputs]
-    finish(tape, func, [labels], out, produced, attrs=plain_arguments(args[1:], kwargs))
+    attrs = plain_arguments(args[1:], kwargs)
+    finish(tape, func, [labels], out, produced, attrs=attrs | {"counts": numbers_in(args[1:], kwargs)})
 
 
 def _middles(args: Any, labels: Labels, out: Tensor, dims: list[int]) -> Tensor | None:
