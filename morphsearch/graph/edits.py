@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from morphsearch.graph.creating import with_channels
+from morphsearch.graph.creating import first_size, with_size
 from morphsearch.graph.slices import with_bounds
 from morphsearch.graph.tracing import moves, name_of
 
@@ -53,10 +53,12 @@ class Recounted:
 
 @dataclass
 class Recreated:
-    """Give the tensor that `node` makes so many channels."""
+    """Give dimension `dim` of the tensor that `node` makes, which has `rank` of them, the size `size`."""
 
     node: str
-    channels: int
+    dim: int
+    size: int
+    rank: int
 
 
 @dataclass
@@ -114,7 +116,7 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
             node.args = (node.args[0], with_bounds(index, edit.dim, edit.start, edit.end))
             continue
         if isinstance(edit, Recreated):
-            node.args = with_channels(name_of(node), node.args, edit.channels)
+            node.args = _remade(node, edit)
             continue
         with traced.graph.inserting_before(node):
             new = _selected(module, traced, nodes, edit) if isinstance(edit, Selection) else _resized(node, edit)
@@ -197,6 +199,17 @@ def with_count(args: tuple[Any, ...], kwargs: dict[str, Any], place: tuple[int, 
     if len(args) > position:
         return (*args[:position], value, *args[position + 1 :]), kwargs
     return args, {**kwargs, name: value}
+
+
+def _remade(node: fx.Node, edit: Recreated) -> tuple[Any, ...]:
+    """The arguments of a call that makes a tensor, with another size."""
+    first = first_size(name_of(node))
+    whole = node.args[first]
+    if isinstance(whole, fx.Node) and len(node.args) == first + 1 < first + edit.rank:  # ``torch.zeros(x.shape)``
+        with node.graph.inserting_before(node):
+            sizes = [node.graph.call_function(operator.getitem, (whole, place)) for place in range(edit.rank)]
+        return with_size(name_of(node), (*node.args[:first], tuple(sizes)), edit.dim, edit.size)
+    return with_size(name_of(node), node.args, edit.dim, edit.size)
 
 
 def _resized(node: fx.Node, edit: Resized) -> fx.Node:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from morphsearch.graph.creating import sizes_of, with_channels
+from morphsearch.graph.creating import channels_made, sizes_of, with_size
 from morphsearch.graph.edits import (
     ASKED,
     EXPANDS,
@@ -391,11 +391,12 @@ class Repair(_InPlaceOf):
         wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         sizes = sizes_of(name_of(n), args)
-        if wanted is None or len(sizes) != len(wanted) or len(wanted) < 2 or sizes[1] == wanted[1]:
+        dim = channels_made(facts.labels)
+        if dim is None or wanted is None or len(sizes) != len(wanted) or sizes[dim] == wanted[dim]:
             return result
         function = getattr(Tensor, n.target) if isinstance(n.target, str) else n.target
-        made = function(*with_channels(name_of(n), args, wanted[1]), **kwargs)
-        self.log.edits.append(Recreated(n.name, wanted[1]))
+        made = function(*with_size(name_of(n), args, dim, wanted[dim]), **kwargs)
+        self.log.edits.append(Recreated(n.name, dim, wanted[dim], len(wanted)))
         return made
 
     def _resize(self, n: fx.Node, result: Any) -> Tensor | None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from morphsearch.graph import slices
-from morphsearch.graph.creating import FUNCTIONS, METHODS, sizes_of, with_channels
+from morphsearch.graph.creating import FUNCTIONS, METHODS, channels_made, sizes_of, with_size
 from morphsearch.graph.edits import EXPANDS, PATCHED
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.rules.moving import CREATING
@@ -39,7 +39,8 @@ from morphsearch.graph.tape import Tape
 EXPANDING = frozenset((Tensor.expand, Tensor.broadcast_to, torch.broadcast_to))
 VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape)) | EXPANDING
 SPLITS = frozenset((Tensor.split, torch.split, Tensor.chunk, torch.chunk))
-WATCHED = VIEWS | SPLITS | FUNCTIONS | METHODS | slices.SLICING
+MAKING = FUNCTIONS | METHODS
+WATCHED = VIEWS | SPLITS | MAKING | slices.SLICING
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -99,9 +100,11 @@ class _Watch(TorchFunctionMode):
             return result
         known = self.seen.get(site)
         shapes = [self.new_shape(one) for one in known] if known is not None else []
-        if not shapes or any(shape is None for shape in shapes):
+        if known is None or any(shape is None for shape in shapes):
             return func(*args, **kwargs)
-        fit = _resized if func in VIEWS else _split if func in SPLITS else _made
+        if func in MAKING:
+            return _made(self, func, args, kwargs, where, known[0])
+        fit = _resized if func in VIEWS else _split
         return fit(self, func, args, kwargs, where, shapes)  # type: ignore[arg-type]
 
     def _sliced(self, func: Any, args: Any, kwargs: Any, site: Site) -> Any:
@@ -183,16 +186,14 @@ def _split(
     return args[0].split(sizes, dim)
 
 
-def _made(
-    watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], shapes: list[tuple[int, ...]]
-) -> Any:
+def _made(watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], labels: Labels) -> Any:
     """A tensor that is made: only the number of its channels is ours."""
-    wanted = shapes[0]
-    sizes = sizes_of(func.__name__, args)
-    if len(sizes) != len(wanted) or len(wanted) < 2 or sizes[1] == wanted[1]:
+    dim, sizes = channels_made(labels), sizes_of(func.__name__, args)
+    wanted = watch.new_shape(labels) if watch.new_shape is not None else None
+    if dim is None or wanted is None or len(sizes) != len(wanted) or sizes[dim] == wanted[dim]:
         return func(*args, **kwargs)
-    watch.note(where, [None, wanted[1], *[None] * (len(wanted) - 2)])
-    return func(*with_channels(func.__name__, args, wanted[1]), **kwargs)
+    watch.note(where, [wanted[dim] if place == dim else None for place in range(len(wanted))])
+    return func(*with_size(func.__name__, args, dim, wanted[dim]), **kwargs)
 
 
 def _methods(kind: type) -> dict[str, FunctionType]:
@@ -368,7 +369,14 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
     skip = 1 if isinstance(call.func.value, ast.Name) and call.func.value.id == "torch" else 0
     given = call.args[skip:]
     if name in CREATING:
-        return _edit_made(call, numbers)
+        if not call.args:
+            return False
+        # ``torch.full(sizes, value)`` has its value behind them
+        listed = isinstance(call.args[0], (ast.Tuple, ast.List)) or name.endswith("full")
+        rest, call.args = (call.args[1:], call.args[:1]) if listed else ([], call.args)
+        _put_sizes(call, 0, numbers)
+        call.args += rest
+        return True
     if name in ("split", "chunk"):
         if not given or any(isinstance(one, ast.Starred) for one in given):
             return False
@@ -377,6 +385,14 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
         return True
     if name not in ("view", "reshape", *EXPANDS) or not given:
         return False
+    _put_sizes(call, skip, numbers)
+    call.func.attr = name if name in EXPANDS else "reshape"
+    return True
+
+
+def _put_sizes(call: ast.Call, skip: int, numbers: list[int | None]) -> None:
+    """Numbers among the sizes of a call, which are its arguments from `skip` on, or one of them that lists all."""
+    given = call.args[skip:]
     listed = given[0] if len(given) == 1 and not isinstance(given[0], ast.Starred) and len(numbers) > 1 else None
     sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else [] if listed is not None else given
     placed = _placed(sizes, numbers)
@@ -388,8 +404,6 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
             sizes[position] = ast.Constant(number)
         if listed is None:
             call.args[skip:] = sizes
-    call.func.attr = name if name in EXPANDS else "reshape"
-    return True
 
 
 def _placed(sizes: list[ast.expr], numbers: list[int | None]) -> dict[int, int] | None:
@@ -415,13 +429,3 @@ def _in_place_of(sizes: ast.expr, numbers: list[int | None]) -> ast.expr:
     assert isinstance(found.generators[0].iter, ast.Call)
     found.generators[0].iter.args[1] = sizes
     return found
-
-
-def _edit_made(call: ast.Call, numbers: list[int | None]) -> bool:
-    """Put the number of channels into a call that makes a tensor; what follows it may be unpacked there."""
-    listed = call.args[0] if call.args else None
-    sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else call.args
-    if len(sizes) < 2 or any(isinstance(one, ast.Starred) for one in sizes[:2]):
-        return False
-    sizes[1] = ast.Constant(numbers[1])
-    return True

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, along, is_counting, unknown
 from morphsearch.graph.rules.layouts import lockstep
+from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.tape import Slot, Tape
 
 Ids = np.ndarray
@@ -122,7 +123,7 @@ def channel_labels(tape: Tape, tensor: Tensor, dim: int, what: str) -> Ids:
     Where they change along others (a pixel shuffle), all units that share a channel are one unit from here on; where
     that is impossible since the batch or the only other dimension carries them, they are pinned.
     """
-    labels = tape.activation(tensor)
+    labels = as_large_as(tape, tensor, tape.activation(tensor))
     others = [d for d in labels.varying() if d != dim]
     natural = ("both" if dim in labels.varying() else "elsewhere") if others else None
     chosen = tape.decide(f"channels of {what}", natural)

@@ -13,6 +13,7 @@ from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import in_parts, laid_out, skewed
+from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.tape import Tape, Untraceable, storage_key, tensors_in
 
 
@@ -50,7 +51,7 @@ def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Concatenation along `dim`, on the compact labels."""
     tensors, dim = args[0], (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
     parts = [t for t in tensors if t.dim() == out.dim()]  # PyTorch lets an empty tensor of rank 1 through
-    known = [tape.labels(t) for t in parts]
+    known = [as_large_as(tape, t, tape.labels(t)) for t in parts]
     labels = [
         constant(LOOSE, tuple(t.shape)) if own is None else own if own.parameter is None else constant(RIGID, own.shape)
         for t, own in zip(parts, known, strict=True)

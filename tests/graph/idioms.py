@@ -1,0 +1,77 @@
+"""Idioms of well-known projects: sums that start at zeros, embeddings, learned positions and states, experts."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.graph.mechanisms import case, cbr, conv, head, net
+
+# -- tensors made like others, or at the shape of others ---------------------------------------------------------------
+
+
+@case(removable=0.9)
+def a_sum_from_zeros_like() -> nn.Module:
+    """The skips of WaveGlow (arXiv 1811.00002) begin at zeros that are as large as the stream."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        out = torch.zeros_like(x)
+        out = out + s.b(x)
+        out += s.c(F.relu(x))
+        return s.head(out)
+
+    return net(forward, a=cbr(3, 8), b=conv(8, 8), c=conv(8, 8), head=head(8))
+
+
+@case(removable=0.9)
+def states_like_the_input() -> nn.Module:
+    """The first state is joined to what a cell reads, or read by a convolution of its own."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        first, second = torch.zeros_like(x), torch.full_like(x, 0.5)
+        for _ in range(2):
+            z = s.z(torch.cat([x, first], 1)).sigmoid()
+            first = (1 - z) * first + z * s.n(torch.cat([x, first], 1)).tanh()
+            second = (s.i(x) + s.h(second)).tanh()
+        return s.head(torch.cat([first, second], 1))
+
+    parts = {"z": conv(16, 8), "n": conv(16, 8), "i": conv(8, 8), "h": conv(8, 8)}
+    return net(forward, a=cbr(3, 8), **parts, head=head(16))
+
+
+@case(removable=0.9)
+def zeros_like_one_channel() -> nn.Module:
+    """A mask made like one channel follows nothing."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        return s.head(s.b(x) * torch.ones_like(x[:, :1]))
+
+    return net(forward, a=cbr(3, 8), b=conv(8, 6), head=head(6))
+
+
+@case(removable=0.9)
+def zeros_at_the_shape_of_others() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        out = torch.zeros(x.shape, dtype=x.dtype)
+        for layer in (s.b, s.c):
+            out = out + layer(x)
+        return s.head(out)
+
+    return net(forward, a=cbr(3, 8), b=conv(8, 8), c=conv(8, 8), head=head(8))
+
+
+@case(removable=0.9)
+def zeros_at_the_shape_of_others_in_a_loop() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        out = torch.zeros(x.size(), dtype=x.dtype)
+        for i in range(x.shape[-1] // 4):
+            out = out + s.b(x).roll(i, -1)
+        return s.head(out)
+
+    return net(forward, a=cbr(3, 8), b=conv(8, 8), head=head(8))
