@@ -213,6 +213,10 @@ def _remade(node: fx.Node, edit: Recreated) -> tuple[Any, ...]:
 
 
 def _resized(node: fx.Node, edit: Resized) -> fx.Node:
+    if name_of(node) == "unflatten":
+        source, dim, given = node.args
+        sizes = [edit.size if place == edit.position else size for place, size in enumerate(given)]  # type: ignore[arg-type]
+        return node.graph.call_method("unflatten", (source, dim, tuple(sizes)))
     sizes = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else list(node.args[1:])
     if len(sizes) == 1 < edit.rank:  # of another tensor: ``y.view(x.shape)``
         sizes = [node.graph.call_function(operator.getitem, (sizes[0], place)) for place in range(edit.rank)]

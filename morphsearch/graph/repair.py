@@ -403,7 +403,7 @@ class Repair(_InPlaceOf):
         """A view, or an expansion, to sizes that are written down, or taken from another tensor: those that went wrong
         become numbers."""
         facts = self.seed.get(n.name)
-        if name_of(n) not in ("view", "reshape", *EXPANDS) or facts is None or facts.labels is None:
+        if name_of(n) not in ("view", "reshape", "unflatten", *EXPANDS) or facts is None or facts.labels is None:
             return None
         wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         if wanted is None or (isinstance(result, Tensor) and tuple(result.shape) == wanted):
@@ -411,6 +411,8 @@ class Repair(_InPlaceOf):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if kwargs or not args or not isinstance(args[0], Tensor):
             return None
+        if name_of(n) == "unflatten":
+            return self._unflatten(n, args, wanted)
         sizes = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:])
         if len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
             return None
@@ -426,6 +428,20 @@ class Repair(_InPlaceOf):
             return None
         self.log.edits += [Resized(n.name, dim, wanted[dim], len(wanted)) for dim in wrong]
         return resized
+
+    def _unflatten(self, n: fx.Node, args: Any, wanted: tuple[int, ...]) -> Tensor | None:
+        """The sizes that one dimension is laid out along."""
+        source, dim, given = args
+        first, sizes = dim % source.dim(), list(given)
+        wrong = [place for place, size in enumerate(sizes) if size not in (-1, wanted[first + place])]
+        for place in wrong:
+            sizes[place] = wanted[first + place]
+        try:
+            result: Tensor = source.unflatten(dim, sizes)
+        except RuntimeError:
+            return None
+        self.log.edits += [Resized(n.name, place, sizes[place], len(sizes)) for place in wrong]
+        return result
 
 
 def _fill_value(node: fx.Node) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.plan import Plan
-from morphsearch.graph.tape import Tape
+from morphsearch.graph.tape import RawOperation, Tape
 
 
 def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> nn.Module:
@@ -69,6 +69,8 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
 
     for operation in tape.operations:
         module = modules.get(operation.module)
+        if isinstance(module, nn.Unflatten):
+            _update_unflatten(module, operation, plan)
         if module is None or not (operation.parameters or operation.kind == "group_norm"):
             continue
         names = operation.parameters
@@ -110,6 +112,20 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     for module in modules.values():
         if isinstance(module, nn.MultiheadAttention):
             _update_attention(module)
+
+
+def _update_unflatten(module: nn.Unflatten, operation: RawOperation, plan: Plan) -> None:
+    """The sizes that one dimension is laid out along."""
+    if operation.kind != "view" or not operation.outputs or type(module.unflattened_size) is not tuple:
+        return
+    made, first = operation.outputs[0], int(module.dim) % len(operation.inputs[0].shape)
+    units = np.where(np.asarray(made.ids) > 0, plan.class_of[np.maximum(np.asarray(made.ids), 0)], -1)
+    sizes = list(module.unflattened_size)
+    for place in range(len(sizes)):
+        lines = np.moveaxis(units, first + place, -1).reshape(-1, units.shape[first + place])
+        if sizes[place] != -1 and (lines != lines[:, :1]).any():
+            sizes[place] = int(np.where(lines[0] >= 0, plan.times[lines[0]], 1).sum())
+    module.unflattened_size = tuple(sizes)
 
 
 def _update_attention(module: nn.MultiheadAttention) -> None:

@@ -37,10 +37,11 @@ from morphsearch.graph.rules.moving import CREATING
 from morphsearch.graph.tape import Tape
 
 EXPANDING = frozenset((Tensor.expand, Tensor.broadcast_to, torch.broadcast_to))
+UNFLATTENING = frozenset((Tensor.unflatten, torch.unflatten))
 VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape)) | EXPANDING
 SPLITS = frozenset((Tensor.split, torch.split, Tensor.chunk, torch.chunk))
 MAKING = FUNCTIONS | METHODS
-WATCHED = VIEWS | SPLITS | MAKING | slices.SLICING
+WATCHED = VIEWS | UNFLATTENING | SPLITS | MAKING | slices.SLICING
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -104,7 +105,7 @@ class _Watch(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in MAKING:
             return _made(self, func, args, kwargs, where, known[0])
-        fit = _resized if func in VIEWS else _split
+        fit = _resized if func in VIEWS else _unflattened if func in UNFLATTENING else _split
         return fit(self, func, args, kwargs, where, shapes)  # type: ignore[arg-type]
 
     def _sliced(self, func: Any, args: Any, kwargs: Any, site: Site) -> Any:
@@ -165,6 +166,20 @@ def _resized(
         watch.note(where, numbers)
         return args[0].expand(new) if func in EXPANDING else args[0].reshape(new)
     return func(*args, **kwargs)
+
+
+def _unflattened(
+    watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], shapes: list[tuple[int, ...]]
+) -> Any:
+    if kwargs or len(args) != 3 or not isinstance(args[1], int) or not all(isinstance(size, int) for size in args[2]):
+        return func(*args, **kwargs)
+    first = args[1] % args[0].dim()
+    wanted = shapes[0][first : first + len(args[2])]
+    numbers = [None if size in (-1, fit) else fit for size, fit in zip(args[2], wanted, strict=True)]
+    if numbers.count(None) == len(numbers):
+        return func(*args, **kwargs)
+    watch.note(where, numbers)
+    return args[0].unflatten(first, [size if fit is None else fit for size, fit in zip(args[2], numbers, strict=True)])
 
 
 def _split(
@@ -383,6 +398,12 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
         call.func.attr = "split"
         call.args[skip] = ast.List([ast.Constant(number) for number in numbers], ast.Load())
         return True
+    if name == "unflatten":
+        listed = given[1] if len(given) == 2 else None
+        placed = _placed(listed.elts, numbers) if isinstance(listed, (ast.Tuple, ast.List)) else None
+        for position, number in (placed or {}).items():
+            listed.elts[position] = ast.Constant(number)  # type: ignore[union-attr]
+        return placed is not None
     if name not in ("view", "reshape", *EXPANDS) or not given:
         return False
     _put_sizes(call, skip, numbers)

@@ -75,3 +75,30 @@ def zeros_at_the_shape_of_others_in_a_loop() -> nn.Module:
         return s.head(out)
 
     return net(forward, a=cbr(3, 8), b=conv(8, 8), head=head(8))
+
+
+# -- one dimension laid out along several ------------------------------------------------------------------------------
+
+
+@case(2, 5, removable=0.9)
+def unflatten_layers() -> nn.Module:
+    """Decoders begin with a layer whose size is an attribute of the module."""
+    up = nn.Sequential(nn.Linear(5, 48), nn.Unflatten(1, (12, 2, 2)), conv(12, 6), nn.ReLU())
+    return nn.Sequential(up, nn.Flatten(), nn.Linear(24, 16), nn.Unflatten(-1, (8, -1, 2)), nn.Conv2d(8, 3, 1))
+
+
+@case(2, 5, removable=0.9)
+def unflatten_in_code() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.b(F.relu(s.a(x).unflatten(1, (12, 2, 2))))
+
+    return net(forward, a=nn.Linear(5, 48), b=conv(12, 3))
+
+
+@case(2, 5, removable=0.9)
+def unflatten_in_a_loop() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        return torch.stack([s.b(torch.unflatten(x[i], 0, (12, 2, -1))) for i in range(x.shape[0])])
+
+    return net(forward, a=nn.Linear(5, 48), b=conv(12, 3))
