@@ -102,3 +102,61 @@ def unflatten_in_a_loop() -> nn.Module:
         return torch.stack([s.b(torch.unflatten(x[i], 0, (12, 2, -1))) for i in range(x.shape[0])])
 
     return net(forward, a=nn.Linear(5, 48), b=conv(12, 3))
+
+
+# -- modules that move channels, and pools with a way back ------------------------------------------------------------
+
+
+@case(removable=0.9)
+def channel_shuffle_layers() -> nn.Module:
+    """Between grouped convolutions (ShuffleNet, arXiv 1707.01083)."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.stem(x)
+        x = F.relu(x + s.c(s.b(s.shuffle(s.a(x)))))
+        return s.head(x)
+
+    return net(
+        forward,
+        stem=cbr(3, 12),
+        a=cbr(12, 12, 1, groups=3),
+        shuffle=nn.ChannelShuffle(3),
+        b=conv(12, 12, groups=12),
+        c=conv(12, 12, 1, groups=3),
+        head=head(12),
+    )
+
+
+@case(removable=0.9)
+def channel_shuffle_before_two_groups() -> nn.Module:
+    return nn.Sequential(cbr(3, 8), nn.ChannelShuffle(2), cbr(8, 12, groups=2), head(12))
+
+
+@case(removable=0.9)
+def channel_shuffle_of_a_single_unit() -> nn.Module:
+    """All channels of the depthwise convolution may come to be one unit: their order matters all the same."""
+    shuffled = [conv(8, 8, 1, groups=4), nn.ChannelShuffle(4), conv(8, 8, groups=8)]
+    return nn.Sequential(cbr(3, 8), *shuffled, conv(8, 8, 1, groups=4), nn.ReLU(), head(8))
+
+
+@case(removable=0.9)
+def unpooling_by_indices() -> nn.Module:
+    """SegNet (arXiv 1511.00561): what was pooled and what is put back have the same channels."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x, outer = s.pool(s.a(x))
+        x, inner = F.max_pool2d(s.b(x), 2, return_indices=True)
+        x = s.d(F.max_unpool2d(s.c(x), inner, 2))
+        return s.head(s.unpool(x, outer))
+
+    pools = {"pool": nn.MaxPool2d(2, return_indices=True), "unpool": nn.MaxUnpool2d(2)}
+    return net(forward, a=cbr(3, 8), b=cbr(8, 10), c=cbr(10, 10), d=cbr(10, 8), **pools, head=head(8))
+
+
+@case(2, 3, 16, removable=0.9)
+def unpooling_in_one_dimension() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x, places = F.max_pool1d(s.a(x), 2, return_indices=True)
+        return s.out(F.max_unpool1d(s.b(x).relu(), places, 2))
+
+    return net(forward, a=nn.Conv1d(3, 8, 1), b=nn.Conv1d(8, 8, 1), out=nn.Conv1d(8, 4, 1))

@@ -107,6 +107,22 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     finish(tape, func, known, out, results, attrs=plain_arguments(args, kwargs))
 
 
+def shuffled(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """``channel_shuffle``, whose number of groups is written down: the same channel of every group leaves, so that it
+    goes on to bring the others where it should."""
+    labels = tape.labels(args[0])
+    if labels is None or labels.parameter is not None:
+        move(tape, func, args, kwargs, out)
+        return
+    ids, count = labels.ids, args[1]
+    if tape.decide("channel shuffle", "units" if ids.shape[1] > 1 else None, strict=True) is not None:
+        whole = ids.expand([size if dim != 1 else labels.shape[1] for dim, size in enumerate(ids.shape)])
+        together = tape.fuse(whole.unflatten(1, (count, -1)), 1)
+        ids = together.expand([size if dim != 1 else count for dim, size in enumerate(together.shape)])
+        ids = ids.transpose(1, 2).flatten(1, 2)
+    finish(tape, func, [labels], out, [compact(ids, tuple(out.shape))], attrs=plain_arguments(args[1:], kwargs))
+
+
 def _chosen_by_data(func: Any, args: Any, kwargs: Any, labels: Labels) -> bool:
     """An index that was computed from the network's data runs along a dimension that carries units."""
     name = short_name(func)
