@@ -100,6 +100,8 @@ def _may_matter(node: fx.Node) -> bool:
 def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> None:
     """Give `module` the code of its trace with the edits; it stays an instance of its class, with all that it holds."""
     nodes = {node.name: node for node in traced.graph.nodes}
+    # What the code computes and does not read (the last state of a loop) is computed on: it is found in the record.
+    unread = {node for node in traced.graph.nodes if not node.users and name_of(node) in _NUMBERS - {"getitem"}}
     for edit in log.edits:
         node = nodes[edit.node]
         if isinstance(edit, Removed):
@@ -122,7 +124,7 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
             new = _selected(module, traced, nodes, edit) if isinstance(edit, Selection) else _resized(node, edit)
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
-    traced.graph.eliminate_dead_code(_may_matter)
+    traced.graph.eliminate_dead_code(lambda node: node in unread or _may_matter(node))
     give_code(module, traced)
 
 

@@ -160,3 +160,55 @@ def unpooling_in_one_dimension() -> nn.Module:
         return s.out(F.max_unpool1d(s.b(x).relu(), places, 2))
 
     return net(forward, a=nn.Conv1d(3, 8, 1), b=nn.Conv1d(8, 8, 1), out=nn.Conv1d(8, 4, 1))
+
+
+# -- code whose last result nobody reads -------------------------------------------------------------------------------
+
+
+def _layers(count: int, inputs: int, outputs: int) -> nn.ModuleList:
+    return nn.ModuleList([nn.Conv1d(inputs, outputs, 3, padding=1) for _ in range(count)])
+
+
+@case(2, 4, 16, removable=0.9)
+def gated_layers_by_slices() -> nn.Module:
+    """WaveNet (arXiv 1609.03499): the stream of the last layer leads nowhere."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x, skip = s.stem(x), 0
+        for gates, onward, aside in zip(s.gates, s.onward, s.aside, strict=True):
+            h = gates(x)
+            z = h[:, : s.half].tanh() * h[:, s.half :].sigmoid()
+            skip = skip + aside(z)
+            x = x + onward(z)
+        return s.out(F.relu(skip))
+
+    return net(
+        forward,
+        half=6,
+        stem=nn.Conv1d(4, 8, 1),
+        gates=_layers(2, 8, 12),
+        onward=_layers(2, 6, 8),
+        aside=_layers(2, 6, 7),
+        out=nn.Conv1d(7, 3, 1),
+    )
+
+
+@case(2, 4, 16, removable=0.9)
+def one_layer_for_stream_and_skip() -> nn.Module:
+    """WaveGlow (arXiv 1811.00002): the last layer makes no more than the skip."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.stem(x)
+        out = torch.zeros_like(x)
+        for i in range(3):
+            h = s.gates[i](x)
+            both = s.both[i](h[:, :8].tanh() * h[:, 8:].sigmoid())
+            if i < 2:
+                x = x + both[:, :8]
+                out = out + both[:, 8:]
+            else:
+                out = out + both
+        return s.out(out)
+
+    both = nn.ModuleList([nn.Conv1d(8, 16, 1), nn.Conv1d(8, 16, 1), nn.Conv1d(8, 8, 1)])
+    return net(forward, stem=nn.Conv1d(4, 8, 1), gates=_layers(3, 8, 16), both=both, out=nn.Conv1d(8, 3, 1))
