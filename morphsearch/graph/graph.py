@@ -21,7 +21,7 @@ from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
 from morphsearch.graph.operations import Operation, TensorShape, extent_of
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.recording import uncollected
-from morphsearch.graph.resolve import Binding, Group, resolve
+from morphsearch.graph.resolve import PRODUCING, Binding, Group, resolve
 from morphsearch.graph.steps import Mismatch
 from morphsearch.graph.tape import Tape
 
@@ -270,6 +270,13 @@ class ConvGraph:
                     f"units that the weight made of {name} reads are to be widened",
                     f"copies of a unit share its weight out, and {self.tape.bent[name]} computes with that weight",
                     'use weights="fresh", or leave the units that this layer reads at their width',
+                )
+            roles = {role for role, _ in self.tape.roles.get((name, dim), ())}
+            if "columns" in roles and roles & set(PRODUCING) and (copies > 1).any():
+                raise GraphError(
+                    f"units that {name} both makes and reads (a tied weight) are to be widened",
+                    "what makes a unit is repeated in its copies, and what reads it is shared out among them",
+                    'use weights="fresh", or leave these units at their width',
                 )
 
     @uncollected()

@@ -61,7 +61,11 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:
 def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     """Bring the sizes that modules hold as attributes up to date: channels, groups, features, normalised shapes."""
     modules = dict(model.named_modules())
-    owners = {f"{path}.{name}": one for path, one in modules.items() for name in one._parameters}
+    holders: dict[int, list[nn.Module]] = {}  # a tied weight is that of several
+    for one in modules.values():
+        for held in one._parameters.values():
+            holders.setdefault(id(held), []).append(one)
+    owners = {name: holders.get(id(held), []) for name, held in model.named_parameters()}
 
     def size(parameters: dict[str, str], role: str, dim: int) -> int | None:
         slot = (parameters.get(role, ""), dim)
@@ -84,9 +88,12 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
             set_size(module, "out_channels", rows * groups if transposed else rows)
             set_size(module, "in_channels", columns if transposed else columns * groups)
         elif operation.kind == "linear":
-            owner = owners.get(names.get("weight", "")) or module  # of whoever calls it
-            set_size(owner, "out_features", size(names, "weight", 0))
-            set_size(owner, "in_features", size(names, "weight", 1))
+            for owner in owners.get(names.get("weight", "")) or [module]:  # of whoever calls it
+                set_size(owner, "out_features", size(names, "weight", 0))
+                set_size(owner, "in_features", size(names, "weight", 1))
+        elif operation.kind == "embedding":
+            for owner in owners.get(names.get("weight", "")) or [module]:
+                set_size(owner, "embedding_dim", size(names, "weight", 1))
         elif operation.kind == "recurrent":
             rows = size(names, "weight", 0)
             set_size(module, "input_size", size(names, "weight", 1))

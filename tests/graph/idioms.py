@@ -212,3 +212,84 @@ def one_layer_for_stream_and_skip() -> nn.Module:
 
     both = nn.ModuleList([nn.Conv1d(8, 16, 1), nn.Conv1d(8, 16, 1), nn.Conv1d(8, 8, 1)])
     return net(forward, stem=nn.Conv1d(4, 8, 1), gates=_layers(3, 8, 16), both=both, out=nn.Conv1d(8, 3, 1))
+
+
+# -- tables that are read by number ------------------------------------------------------------------------------------
+
+CLASSES = (torch.zeros(2, 3, 8, 8), torch.tensor([1, 3]))
+
+
+class _ConditionalNorm(nn.Module):
+    """Scale and shift of each class (BigGAN, arXiv 1809.11096)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.table = nn.Embedding(5, 2 * channels)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        scale, shift = self.table(y).chunk(2, 1)
+        return scale.view(-1, self.channels, 1, 1) * self.norm(x) + shift.view(-1, self.channels, 1, 1)
+
+
+@case(inputs=CLASSES, removable=0.9)
+def norms_for_each_class() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        x = s.first(s.a(x), y).relu()
+        return s.head(s.second(s.b(x), y).relu())
+
+    return net(forward, a=conv(3, 8), first=_ConditionalNorm(8), b=conv(8, 6), second=_ConditionalNorm(6), head=head(6))
+
+
+@case(inputs=CLASSES, removable=0.9)
+def classes_beside_time() -> nn.Module:
+    """A denoiser adds what it knows of the time and the class (arXiv 2105.05233), and joins a map of the class."""
+
+    def forward(s: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        known = s.time(x.mean((2, 3))) + s.kind(y)
+        around = F.embedding(y, s.around)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        x = s.a(torch.cat([x, around], 1)).relu()
+        return s.head(x + s.project(F.silu(known))[:, :, None, None])
+
+    parts = {"time": nn.Linear(3, 12), "kind": nn.Embedding(5, 12), "project": nn.Linear(12, 8)}
+    return net(forward, around=nn.Parameter(torch.randn(5, 4)), **parts, a=conv(7, 8), head=head(8))
+
+
+@case(removable=0.9)
+def positions_from_tables() -> nn.Module:
+    """Two tables side by side, one for columns and one for rows of the image (arXiv 2005.12872)."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x)
+        h, w = x.shape[-2:]
+        across, down = s.across(torch.arange(w)), s.down(torch.arange(h))
+        both = torch.cat([across[None].repeat(h, 1, 1), down[:, None].repeat(1, w, 1)], -1)
+        tokens = (x + both.permute(2, 0, 1)[None]).flatten(2).transpose(1, 2)
+        return s.out((tokens + s.place(torch.arange(h * w))).relu().mean(1))
+
+    tables = {"across": nn.Embedding(50, 6), "down": nn.Embedding(50, 6), "place": nn.Embedding(64, 12)}
+    return net(forward, a=cbr(3, 12), **tables, out=nn.Linear(12, 4))
+
+
+@case(removable=0.3, exact=False, reason="sum over channels")
+def quantised_vectors() -> nn.Module:
+    """The nearest of eleven vectors (arXiv 1711.00937) stands for a pixel; distances mix its channels."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        z = s.a(x)
+        flat = z.permute(0, 2, 3, 1).reshape(-1, 6)
+        far = flat.pow(2).sum(1, keepdim=True) + s.code.weight.pow(2).sum(1) - 2 * flat @ s.code.weight.t()
+        found = s.code(far.argmin(1)).view(2, 8, 8, 6).permute(0, 3, 1, 2)
+        return s.head(z + (found - z).detach())
+
+    return net(forward, a=cbr(3, 6), code=nn.Embedding(11, 6), head=head(6))
+
+
+@case(inputs=torch.zeros(2, 9, dtype=torch.long), removable=0.9)
+def words() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.out(s.b(s.a(s.table(x).transpose(1, 2)).relu()).relu().amax(2))
+
+    layers = {"a": nn.Conv1d(8, 12, 3), "b": nn.Conv1d(12, 6, 3)}
+    return net(forward, table=nn.Embedding(20, 8, padding_idx=0), **layers, out=nn.Linear(6, 3))

@@ -17,6 +17,7 @@ from morphsearch.graph.rules.binding import (
 )
 from morphsearch.graph.rules.common import Rule, finish, input_labels, plain_name, short_name
 from morphsearch.graph.rules.convolutions import convolution
+from morphsearch.graph.rules.embeddings import embedding
 from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, shuffled, view
 from morphsearch.graph.rules.norms import per_channel_norm
 from morphsearch.graph.rules.pairs import on_both_sides
@@ -163,6 +164,7 @@ MOVING = frozenset(plain_name(name) for name in _MOVING)
 ATEN: dict[str, Rule] = {
     **_MOVING,
     **_table(put_back, "col2im"),
+    **_table(embedding(not_followed), "embedding"),
     **_table(transformed, "_fft_r2c _fft_c2r _fft_c2c"),
     **_table(elementwise.glu, "glu"),
     **_table(
