@@ -60,7 +60,7 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
     for dim in range(len(shape)):
         if labels.parameter is not None:
             found = axis_of(tape, labels, dim)
-            slot = tape.slots.get(found[:2]) if found is not None else None
+            slot = tape.slots.get(found[:2], tape.merged.get(found[:2])) if found is not None else None
             if found is None or slot is None:
                 continue
             ids = slot[found[2]].reshape(1, -1)

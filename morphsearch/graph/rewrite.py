@@ -21,6 +21,8 @@ from morphsearch.graph.cloning import clone
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.tape import RawOperation, Tape
 
+_OF_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
 
 def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> nn.Module:
     """A copy of `model` with its parameters and buffers gathered and the sizes that its modules know brought up to
@@ -119,6 +121,9 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     for module in modules.values():
         if isinstance(module, nn.MultiheadAttention):
             _update_attention(module)
+        elif isinstance(module, nn.Transformer):
+            layers = (one for one in module.modules() if isinstance(one, _OF_TRANSFORMERS))
+            set_size(module, "d_model", next((one.linear1.weight.shape[1] for one in layers), None))
 
 
 def _update_unflatten(module: nn.Unflatten, operation: RawOperation, plan: Plan) -> None:

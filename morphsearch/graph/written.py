@@ -399,15 +399,21 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
         call.args[skip] = ast.List([ast.Constant(number) for number in numbers], ast.Load())
         return True
     if name == "unflatten":
-        listed = given[1] if len(given) == 2 else None
-        placed = _placed(listed.elts, numbers) if isinstance(listed, (ast.Tuple, ast.List)) else None
-        for position, number in (placed or {}).items():
-            listed.elts[position] = ast.Constant(number)  # type: ignore[union-attr]
-        return placed is not None
+        return len(given) == 2 and _put_along(given[1], numbers)
     if name not in ("view", "reshape", *EXPANDS) or not given:
         return False
     _put_sizes(call, skip, numbers)
     call.func.attr = name if name in EXPANDS else "reshape"
+    return True
+
+
+def _put_along(sizes: ast.expr, numbers: list[int | None]) -> bool:
+    """Numbers among the sizes that one dimension is laid out along."""
+    placed = _placed(sizes.elts, numbers) if isinstance(sizes, (ast.Tuple, ast.List)) else None
+    if placed is None or not isinstance(sizes, (ast.Tuple, ast.List)):
+        return False
+    for position, number in placed.items():
+        sizes.elts[position] = ast.Constant(number)
     return True
 
 

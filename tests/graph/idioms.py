@@ -293,3 +293,58 @@ def words() -> nn.Module:
 
     layers = {"a": nn.Conv1d(8, 12, 3), "b": nn.Conv1d(12, 6, 3)}
     return net(forward, table=nn.Embedding(20, 8, padding_idx=0), **layers, out=nn.Linear(6, 3))
+
+
+# -- parameters that are joined ----------------------------------------------------------------------------------------
+
+
+@case(1, 3, 8, 8, removable=0.9, exact=False, reason="a layer norm over channels")
+def detection_transformer() -> nn.Module:
+    """The demonstration of DETR (arXiv 2005.12872): two learned tables side by side are the positions."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.narrow(s.backbone(x))
+        h, w = x.shape[-2:]
+        across, down = s.across[:w].unsqueeze(0).repeat(h, 1, 1), s.down[:h].unsqueeze(1).repeat(1, w, 1)
+        places = torch.cat([across, down], dim=-1).flatten(0, 1).unsqueeze(0)
+        asked = s.asked.unsqueeze(0).repeat(len(x), 1, 1)
+        return s.kinds(s.transformer(places + 0.1 * x.flatten(2).permute(0, 2, 1), asked))
+
+    def table(length: int, width: int) -> nn.Parameter:
+        return nn.Parameter(torch.rand(length, width))
+
+    return net(
+        forward,
+        backbone=cbr(3, 20),
+        narrow=nn.Conv2d(20, 16, 1),
+        transformer=nn.Transformer(16, 2, 1, 1, 24, dropout=0.0, batch_first=True),
+        across=table(50, 8),
+        down=table(50, 8),
+        asked=table(7, 16),
+        kinds=nn.Linear(16, 5),
+    )
+
+
+@case(removable=0.9)
+def parameters_joined_along_channels_and_beside_them() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.a(x) * torch.cat([s.first, s.rest], 1)
+        tokens = x.flatten(2).transpose(1, 2) + torch.cat([s.one * 2, s.others], 1)
+        return s.out((tokens + s.layer(torch.cat([s.short, s.long], 1))).relu().mean(1))
+
+    shapes = {"first": (1, 4, 1, 1), "rest": (1, 8, 1, 1), "one": (1, 1, 12), "others": (1, 63, 12)}
+    shapes |= {"short": (1, 10, 9), "long": (1, 54, 9)}
+    parameters = {name: nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
+    return net(forward, a=cbr(3, 12), **parameters, layer=nn.Linear(9, 12), out=nn.Linear(12, 4))
+
+
+@case(removable=0.9, exact=False, reason="norm of the weight of")
+def a_norm_of_joined_parameters() -> nn.Module:
+    """It mixes the slices of every part."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        scale = torch.cat([s.first, s.rest], 1)
+        return s.head(s.a(x) * (scale / scale.norm()))
+
+    first, rest = (nn.Parameter(torch.randn(1, size, 1, 1)) for size in (4, 8))
+    return net(forward, a=cbr(3, 12), first=first, rest=rest, head=head(12))

@@ -45,9 +45,10 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         elif labels.parameter is not None:
             bind_elements(tape, tensor, Labels(result, shape), "gate")
     named = {
-        f"operand{i}": labels.parameter
-        for i, (_, labels) in enumerate(found)
-        if labels is not None and labels.parameter
+        f"operand{i}": name
+        for i, name in enumerate(
+            name for _, labels in found if labels is not None for name in tape.parts_of(labels.parameter or "")
+        )
     }
     produced = [compact(result, tuple(o.shape)) for o in outputs]
     finish(tape, func, active, out, produced, parameters=named, attrs={"numbers": numbers_in(args, kwargs)})

@@ -12,6 +12,7 @@ from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, const
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
+from morphsearch.graph.rules.joining import joined
 from morphsearch.graph.rules.layouts import in_parts, laid_out, skewed
 from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.tape import Tape, Untraceable, storage_key, tensors_in
@@ -52,6 +53,8 @@ def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     tensors, dim = args[0], (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
     parts = [t for t in tensors if t.dim() == out.dim()]  # PyTorch lets an empty tensor of rank 1 through
     known = [as_large_as(tape, t, tape.labels(t)) for t in parts]
+    if joined(tape, parts, known, dim, out):
+        return
     labels = [
         constant(LOOSE, tuple(t.shape)) if own is None else own if own.parameter is None else constant(RIGID, own.shape)
         for t, own in zip(parts, known, strict=True)
@@ -67,8 +70,8 @@ def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         labels = [Labels(merged, one.shape, one.producer) for one in labels]
     target = [out.shape[d] if d in moving else 1 for d in range(out.dim())]
     pieces = [one.ids.expand([*target[:dim], one.shape[dim], *target[dim + 1 :]]) for one in labels]
-    joined = compact(torch.cat(pieces, dim), tuple(out.shape))
-    finish(tape, func, inputs, out, [joined], attrs={"dim": dim})
+    made = compact(torch.cat(pieces, dim), tuple(out.shape))
+    finish(tape, func, inputs, out, [made], attrs={"dim": dim})
 
 
 def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
