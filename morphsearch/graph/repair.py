@@ -87,7 +87,7 @@ class Watch(_InPlaceOf):
         tape = self.tapes[-1]
         with unseen():
             labels = tape.pair(result) or tape.labels(result) if isinstance(result, Tensor) else None
-        if labels is not None and labels.parameter is not None and name_of(n) not in ("view", "reshape"):
+        if labels is not None and labels.parameter is not None and name_of(n) not in ("view", "reshape", *EXPANDS):
             labels = None  # as large as the parameter, and only new sizes of it are asked for
         several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
         # Of tensors only an index keeps its numbers: what was patched before may need it again.

@@ -102,6 +102,7 @@ class Tape:
         self.positions: list[tuple[Tensor, np.ndarray, str]] = []
         self.slots: dict[Slot, np.ndarray] = {}
         self.roles: dict[Slot, set[tuple[str, str]]] = {}
+        self.states: dict[str, str] = {}  # which of them begin a recurrence, and their dimension of units
         self.created = 0  # tensors made on the way that could hold channels
         self.joins: dict[str, Callable[[int, str], np.ndarray]] = {}  # parameters that were joined, see rules.joining
         self.parts: dict[str, tuple[str, ...]] = {}  # and which those are

@@ -18,7 +18,7 @@ import sys
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -96,13 +96,16 @@ class _Watch(TorchFunctionMode):
             parts = [result] if isinstance(result, Tensor) else list(result)
             tape = self.tapes[-1]
             labels = [tape.pair(part) or tape.labels(part) for part in parts]
-            if all(one is not None and one.parameter is None for one in labels):
+            if all(one is not None and (one.parameter is None or func in VIEWS) for one in labels):
                 self.seen[site] = labels  # type: ignore[assignment]
             return result
         known = self.seen.get(site)
         shapes = [self.new_shape(one) for one in known] if known is not None else []
         if known is None or any(shape is None for shape in shapes):
             return func(*args, **kwargs)
+        if known[0].parameter is not None and func not in EXPANDING:
+            with suppress(RuntimeError):  # of parameters it is not always known what a view should give
+                return func(*args, **kwargs)
         if func in MAKING:
             return _made(self, func, args, kwargs, where, known[0])
         fit = _resized if func in VIEWS else _unflattened if func in UNFLATTENING else _split
@@ -161,6 +164,9 @@ def _resized(
     if kwargs or len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
         return func(*args, **kwargs)
     numbers = [None if size in (-1, wanted[dim]) else wanted[dim] for dim, size in enumerate(sizes)]
+    if func in EXPANDING:  # what has a size may keep it
+        has = (1,) * (len(sizes) - args[0].dim()) + tuple(args[0].shape)
+        numbers = [None if size == own else number for number, size, own in zip(numbers, sizes, has, strict=True)]
     if numbers.count(None) < len(numbers):
         new = [size if number is None else number for size, number in zip(sizes, numbers, strict=True)]
         watch.note(where, numbers)

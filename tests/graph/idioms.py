@@ -348,3 +348,87 @@ def a_norm_of_joined_parameters() -> nn.Module:
 
     first, rest = (nn.Parameter(torch.randn(1, size, 1, 1)) for size in (4, 8))
     return net(forward, a=cbr(3, 12), first=first, rest=rest, head=head(12))
+
+
+# -- states that recurrences begin with --------------------------------------------------------------------------------
+
+
+def _sequence(x: Tensor) -> Tensor:
+    """`n x c x h x w` -> `n x w x c`."""
+    return x.mean(2).transpose(1, 2)
+
+
+@case(2, 1, 8, 10, removable=0.9)
+def learned_first_states() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        _, state = s.rnn(_sequence(s.b(s.a(x)).relu()), s.first.expand(1, x.shape[0], 10).contiguous())
+        other = s.second.expand(len(x), -1)
+        for _ in range(2):
+            other = s.cell(state[0], other)
+        return s.out(other)
+
+    first, second = nn.Parameter(torch.randn(1, 1, 10)), nn.Parameter(torch.randn(1, 7))
+    layers = {"rnn": nn.GRU(6, 10, batch_first=True), "cell": nn.GRUCell(10, 7), "out": nn.Linear(7, 3)}
+    return net(forward, a=cbr(1, 8), b=conv(8, 6), first=first, second=second, **layers)
+
+
+@case(2, 1, 8, 10, removable=0.9)
+def learned_first_states_after_a_branch() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = _sequence(s.a(x))
+        if x.shape[1] > 4:
+            x = x * 2
+        state = s.first.expand(2, x.shape[0], 10).contiguous(), s.second.repeat(1, x.shape[0], 1)
+        return s.out(s.rnn(x, state)[0])
+
+    first, second = (nn.Parameter(torch.randn(2, 1, 10)) for _ in range(2))
+    rnn = nn.LSTM(8, 10, batch_first=True, bidirectional=True)
+    return net(forward, a=cbr(1, 8), first=first, second=second, rnn=rnn, out=nn.Linear(20, 3))
+
+
+@case(2, 1, 8, 10, removable=0.9)
+def first_states_at_a_written_size() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = _sequence(s.b(s.a(x)).relu())
+        state = torch.zeros(2, x.size(0), s.hidden, dtype=x.dtype), torch.ones(2, x.size(0), s.hidden, dtype=x.dtype)
+        y, _ = s.rnn(x, state)
+        return s.out(s.over(y, y.new_zeros(len(y), 9).unsqueeze(0))[0])
+
+    layers = {"rnn": nn.LSTM(6, 10, 2, batch_first=True), "over": nn.GRU(10, 9, batch_first=True)}
+    return net(forward, a=cbr(1, 8), b=conv(8, 6), hidden=10, **layers, out=nn.Linear(9, 3))
+
+
+@case(2, 1, 8, 10, removable=0.9)
+def first_states_from_a_method() -> nn.Module:
+    """Made beside ``forward``, read step by step, by code that no trace can stand for."""
+
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.rnn = 10, nn.GRU(8, 10)
+
+        def first(self, batch: int, like: Tensor) -> Tensor:
+            return torch.zeros(1, batch, self.hidden, dtype=like.dtype)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state, found = self.first(x.size(1), x), []
+            for step in range(x.shape[0]):
+                y, state = self.rnn(x[step : step + 1], state)
+                found.append(y)
+            return torch.cat(found)
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.out(s.steps(s.a(x).mean(2).permute(2, 0, 1)))
+
+    return net(forward, a=cbr(1, 8), steps=Steps(), out=nn.Linear(10, 3))
+
+
+@case(2, 1, 8, 10, removable=0.5, reason="recurrent in rnn")
+def a_first_state_that_holds_its_layer_alone() -> nn.Module:
+    """Where a state cannot follow, the convolution before the layer may change all the same."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = _sequence(s.b(s.a(x)).relu())
+        return s.out(s.rnn(x, torch.ones(1, x.size(0), 10, dtype=x.dtype).cumsum(-1))[0])
+
+    return net(forward, a=cbr(1, 8), b=conv(8, 6), rnn=nn.GRU(6, 10, batch_first=True), out=nn.Linear(10, 3))

@@ -25,6 +25,8 @@ def identity(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if labels is None:
         return
     copy = Labels(labels.ids, labels.shape, labels.producer, labels.parameter)
+    if hasattr(source, "_morphsearch_made"):
+        out._morphsearch_made = source._morphsearch_made
     if labels.parameter is not None:
         tape.put(out, copy)
         return
@@ -232,6 +234,8 @@ def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         tape.emit(short_name(func), [], [], attrs={"numbers": numbers})
     like = tape.labels(args[0]) if short_name(func).endswith("_like") else None
     for tensor in tensors_in(out):
+        if short_name(func) in CREATING:
+            tensor._morphsearch_made = tape.occurrence(CREATED)  # type: ignore[attr-defined]
         tape.put(tensor, _created(tape, func, tensor))
         if like is not None and like.parameter is None and like.shape == tuple(tensor.shape):
             tensor._morphsearch_like = like  # type: ignore[attr-defined]  # its size is the other's
@@ -239,11 +243,15 @@ def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 def _created(tape: Tape, func: Any, tensor: Tensor) -> Labels:
     shape = tuple(tensor.shape)
-    if short_name(func) in CREATING and len(shape) in CHANNELLED and shape[1] > 1:
-        tape.created += 1
-        ids = tape.filler("created", shape[1]) if CREATED in tape.decisions else None
-        if ids is not None:
-            return along(ids, 1, shape)
+    if short_name(func) in CREATING and len(shape) > 1:
+        # Of most ranks channels are the second dimension; whoever reads a state knows better.
+        known = tape.decisions.get(tensor._morphsearch_made)  # type: ignore[attr-defined]
+        dim = int(known) if known is not None else 1 if len(shape) in CHANNELLED else None
+        if dim is not None and shape[dim] > 1:
+            tape.created += 1
+            ids = tape.filler("created", shape[dim]) if CREATED in tape.decisions else None
+            if ids is not None:
+                return along(ids, dim, shape)
     return constant(LOOSE, shape)
 
 
