@@ -432,3 +432,39 @@ def a_first_state_that_holds_its_layer_alone() -> nn.Module:
         return s.out(s.rnn(x, torch.ones(1, x.size(0), 10, dtype=x.dtype).cumsum(-1))[0])
 
     return net(forward, a=cbr(1, 8), b=conv(8, 6), rnn=nn.GRU(6, 10, batch_first=True), out=nn.Linear(10, 3))
+
+
+# -- weights on the left of a product, and views of parameters ---------------------------------------------------------
+
+
+@case(removable=0.9)
+def convolutions_by_unfold() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.first.view(12, -1) @ F.unfold(x, 3, padding=1) + s.shift.view(12, 1)
+        x = s.second.view(10, -1) @ F.unfold(x.relu().view(-1, 12, 8, 8), 3, padding=1)
+        return s.head(x.relu().view(-1, 10, 8, 8))
+
+    weights = {"first": nn.Parameter(torch.randn(12, 3, 3, 3)), "second": nn.Parameter(torch.randn(10, 12, 3, 3))}
+    return net(forward, **weights, shift=nn.Parameter(torch.randn(12)), head=head(10))
+
+
+@case(removable=0.9)
+def weights_before_what_they_read() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.weight @ s.a(x).flatten(2)
+        x = torch.stack([s.layer.weight @ one + s.layer.bias[:, None] for one in x.relu()])
+        x = torch.baddbmm(s.shift.view(1, -1, 1), s.last.expand(len(x), -1, -1), x.relu())
+        return s.out(x.relu().mean(2))
+
+    parameters = {"weight": (12, 6), "shift": (7,), "last": (1, 7, 10)}
+    made = {name: nn.Parameter(torch.randn(shape)) for name, shape in parameters.items()}
+    return net(forward, a=cbr(3, 6), **made, layer=nn.Linear(12, 10), out=nn.Linear(7, 4))
+
+
+@case(removable=0.9)
+def a_parameter_viewed_at_a_written_size() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        tokens = s.a(x).flatten(2).transpose(1, 2)
+        return s.out((tokens * (s.scale * 2).view(1, 64, 12)).relu().mean(1))
+
+    return net(forward, a=cbr(3, 12), scale=nn.Parameter(torch.randn(64, 12)), out=nn.Linear(12, 4))
