@@ -4,7 +4,8 @@ from __future__ import annotations
 
 _NAMES = """
     alias arange as_strided cat channel_shuffle chunk clone concat constant_pad_nd contiguous copy copy_ detach
-    detach_ dropout empty empty_like expand expand_as feature_dropout flatten flip full full_like gather getitem
+    detach_ dropout embedding empty empty_like expand expand_as feature_dropout flatten flip full full_like gather
+    getitem
     identity index index_put index_put_ index_select lift_fresh masked_fill masked_fill_ movedim narrow new_empty
     new_full new_ones new_zeros ones ones_like output pad permute pixel_shuffle pixel_unshuffle reflection_pad1d
     reflection_pad2d repeat repeat_interleave replication_pad1d replication_pad2d reshape roll scalar_tensor select

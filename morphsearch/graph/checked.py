@@ -247,6 +247,8 @@ def _culprits(graph: ConvGraph, tried: np.ndarray, index: int, blamed: dict[int,
     if columns is not None and columns.size:
         weights = Labels(torch.from_numpy(np.asarray(columns, np.int64)), (columns.size,))
         read = blamed | _free_of(graph, [weights], reason)
+    if graph.tape.operations[index].kind == "recurrent":  # its state may be in its way, which is no input
+        read = blamed | _free_of(graph, graph.tape.operations[index].outputs, reason)
     unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
     group_of = {one: int(unit_group[unit_of[one]]) for one in read}
     suspects = sorted(set(group_of.values()), key=lambda group: int((unit_group == group).sum()))

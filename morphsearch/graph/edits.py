@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from morphsearch.graph.creating import with_channels
+from morphsearch.graph.creating import first_size, with_size
 from morphsearch.graph.slices import with_bounds
 from morphsearch.graph.tracing import moves, name_of
 
@@ -53,10 +53,12 @@ class Recounted:
 
 @dataclass
 class Recreated:
-    """Give the tensor that `node` makes so many channels."""
+    """Give dimension `dim` of the tensor that `node` makes, which has `rank` of them, the size `size`."""
 
     node: str
-    channels: int
+    dim: int
+    size: int
+    rank: int
 
 
 @dataclass
@@ -98,6 +100,8 @@ def _may_matter(node: fx.Node) -> bool:
 def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> None:
     """Give `module` the code of its trace with the edits; it stays an instance of its class, with all that it holds."""
     nodes = {node.name: node for node in traced.graph.nodes}
+    # What the code computes and does not read (the last state of a loop) is computed on: it is found in the record.
+    unread = {node for node in traced.graph.nodes if not node.users and name_of(node) in _NUMBERS - {"getitem"}}
     for edit in log.edits:
         node = nodes[edit.node]
         if isinstance(edit, Removed):
@@ -114,13 +118,13 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
             node.args = (node.args[0], with_bounds(index, edit.dim, edit.start, edit.end))
             continue
         if isinstance(edit, Recreated):
-            node.args = with_channels(name_of(node), node.args, edit.channels)
+            node.args = _remade(node, edit)
             continue
         with traced.graph.inserting_before(node):
             new = _selected(module, traced, nodes, edit) if isinstance(edit, Selection) else _resized(node, edit)
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
-    traced.graph.eliminate_dead_code(_may_matter)
+    traced.graph.eliminate_dead_code(lambda node: node in unread or _may_matter(node))
     give_code(module, traced)
 
 
@@ -199,7 +203,22 @@ def with_count(args: tuple[Any, ...], kwargs: dict[str, Any], place: tuple[int, 
     return args, {**kwargs, name: value}
 
 
+def _remade(node: fx.Node, edit: Recreated) -> tuple[Any, ...]:
+    """The arguments of a call that makes a tensor, with another size."""
+    first = first_size(name_of(node))
+    whole = node.args[first]
+    if isinstance(whole, fx.Node) and len(node.args) == first + 1 < first + edit.rank:  # ``torch.zeros(x.shape)``
+        with node.graph.inserting_before(node):
+            sizes = [node.graph.call_function(operator.getitem, (whole, place)) for place in range(edit.rank)]
+        return with_size(name_of(node), (*node.args[:first], tuple(sizes)), edit.dim, edit.size)
+    return with_size(name_of(node), node.args, edit.dim, edit.size)
+
+
 def _resized(node: fx.Node, edit: Resized) -> fx.Node:
+    if name_of(node) == "unflatten":
+        source, dim, given = node.args
+        sizes = [edit.size if place == edit.position else size for place, size in enumerate(given)]  # type: ignore[arg-type]
+        return node.graph.call_method("unflatten", (source, dim, tuple(sizes)))
     sizes = list(node.args[1]) if isinstance(node.args[1], (tuple, list)) else list(node.args[1:])
     if len(sizes) == 1 < edit.rank:  # of another tensor: ``y.view(x.shape)``
         sizes = [node.graph.call_function(operator.getitem, (sizes[0], place)) for place in range(edit.rank)]

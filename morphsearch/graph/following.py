@@ -56,12 +56,14 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
     """The shape that a tensor of the seed (recorded on `tape`) has in the new network; None where its units do not fill
     a shape."""
     shape = list(labels.shape)
-    sides = [by_class(side, resolution, labels.shape) for side in (labels.ids, labels.second) if side is not None]
+    sides = [side for side in (labels.ids, labels.second) if side is not None and labels.parameter is None]
+    sides = [by_class(side, resolution, labels.shape) for side in sides]
     for dim in range(len(shape)):
         if labels.parameter is not None:
             found = axis_of(tape, labels, dim)
-            slot = tape.slots.get(found[:2]) if found is not None else None
+            slot = tape.slots.get(found[:2], tape.merged.get(found[:2])) if found is not None else None
             if found is None or slot is None:
+                shape[dim] = _merged_size(labels, dim, tape, resolution, multiplicity) if found is None else shape[dim]
                 continue
             ids = slot[found[2]].reshape(1, -1)
         else:
@@ -77,6 +79,21 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
         elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and sum(s > 1 for s in ids.shape) > 1:
             return None
     return tuple(shape)
+
+
+def _merged_size(labels: Labels, dim: int, tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> int:
+    """The size of a dimension along which several of a parameter lie: its columns, with the kernel beside them."""
+    size = labels.shape[dim]
+    line = np.asarray(labels.full()[tuple(slice(None) if d == dim else 0 for d in range(len(labels.shape)))]) - 1
+    if not labels.parameter or (line < 0).any():
+        return size
+    times = np.ones(size, np.int64)
+    for own, places in enumerate(np.unravel_index(line, tape.shapes[labels.parameter])):
+        slot = tape.slots.get((labels.parameter, own), tape.merged.get((labels.parameter, own)))
+        if slot is not None and (places != places[:1]).any():
+            units = resolution.unit_of[slot[places]]
+            times *= np.where(units < 0, 1, multiplicity[units])
+    return int(times.sum())
 
 
 def by_class(ids: Tensor, resolution: Resolution, shape: tuple[int, ...]) -> Tensor:

@@ -21,7 +21,7 @@ from morphsearch.graph.fresh import break_symmetry, initialise, share_columns
 from morphsearch.graph.operations import Operation, TensorShape, extent_of
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.recording import uncollected
-from morphsearch.graph.resolve import Binding, Group, resolve
+from morphsearch.graph.resolve import PRODUCING, Binding, Group, resolve
 from morphsearch.graph.steps import Mismatch
 from morphsearch.graph.tape import Tape
 
@@ -264,21 +264,19 @@ class ConvGraph:
         return network
 
     def _check_shares(self, plan: Plan) -> None:
-        for slot, roles in self.tape.roles.items():
-            kinds = {role for role, _ in roles}
-            more = slot in plan.copies and bool((plan.copies[slot] > 1).any())
-            if more and "columns" in kinds and (others := kinds & {"rows", "gate", "norm", "bias"}):
-                raise GraphError(
-                    f"units that {slot[0]} reads are to be widened, and their {others.pop()} lie in it too",
-                    "copies of a unit share out the weights that read them: what else these are used for would change",
-                    'use weights="fresh", or leave the units that this parameter holds at their width',
-                )
         for (name, dim), copies in plan.copies.items():
             if dim == plan.column_dims.get(name) and name in self.tape.bent and (copies > 1).any():
                 raise GraphError(
                     f"units that the weight made of {name} reads are to be widened",
                     f"copies of a unit share its weight out, and {self.tape.bent[name]} computes with that weight",
                     'use weights="fresh", or leave the units that this layer reads at their width',
+                )
+            used = {role for role, _ in self.tape.roles.get((name, dim), ())}
+            if "columns" in used and used & {*PRODUCING, "gate", "norm", "bias"} and (copies > 1).any():
+                raise GraphError(
+                    f"units that {name} both makes, or scales, and reads (a tied weight) are to be widened",
+                    "what makes or scales a unit is repeated in its copies, and what reads it is shared out among them",
+                    'use weights="fresh", or leave these units at their width',
                 )
 
     @uncollected()

@@ -43,7 +43,9 @@ def with_created(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], Co
         record_with: records and checks the same network with a decision made.
     """
     held_back = any(CANNOT_FOLLOW in (group.frozen or "") for group in graph.groups.values())
-    return _freer(graph, record_with({CREATED: "units"})) if held_back and graph.tape.created else graph
+    if not held_back or not (graph.tape.created or graph.tape.states):
+        return graph
+    return _freer(graph, record_with({CREATED: "units", **graph.tape.states}))
 
 
 def with_parts(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:

@@ -17,7 +17,7 @@ class Plan:
     `gather`: for each slot, the indices of the seed's slices in their new order. `ids`: the identifiers that the new
     slices carry when the result is recorded again; the same unit and copy has the same identifier everywhere.
     `free`: for each of those identifiers, whether its unit may leave the seed. They are the seed's classes (`class_of`
-    its identifiers, `stays`: whether each has any slice left), `most` for each.
+    its identifiers, `times`: how often each occurs, `stays`: whether it does), `most` for each.
     `dependent`: operations found to compute with other numbers than the seed's (``x / x.shape[1]``), and both.
     `decisions`: what a recording of the new network must be given, where it is not what the seed's must.
     """
@@ -31,6 +31,7 @@ class Plan:
     free: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     class_of: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     stays: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     most: int = 1
     dependent: list[tuple[int, tuple[float, ...], tuple[float, ...]]] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
@@ -60,10 +61,10 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
     first_free = (int(resolution.class_of.max(initial=0)) + 1) * most + 1
     free = _may_leave(resolution, most, first_free)
     units = resolution.unit_of
-    gone = (units >= 0) & (multiplicity[units] == 0) if multiplicity.size else np.zeros(units.size, bool)
-    stays = np.ones(int(resolution.class_of.max(initial=0)) + 1, bool)
-    stays[resolution.class_of[gone]] = False
-    return Plan(gather, ids, copies, number, first_free, column_dims, free, resolution.class_of, stays, most)
+    count = np.ones(int(resolution.class_of.max(initial=0)) + 1, np.int64)
+    count[resolution.class_of] = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else 1
+    class_of = resolution.class_of
+    return Plan(gather, ids, copies, number, first_free, column_dims, free, class_of, count > 0, count, most)
 
 
 def _may_leave(resolution: Resolution, most: int, count: int) -> np.ndarray:

@@ -73,7 +73,7 @@ def record(
     graph = checked({})
     if proving:
         graph = with_created(graph, checked)
-        made = {key: value for key, value in graph.tape.decisions.items() if key == CREATED}
+        made = {key: value for key, value in graph.tape.decisions.items() if CREATED in key}
         graph = with_parts(graph, lambda more: checked({**made, **more}))
         graph.tape.decisions |= branches.may_go(graph)
         graph.decide()

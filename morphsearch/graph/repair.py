@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from morphsearch.graph.creating import sizes_of, with_channels
+from morphsearch.graph.creating import channels_made, sizes_of, with_size
 from morphsearch.graph.edits import (
     ASKED,
     EXPANDS,
@@ -87,7 +87,7 @@ class Watch(_InPlaceOf):
         tape = self.tapes[-1]
         with unseen():
             labels = tape.pair(result) or tape.labels(result) if isinstance(result, Tensor) else None
-        if labels is not None and labels.parameter is not None and name_of(n) not in ("view", "reshape"):
+        if labels is not None and labels.parameter is not None and name_of(n) not in ("view", "reshape", *EXPANDS):
             labels = None  # as large as the parameter, and only new sizes of it are asked for
         several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
         # Of tensors only an index keeps its numbers: what was patched before may need it again.
@@ -391,18 +391,19 @@ class Repair(_InPlaceOf):
         wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         sizes = sizes_of(name_of(n), args)
-        if wanted is None or len(sizes) != len(wanted) or len(wanted) < 2 or sizes[1] == wanted[1]:
+        dim = channels_made(facts.labels)
+        if dim is None or wanted is None or len(sizes) != len(wanted) or sizes[dim] == wanted[dim]:
             return result
         function = getattr(Tensor, n.target) if isinstance(n.target, str) else n.target
-        made = function(*with_channels(name_of(n), args, wanted[1]), **kwargs)
-        self.log.edits.append(Recreated(n.name, wanted[1]))
+        made = function(*with_size(name_of(n), args, dim, wanted[dim]), **kwargs)
+        self.log.edits.append(Recreated(n.name, dim, wanted[dim], len(wanted)))
         return made
 
     def _resize(self, n: fx.Node, result: Any) -> Tensor | None:
         """A view, or an expansion, to sizes that are written down, or taken from another tensor: those that went wrong
         become numbers."""
         facts = self.seed.get(n.name)
-        if name_of(n) not in ("view", "reshape", *EXPANDS) or facts is None or facts.labels is None:
+        if name_of(n) not in ("view", "reshape", "unflatten", *EXPANDS) or facts is None or facts.labels is None:
             return None
         wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         if wanted is None or (isinstance(result, Tensor) and tuple(result.shape) == wanted):
@@ -410,6 +411,8 @@ class Repair(_InPlaceOf):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if kwargs or not args or not isinstance(args[0], Tensor):
             return None
+        if name_of(n) == "unflatten":
+            return self._unflatten(n, args, wanted)
         sizes = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:])
         if len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
             return None
@@ -425,6 +428,20 @@ class Repair(_InPlaceOf):
             return None
         self.log.edits += [Resized(n.name, dim, wanted[dim], len(wanted)) for dim in wrong]
         return resized
+
+    def _unflatten(self, n: fx.Node, args: Any, wanted: tuple[int, ...]) -> Tensor | None:
+        """The sizes that one dimension is laid out along."""
+        source, dim, given = args
+        first, sizes = dim % source.dim(), list(given)
+        wrong = [place for place, size in enumerate(sizes) if size not in (-1, wanted[first + place])]
+        for place in wrong:
+            sizes[place] = wanted[first + place]
+        try:
+            result: Tensor = source.unflatten(dim, sizes)
+        except RuntimeError:
+            return None
+        self.log.edits += [Resized(n.name, place, sizes[place], len(sizes)) for place in wrong]
+        return result
 
 
 def _fill_value(node: fx.Node) -> float:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.plan import Plan
-from morphsearch.graph.tape import Tape
+from morphsearch.graph.tape import RawOperation, Tape
+
+_OF_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> nn.Module:
@@ -61,7 +63,11 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:
 def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     """Bring the sizes that modules hold as attributes up to date: channels, groups, features, normalised shapes."""
     modules = dict(model.named_modules())
-    owners = {f"{path}.{name}": one for path, one in modules.items() for name in one._parameters}
+    holders: dict[int, list[nn.Module]] = {}  # a tied weight is that of several
+    for one in modules.values():
+        for held in one._parameters.values():
+            holders.setdefault(id(held), []).append(one)
+    owners = {name: holders.get(id(held), []) for name, held in model.named_parameters()}
 
     def size(parameters: dict[str, str], role: str, dim: int) -> int | None:
         slot = (parameters.get(role, ""), dim)
@@ -69,6 +75,8 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
 
     for operation in tape.operations:
         module = modules.get(operation.module)
+        if isinstance(module, nn.Unflatten):
+            _update_unflatten(module, operation, plan)
         if module is None or not (operation.parameters or operation.kind == "group_norm"):
             continue
         names = operation.parameters
@@ -82,9 +90,12 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
             set_size(module, "out_channels", rows * groups if transposed else rows)
             set_size(module, "in_channels", columns if transposed else columns * groups)
         elif operation.kind == "linear":
-            owner = owners.get(names.get("weight", "")) or module  # of whoever calls it
-            set_size(owner, "out_features", size(names, "weight", 0))
-            set_size(owner, "in_features", size(names, "weight", 1))
+            for owner in owners.get(names.get("weight", "")) or [module]:  # of whoever calls it
+                set_size(owner, "out_features", size(names, "weight", 0))
+                set_size(owner, "in_features", size(names, "weight", 1))
+        elif operation.kind == "embedding":
+            for owner in owners.get(names.get("weight", "")) or [module]:
+                set_size(owner, "embedding_dim", size(names, "weight", 1))
         elif operation.kind == "recurrent":
             rows = size(names, "weight", 0)
             set_size(module, "input_size", size(names, "weight", 1))
@@ -110,6 +121,23 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     for module in modules.values():
         if isinstance(module, nn.MultiheadAttention):
             _update_attention(module)
+        elif isinstance(module, nn.Transformer):
+            layers = (one for one in module.modules() if isinstance(one, _OF_TRANSFORMERS))
+            set_size(module, "d_model", next((one.linear1.weight.shape[1] for one in layers), None))
+
+
+def _update_unflatten(module: nn.Unflatten, operation: RawOperation, plan: Plan) -> None:
+    """The sizes that one dimension is laid out along."""
+    if operation.kind != "view" or not operation.outputs or type(module.unflattened_size) is not tuple:
+        return
+    made, first = operation.outputs[0], int(module.dim) % len(operation.inputs[0].shape)
+    units = np.where(np.asarray(made.ids) > 0, plan.class_of[np.maximum(np.asarray(made.ids), 0)], -1)
+    sizes = list(module.unflattened_size)
+    for place in range(len(sizes)):
+        lines = np.moveaxis(units, first + place, -1).reshape(-1, units.shape[first + place])
+        if sizes[place] != -1 and (lines != lines[:, :1]).any():
+            sizes[place] = int(np.where(lines[0] >= 0, plan.times[lines[0]], 1).sum())
+    module.unflattened_size = tuple(sizes)
 
 
 def _update_attention(module: nn.MultiheadAttention) -> None:

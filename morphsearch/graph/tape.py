@@ -11,7 +11,7 @@ never leave (`pin`) and where removal is not exact (`mix`); the tape only collec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -103,7 +103,11 @@ class Tape:
         self.positions: list[tuple[Tensor, np.ndarray, str]] = []
         self.slots: dict[Slot, np.ndarray] = {}
         self.roles: dict[Slot, set[tuple[str, str]]] = {}
+        self.states: dict[str, str] = {}  # which of them begin a recurrence, and their dimension of units
         self.created = 0  # tensors made on the way that could hold channels
+        self.joins: dict[str, Callable[[int, str], np.ndarray]] = {}  # parameters that were joined, see rules.joining
+        self.parts: dict[str, tuple[str, ...]] = {}  # and which those are
+        self.merged: dict[Slot, np.ndarray] = {}  # their slices
         self.vectors: dict[Slot, Slot] = {}  # a vector made of a parameter, and the slices that a product sums with it
         self.sums: list[tuple[str, str]] = []  # parameters that are added, element by element, to make one weight
         self.bent: dict[str, str] = {}  # parameters that are computed with otherwise than linearly, and by what
@@ -204,6 +208,9 @@ class Tape:
     def slot(self, name: str, dim: int, role: str) -> np.ndarray:
         """The identifiers of the slices of parameter `name` along `dim`, made on first use."""
         key = (name, dim)
+        if name in self.joins:
+            self.merged[key] = self.joins[name](dim, role)
+            return self.merged[key]
         ids = self.slots.get(key)
         if ids is None:
             ids = self.preset.get(key)
@@ -213,6 +220,10 @@ class Tape:
             self.roles[key] = set()
         self.roles[key].add((role, self.module))
         return ids
+
+    def parts_of(self, name: str) -> tuple[str, ...]:
+        """The parameters behind a name: itself, or those that were joined."""
+        return self.parts.get(name, (name,) if name else ())
 
     def fresh(self, count: int) -> np.ndarray:
         """New unit identifiers."""
@@ -225,7 +236,7 @@ class Tape:
 
         They follow the units that they meet. None where a rewritten network has another number of them than planned.
         """
-        key = self._occurrence(what)
+        key = self.occurrence(what)
         if self.preset:
             planned: np.ndarray | None = self.preset.get((key, 0))
             if planned is None or planned.size != count:
@@ -252,7 +263,7 @@ class Tape:
         Which dimensions carry units cannot be seen where a group has shrunk to one unit. `choice` is what this
         recording suggests, None for the usual; only unusual ones are written down.
         """
-        key = self._occurrence(what)
+        key = self.occurrence(what)
         if key in self.decisions:
             return self.decisions[key]
         if choice is not None and not self.replaying:
@@ -266,9 +277,10 @@ class Tape:
 
     def lay_out(self, ids: Tensor) -> None:
         """Remember a reshape to more dimensions."""
-        self.splits.append(Layout(self._occurrence("layout"), ids))
+        self.splits.append(Layout(self.occurrence("layout"), ids))
 
-    def _occurrence(self, what: str) -> str:
+    def occurrence(self, what: str) -> str:
+        """A name for what happens here, which says how many times it did before in this module."""
         key = f"{self.module}:{what}"
         self.asked[key] = self.asked.get(key, 0) + 1
         return f"{key}#{self.asked[key]}"

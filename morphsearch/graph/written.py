@@ -18,7 +18,7 @@ import sys
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -30,16 +30,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from morphsearch.graph import slices
-from morphsearch.graph.creating import FUNCTIONS, METHODS, sizes_of, with_channels
+from morphsearch.graph.creating import FUNCTIONS, METHODS, channels_made, sizes_of, with_size
 from morphsearch.graph.edits import EXPANDS, PATCHED
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.rules.moving import CREATING
 from morphsearch.graph.tape import Tape
 
 EXPANDING = frozenset((Tensor.expand, Tensor.broadcast_to, torch.broadcast_to))
+UNFLATTENING = frozenset((Tensor.unflatten, torch.unflatten))
 VIEWS = frozenset((Tensor.view, Tensor.reshape, torch.reshape)) | EXPANDING
 SPLITS = frozenset((Tensor.split, torch.split, Tensor.chunk, torch.chunk))
-WATCHED = VIEWS | SPLITS | FUNCTIONS | METHODS | slices.SLICING
+MAKING = FUNCTIONS | METHODS
+WATCHED = VIEWS | UNFLATTENING | SPLITS | MAKING | slices.SLICING
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -94,14 +96,19 @@ class _Watch(TorchFunctionMode):
             parts = [result] if isinstance(result, Tensor) else list(result)
             tape = self.tapes[-1]
             labels = [tape.pair(part) or tape.labels(part) for part in parts]
-            if all(one is not None and one.parameter is None for one in labels):
+            if all(one is not None and (one.parameter is None or func in VIEWS) for one in labels):
                 self.seen[site] = labels  # type: ignore[assignment]
             return result
         known = self.seen.get(site)
         shapes = [self.new_shape(one) for one in known] if known is not None else []
-        if not shapes or any(shape is None for shape in shapes):
+        if known is None or any(shape is None for shape in shapes):
             return func(*args, **kwargs)
-        fit = _resized if func in VIEWS else _split if func in SPLITS else _made
+        if known[0].parameter is not None and func not in EXPANDING:
+            with suppress(RuntimeError):  # of parameters it is not always known what a view should give
+                return func(*args, **kwargs)
+        if func in MAKING:
+            return _made(self, func, args, kwargs, where, known[0])
+        fit = _resized if func in VIEWS else _unflattened if func in UNFLATTENING else _split
         return fit(self, func, args, kwargs, where, shapes)  # type: ignore[arg-type]
 
     def _sliced(self, func: Any, args: Any, kwargs: Any, site: Site) -> Any:
@@ -157,11 +164,28 @@ def _resized(
     if kwargs or len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
         return func(*args, **kwargs)
     numbers = [None if size in (-1, wanted[dim]) else wanted[dim] for dim, size in enumerate(sizes)]
+    if func in EXPANDING:  # what has a size may keep it
+        has = (1,) * (len(sizes) - args[0].dim()) + tuple(args[0].shape)
+        numbers = [None if size == own else number for number, size, own in zip(numbers, sizes, has, strict=True)]
     if numbers.count(None) < len(numbers):
         new = [size if number is None else number for size, number in zip(sizes, numbers, strict=True)]
         watch.note(where, numbers)
         return args[0].expand(new) if func in EXPANDING else args[0].reshape(new)
     return func(*args, **kwargs)
+
+
+def _unflattened(
+    watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], shapes: list[tuple[int, ...]]
+) -> Any:
+    if kwargs or len(args) != 3 or not isinstance(args[1], int) or not all(isinstance(size, int) for size in args[2]):
+        return func(*args, **kwargs)
+    first = args[1] % args[0].dim()
+    wanted = shapes[0][first : first + len(args[2])]
+    numbers = [None if size in (-1, fit) else fit for size, fit in zip(args[2], wanted, strict=True)]
+    if numbers.count(None) == len(numbers):
+        return func(*args, **kwargs)
+    watch.note(where, numbers)
+    return args[0].unflatten(first, [size if fit is None else fit for size, fit in zip(args[2], numbers, strict=True)])
 
 
 def _split(
@@ -183,16 +207,14 @@ def _split(
     return args[0].split(sizes, dim)
 
 
-def _made(
-    watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], shapes: list[tuple[int, ...]]
-) -> Any:
+def _made(watch: _Watch, func: Any, args: Any, kwargs: Any, where: tuple[str, Place], labels: Labels) -> Any:
     """A tensor that is made: only the number of its channels is ours."""
-    wanted = shapes[0]
-    sizes = sizes_of(func.__name__, args)
-    if len(sizes) != len(wanted) or len(wanted) < 2 or sizes[1] == wanted[1]:
+    dim, sizes = channels_made(labels), sizes_of(func.__name__, args)
+    wanted = watch.new_shape(labels) if watch.new_shape is not None else None
+    if dim is None or wanted is None or len(sizes) != len(wanted) or sizes[dim] == wanted[dim]:
         return func(*args, **kwargs)
-    watch.note(where, [None, wanted[1], *[None] * (len(wanted) - 2)])
-    return func(*with_channels(func.__name__, args, wanted[1]), **kwargs)
+    watch.note(where, [wanted[dim] if place == dim else None for place in range(len(wanted))])
+    return func(*with_size(func.__name__, args, dim, wanted[dim]), **kwargs)
 
 
 def _methods(kind: type) -> dict[str, FunctionType]:
@@ -368,15 +390,42 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
     skip = 1 if isinstance(call.func.value, ast.Name) and call.func.value.id == "torch" else 0
     given = call.args[skip:]
     if name in CREATING:
-        return _edit_made(call, numbers)
+        if not call.args:
+            return False
+        # ``torch.full(sizes, value)`` has its value behind them
+        listed = isinstance(call.args[0], (ast.Tuple, ast.List)) or name.endswith("full")
+        rest, call.args = (call.args[1:], call.args[:1]) if listed else ([], call.args)
+        _put_sizes(call, 0, numbers)
+        call.args += rest
+        return True
     if name in ("split", "chunk"):
         if not given or any(isinstance(one, ast.Starred) for one in given):
             return False
         call.func.attr = "split"
         call.args[skip] = ast.List([ast.Constant(number) for number in numbers], ast.Load())
         return True
+    if name == "unflatten":
+        return len(given) == 2 and _put_along(given[1], numbers)
     if name not in ("view", "reshape", *EXPANDS) or not given:
         return False
+    _put_sizes(call, skip, numbers)
+    call.func.attr = name if name in EXPANDS else "reshape"
+    return True
+
+
+def _put_along(sizes: ast.expr, numbers: list[int | None]) -> bool:
+    """Numbers among the sizes that one dimension is laid out along."""
+    placed = _placed(sizes.elts, numbers) if isinstance(sizes, (ast.Tuple, ast.List)) else None
+    if placed is None or not isinstance(sizes, (ast.Tuple, ast.List)):
+        return False
+    for position, number in placed.items():
+        sizes.elts[position] = ast.Constant(number)
+    return True
+
+
+def _put_sizes(call: ast.Call, skip: int, numbers: list[int | None]) -> None:
+    """Numbers among the sizes of a call, which are its arguments from `skip` on, or one of them that lists all."""
+    given = call.args[skip:]
     listed = given[0] if len(given) == 1 and not isinstance(given[0], ast.Starred) and len(numbers) > 1 else None
     sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else [] if listed is not None else given
     placed = _placed(sizes, numbers)
@@ -388,8 +437,6 @@ def _edit(call: ast.Call, numbers: list[int | None]) -> bool:
             sizes[position] = ast.Constant(number)
         if listed is None:
             call.args[skip:] = sizes
-    call.func.attr = name if name in EXPANDS else "reshape"
-    return True
 
 
 def _placed(sizes: list[ast.expr], numbers: list[int | None]) -> dict[int, int] | None:
@@ -415,13 +462,3 @@ def _in_place_of(sizes: ast.expr, numbers: list[int | None]) -> ast.expr:
     assert isinstance(found.generators[0].iter, ast.Call)
     found.generators[0].iter.args[1] = sizes
     return found
-
-
-def _edit_made(call: ast.Call, numbers: list[int | None]) -> bool:
-    """Put the number of channels into a call that makes a tensor; what follows it may be unpacked there."""
-    listed = call.args[0] if call.args else None
-    sizes = listed.elts if isinstance(listed, (ast.Tuple, ast.List)) else call.args
-    if len(sizes) < 2 or any(isinstance(one, ast.Starred) for one in sizes[:2]):
-        return False
-    sizes[1] = ast.Constant(numbers[1])
-    return True

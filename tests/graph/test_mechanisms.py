@@ -12,11 +12,12 @@ from torch import nn
 
 from morphsearch.graph import record
 from morphsearch.loop.verification import random_keep
-from tests.graph import multihead, proofs, tokens, usual
+from tests.graph import idioms, multihead, proofs, tokens, usual
 from tests.graph.mechanisms import CASES
 
 # These files register their networks.
-assert {tokens.class_token.__name__, usual.weight_norm.__name__, multihead.attention_pool.__name__} <= CASES.keys()
+FIRST = (tokens.class_token, usual.weight_norm, multihead.attention_pool, idioms.a_sum_from_zeros_like)
+assert {one.__name__ for one in FIRST} <= CASES.keys()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -17,11 +17,12 @@ from morphsearch.graph.rules.binding import (
 )
 from morphsearch.graph.rules.common import Rule, finish, input_labels, plain_name, short_name
 from morphsearch.graph.rules.convolutions import convolution
-from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, view
+from morphsearch.graph.rules.embeddings import embedding
+from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, shuffled, view
 from morphsearch.graph.rules.norms import per_channel_norm
 from morphsearch.graph.rules.pairs import on_both_sides
 from morphsearch.graph.rules.products import product
-from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial
+from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial, unpooled
 from morphsearch.graph.rules.vectors import vector_product
 from morphsearch.graph.rules.windows import as_complex, laid_out, put_back, transformed
 from morphsearch.graph.tape import Tape, tensors_in
@@ -140,9 +141,10 @@ _MOVING: dict[str, Rule] = {
     **_table(
         on_both_sides(move),
         "permute transpose t transpose_ split split_with_sizes chunk slice select narrow unbind stack expand flip roll"
-        " index_select index repeat repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle rot90 as_strided"
-        " movedim swapaxes unfold diagonal split_copy unbind_copy select_copy slice_copy native_channel_shuffle",
+        " index_select index repeat repeat_interleave pixel_shuffle pixel_unshuffle rot90 as_strided"
+        " movedim swapaxes unfold diagonal split_copy unbind_copy select_copy slice_copy",
     ),
+    **_table(on_both_sides(shuffled), "channel_shuffle native_channel_shuffle"),
     **_table(cat, "cat concat"),
     **_table(laid_out, "im2col"),
     **_table(as_complex, "view_as_complex view_as_real"),
@@ -162,6 +164,7 @@ MOVING = frozenset(plain_name(name) for name in _MOVING)
 ATEN: dict[str, Rule] = {
     **_MOVING,
     **_table(put_back, "col2im"),
+    **_table(embedding(not_followed), "embedding"),
     **_table(transformed, "_fft_r2c _fft_c2r _fft_c2c"),
     **_table(elementwise.glu, "glu"),
     **_table(
@@ -177,8 +180,9 @@ ATEN: dict[str, Rule] = {
         " adaptive_max_pool1d upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d"
         " upsample_bilinear2d upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa"
         " _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d"
-        " replication_pad3d grid_sampler_2d grid_sampler_3d max_unpool2d fractional_max_pool2d",
+        " replication_pad3d grid_sampler_2d grid_sampler_3d fractional_max_pool2d fractional_max_pool3d",
     ),
+    **_table(unpooled, "max_unpool2d max_unpool3d"),
     **_table(
         on_both_sides(reduce),
         "mean sum amax amin max min var var_mean std std_mean prod logsumexp norm linalg_vector_norm"

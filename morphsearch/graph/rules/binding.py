@@ -9,6 +9,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, along, is_counting, unknown
 from morphsearch.graph.rules.layouts import lockstep
+from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.silence import silent
 from morphsearch.graph.tape import Slot, Tape
 
@@ -41,6 +42,8 @@ def resolve_slot(tape: Tape, tensor: Tensor, dim: int, role: str) -> tuple[Ids, 
     labels = tape.labels(tensor)
     if labels is None or not labels.parameter:
         return None
+    if labels.parameter in tape.joins and role in ("rows", "columns"):
+        return None  # of a weight that is joined of several
     found: tuple[str, int, Ids] | None = None
     if _untouched(tape, labels):
         natural, found = None, (labels.parameter, dim, np.arange(labels.shape[dim]))
@@ -113,6 +116,9 @@ def mixes_parameter(tape: Tape, labels: Labels, dims: list[int], what: str) -> N
     """A statistic of a parameter over `dims` of its rearrangement: units along them influence each other."""
     if not labels.parameter:
         return
+    if labels.parameter in tape.joins:
+        unknown_part(tape, [labels], labels.shape, what)
+        return
     where = tuple(slice(None) if d in dims else 0 for d in range(len(labels.shape)))
     flat = np.asarray(labels.ids[where]).reshape(-1) - 1
     coordinates = np.unravel_index(flat[flat >= 0], tape.shapes[labels.parameter])
@@ -124,8 +130,7 @@ def mixes_parameter(tape: Tape, labels: Labels, dims: list[int], what: str) -> N
 def unknown_part(tape: Tape, known: list[Labels], shape: tuple[int, ...], what: str) -> Labels:
     """Labels of a tensor computed from parameters in a way that is not followed: all their units influence it."""
     for labels in known:
-        if labels.parameter:
-            name = labels.parameter
+        for name in tape.parts_of(labels.parameter or ""):
             tape.parameter_mixes += [(name, d, tape.where(f"{what} of {name}")) for d in range(len(tape.shapes[name]))]
     return unknown(shape)
 
@@ -136,7 +141,7 @@ def channel_labels(tape: Tape, tensor: Tensor, dim: int, what: str) -> Ids:
     Where they change along others (a pixel shuffle), all units that share a channel are one unit from here on; where
     that is impossible since the batch or the only other dimension carries them, they are pinned.
     """
-    labels = tape.activation(tensor)
+    labels = as_large_as(tape, tensor, tape.activation(tensor))
     others = [d for d in labels.varying() if d != dim]
     natural = ("both" if dim in labels.varying() else "elsewhere") if others else None
     chosen = tape.decide(f"channels of {what}", natural)

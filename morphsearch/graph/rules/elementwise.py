@@ -15,6 +15,7 @@ from morphsearch.graph.rules.binding import (
     unknown_part,
 )
 from morphsearch.graph.rules.common import finish, numbers_in, short_name
+from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.tape import Tape, tensors_in
 
 
@@ -25,7 +26,7 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if not outputs:
         return
     shape = tuple(outputs[0].shape)
-    found = [(t, tape.labels(t)) for t in operands]
+    found = [(t, as_large_as(tape, t, tape.labels(t))) for t in operands]
     active = [labels for _, labels in found if labels is not None and labels.parameter is None]
     if not active:
         _derive(tape, found, outputs, shape, bool(numbers_in(args, kwargs)))
@@ -44,9 +45,10 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         elif labels.parameter is not None:
             bind_elements(tape, tensor, Labels(result, shape), "gate")
     named = {
-        f"operand{i}": labels.parameter
-        for i, (_, labels) in enumerate(found)
-        if labels is not None and labels.parameter
+        f"operand{i}": name
+        for i, name in enumerate(
+            name for _, labels in found if labels is not None for name in tape.parts_of(labels.parameter or "")
+        )
     }
     produced = [compact(result, tuple(o.shape)) for o in outputs]
     numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)

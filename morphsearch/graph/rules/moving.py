@@ -12,7 +12,9 @@ from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, const
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
+from morphsearch.graph.rules.joining import joined
 from morphsearch.graph.rules.layouts import in_parts, laid_out, skewed
+from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.tape import Tape, Untraceable, storage_key, tensors_in
 
 
@@ -23,6 +25,8 @@ def identity(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if labels is None:
         return
     copy = Labels(labels.ids, labels.shape, labels.producer, labels.parameter)
+    if hasattr(source, "_morphsearch_made"):
+        out._morphsearch_made = source._morphsearch_made
     if labels.parameter is not None:
         tape.put(out, copy)
         return
@@ -50,7 +54,9 @@ def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Concatenation along `dim`, on the compact labels."""
     tensors, dim = args[0], (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
     parts = [t for t in tensors if t.dim() == out.dim()]  # PyTorch lets an empty tensor of rank 1 through
-    known = [tape.labels(t) for t in parts]
+    known = [as_large_as(tape, t, tape.labels(t)) for t in parts]
+    if joined(tape, parts, known, dim, out):
+        return
     labels = [
         constant(LOOSE, tuple(t.shape)) if own is None else own if own.parameter is None else constant(RIGID, own.shape)
         for t, own in zip(parts, known, strict=True)
@@ -66,8 +72,8 @@ def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         labels = [Labels(merged, one.shape, one.producer) for one in labels]
     target = [out.shape[d] if d in moving else 1 for d in range(out.dim())]
     pieces = [one.ids.expand([*target[:dim], one.shape[dim], *target[dim + 1 :]]) for one in labels]
-    joined = compact(torch.cat(pieces, dim), tuple(out.shape))
-    finish(tape, func, inputs, out, [joined], attrs={"dim": dim})
+    made = compact(torch.cat(pieces, dim), tuple(out.shape))
+    finish(tape, func, inputs, out, [made], attrs={"dim": dim})
 
 
 def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -104,6 +110,22 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         # What is repeated to fill a size fixes none (a statistic of all channels, spread over them again).
         results = [constant(LOOSE, labels.shape) for labels in results]
     finish(tape, func, known, out, results, attrs=plain_arguments(args, kwargs))
+
+
+def shuffled(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """``channel_shuffle``, whose number of groups is written down: the same channel of every group leaves, so that it
+    goes on to bring the others where it should."""
+    labels = tape.labels(args[0])
+    if labels is None or labels.parameter is not None:
+        move(tape, func, args, kwargs, out)
+        return
+    ids, count = labels.ids, args[1]
+    if tape.decide("channel shuffle", "units" if ids.shape[1] > 1 else None, strict=True) is not None:
+        whole = ids.expand([size if dim != 1 else labels.shape[1] for dim, size in enumerate(ids.shape)])
+        together = tape.fuse(whole.unflatten(1, (count, -1)), 1)
+        ids = together.expand([size if dim != 1 else count for dim, size in enumerate(together.shape)])
+        ids = ids.transpose(1, 2).flatten(1, 2)
+    finish(tape, func, [labels], out, [compact(ids, tuple(out.shape))], attrs=plain_arguments(args[1:], kwargs))
 
 
 def _chosen_by_data(func: Any, args: Any, kwargs: Any, labels: Labels) -> bool:
@@ -212,6 +234,8 @@ def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         tape.emit(short_name(func), [], [], attrs={"numbers": numbers})
     like = tape.labels(args[0]) if short_name(func).endswith("_like") else None
     for tensor in tensors_in(out):
+        if short_name(func) in CREATING:
+            tensor._morphsearch_made = tape.occurrence(CREATED)  # type: ignore[attr-defined]
         tape.put(tensor, _created(tape, func, tensor))
         if like is not None and like.parameter is None and like.shape == tuple(tensor.shape):
             tensor._morphsearch_like = like  # type: ignore[attr-defined]  # its size is the other's
@@ -219,11 +243,15 @@ def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 def _created(tape: Tape, func: Any, tensor: Tensor) -> Labels:
     shape = tuple(tensor.shape)
-    if short_name(func) in CREATING and len(shape) in CHANNELLED and shape[1] > 1:
-        tape.created += 1
-        ids = tape.filler("created", shape[1]) if CREATED in tape.decisions else None
-        if ids is not None:
-            return along(ids, 1, shape)
+    if short_name(func) in CREATING and len(shape) > 1:
+        # Of most ranks channels are the second dimension; whoever reads a state knows better.
+        known = tape.decisions.get(tensor._morphsearch_made)  # type: ignore[attr-defined]
+        dim = int(known) if known is not None else 1 if len(shape) in CHANNELLED else None
+        if dim is not None and shape[dim] > 1:
+            tape.created += 1
+            ids = tape.filler("created", shape[dim]) if CREATED in tape.decisions else None
+            if ids is not None:
+                return along(ids, dim, shape)
     return constant(LOOSE, shape)
 
 

@@ -15,6 +15,7 @@ from morphsearch.graph.rules.binding import bind_elements, resolve_slot
 from morphsearch.graph.rules.common import short_name
 from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import lockstep
+from morphsearch.graph.rules.left import weight_on_the_left
 from morphsearch.graph.rules.linear import linear_labels
 from morphsearch.graph.rules.pairs import joined
 from morphsearch.graph.tape import Tape
@@ -32,6 +33,12 @@ def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             linear_labels(tape, a, b, bias, out, row_dim=b.dim() - 1, column_dim=b.dim() - 2)
             return
     name = short_name(func)
+    rows = weight_on_the_left(tape, a, b, out)
+    if rows is not None:
+        tape.put(out, rows)
+        if bias is not None:
+            _add(tape, name, bias, out, rows)
+        return
     left, right = factor(tape, a, -1), factor(tape, b, -2)
     result = multiply(tape, name, left, right, tuple(out.shape))
     kind = {"mm": "matmul", "addmm": "matmul"}.get(name, "bmm")

@@ -107,10 +107,21 @@ def _cells(
             arriving = np.tile(units, directions)  # the next layer reads all directions
     assert units is not None
     for state in states:
-        labels = tape.activation(state)
-        if _carries(labels):
-            tape.union(units, channel_labels(tape, state, state.dim() - 1, "the state of a recurrent layer"))
+        _begin(tape, state, units)
     return units
+
+
+def _begin(tape: Tape, state: Tensor, units: np.ndarray) -> None:
+    """The state that a layer begins with has its hidden units: an activation, a parameter that is learned, or what code
+    made at a size written down."""
+    last = state.dim() - 1
+    learned = resolve_slot(tape, state, last, "other")
+    if learned is not None:
+        tape.union(units, *learned)
+    elif _carries(tape.activation(state)):
+        tape.union(units, channel_labels(tape, state, last, "the state of a recurrent layer"))
+    elif hasattr(state, "_morphsearch_made"):
+        tape.states[state._morphsearch_made] = str(last)
 
 
 def _carries(labels: Labels) -> bool:

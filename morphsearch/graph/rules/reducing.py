@@ -11,6 +11,7 @@ from torch import Tensor
 from morphsearch.graph.labels import RIGID, Labels, constant, reduce_ids, unknown
 from morphsearch.graph.rules.binding import learned, mixes_parameter
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
+from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.tape import Tape, tensors_in
 
@@ -37,6 +38,14 @@ def spatial(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         produced = [Labels(ids, tuple(o.shape)) for o in outputs]
     attrs = plain_arguments(args[1:], kwargs)
     finish(tape, func, [labels], out, produced, attrs=attrs | {"counts": numbers_in(args[1:], kwargs)})
+
+
+def unpooled(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """The way back from a pool (SegNet, arXiv 1511.00561): every channel goes where the pool found its largest values,
+    so it has the channels of the tensor that was pooled."""
+    labels, places = tape.activation(args[0]), tape.activation(args[1])
+    ids = meet(tape, short_name(func), _flatten_spatial(tape, labels), _flatten_spatial(tape, places))
+    finish(tape, func, [labels, places], out, [Labels(ids, tuple(out.shape))], attrs=plain_arguments(args[2:], kwargs))
 
 
 def _middles(args: Any, labels: Labels, out: Tensor, dims: list[int]) -> Tensor | None:
