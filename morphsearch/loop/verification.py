@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.recording import as_arguments
 from morphsearch.graph.tape import tensors_in
+from morphsearch.loop.behaviour import behaviour
 from morphsearch.strategies.widths import lowest as lowest_widths
 
 TOLERANCE = 1e-6
@@ -46,7 +46,8 @@ class Verification:
         mixes: group to the operations in which its units influence each other: removal there is not exact.
         frozen: group to the reason why its width cannot change.
         trials: all trials; those in which mixing groups shrank too are not expected to be exact.
-        runs: what else the shrunk network did: "train" (one backward pass), "state_dict", "deepcopy".
+        runs: what else the shrunk network did: "train" (one backward pass), "state_dict", "deepcopy". "ok", or why
+            not; of what the seed does not do either it says so.
         groups, units: how many there are, and how many are free.
         precision, tolerance: "float64" and 1e-6; "float32" and 1e-4 where the network's code takes nothing else.
     """
@@ -127,7 +128,7 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
         mixes={name: list(group.mixes) for name, group in graph.groups.items() if group.mixes},
         frozen={name: group.frozen for name, group in graph.groups.items() if group.frozen is not None},
         trials=done,
-        runs=behaviour(shrunk, args, kwargs),
+        runs=behaviour(shrunk, twin, args, kwargs),
         groups={"total": len(graph.groups), "free": len(free)},
         units={
             "total": graph.num_units,
@@ -255,29 +256,3 @@ def relative_error(reference: Any, found: Any) -> float:
             scale = float(a.abs().max()) or 1.0
             worst = max(worst, float((a - b).abs().max()) / scale)
     return worst
-
-
-def behaviour(model: nn.Module, args: Any, kwargs: Any) -> dict[str, str]:
-    """What a shrunk network must also do, each "ok" or the reason why not."""
-    results = {}
-
-    def attempt(name: str, action: Any) -> None:
-        try:
-            action()
-            results[name] = "ok"
-        except Exception as error:  # the report names whatever the network raises
-            results[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-    def train() -> None:
-        model.train()
-        double = [torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() > 1 and a.shape[0] == 1 else a for a in args]
-        outputs = [t for t in tensors_in(model(*double, **kwargs)) if t.requires_grad]
-        sum((t.float().square().mean() for t in outputs), torch.zeros(())).backward()
-
-    def reload() -> None:
-        model.load_state_dict(model.state_dict())
-
-    attempt("train", train)
-    attempt("state_dict", reload)
-    attempt("deepcopy", lambda: copy.deepcopy(model))
-    return results
