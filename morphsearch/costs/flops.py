@@ -67,11 +67,11 @@ def elements_of(op: Operation) -> Polynomial:
 
 
 def _conv(op: Operation) -> Polynomial:
-    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["output_spatial"]))
+    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["output_spatial"]) * op.attrs.get("products", 1))
 
 
 def _conv_transpose(op: Operation) -> Polynomial:
-    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["input_spatial"]))
+    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["input_spatial"]) * op.attrs.get("products", 1))
 
 
 def _linear(op: Operation) -> Polynomial:

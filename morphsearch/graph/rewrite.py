@@ -34,7 +34,7 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> 
         slots_of.setdefault(name, []).append(dim)
     memo: dict[int, Any] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name not in slots_of and not (meta and tensor.is_floating_point()):
+        if name not in slots_of and not (meta and (tensor.is_floating_point() or tensor.is_complex())):
             if type(tensor) is torch.Tensor and not tensor.requires_grad:  # a counter, say: quicker than deepcopy
                 memo[id(tensor)] = tensor.clone()
             continue  # an index keeps its numbers, also in a trial

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map
 
-from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
 from morphsearch.graph.state import State
 
 Slot = tuple[str, int]
@@ -113,6 +113,7 @@ class Tape:
         self.next_id = first_id
         self.names: dict[int, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.imaginary: dict[str, str] = {}  # complex parameters and buffers, and what messages call them
         self.read: set[str] = set()  # parameters and buffers that a rule has looked into
         self.latest: Labels | None = None  # of the parameter that was looked at last: rules look repeatedly
         self.module_names = {id(module): name for name, module in reversed(list(model.named_modules()))}
@@ -157,6 +158,8 @@ class Tape:
         name = self.names.get(id(tensor))
         if name is not None:
             self.read.add(name)
+            if name in self.imaginary:
+                return unknown(tuple(tensor.shape))
             if self.latest is None or self.latest.parameter != name:
                 shape = tuple(tensor.shape)
                 self.latest = Labels(numbers(tensor.numel()).view(shape), shape, -1, name)

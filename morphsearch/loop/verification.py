@@ -17,6 +17,7 @@ from morphsearch.costs import cost
 from morphsearch.errors import GraphError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
+from morphsearch.graph.precision import in_precision
 from morphsearch.graph.recording import as_arguments
 from morphsearch.graph.tape import tensors_in
 from morphsearch.loop.behaviour import behaviour
@@ -145,7 +146,7 @@ def _recorded(
 ) -> tuple[nn.Module, ConvGraph, torch.dtype]:
     """A random copy of `model` and its graph, in double precision where the network runs in that."""
     for dtype in (torch.float64, torch.float32):
-        twin = clone(model, {}).cpu().to(dtype).eval()
+        twin = in_precision(clone(model, {}).cpu(), dtype).eval()
         randomise(twin, generator)
         args, kwargs = inputs_like(example_inputs, generator, dtype)
         try:
@@ -161,11 +162,12 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
     """Perturb every parameter and draw running statistics, in place."""
     with torch.no_grad():
         for parameter in model.parameters():
-            if not parameter.is_floating_point():
+            values = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+            if not values.is_floating_point():
                 continue
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
-            scale = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
-            parameter.add_(noise * (0.1 * torch.nan_to_num(scale) + (0.1 if parameter.dim() <= 1 else 1e-3)))
+            noise = torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values)
+            scale = values.std() if values.numel() > 1 else values.abs().mean()
+            values.add_(noise * (0.1 * torch.nan_to_num(scale) + (0.1 if parameter.dim() <= 1 else 1e-3)))
         for module in model.modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
                 module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
@@ -180,6 +182,8 @@ def inputs_like(
     def draw(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():
             return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(dtype)
+        if isinstance(value, Tensor) and value.is_complex():
+            return torch.randn(value.shape, generator=generator, dtype=torch.complex128).to(dtype.to_complex())
         return value
 
     args, kwargs = as_arguments(example_inputs)
@@ -252,7 +256,7 @@ def relative_error(reference: Any, found: Any) -> float:
     for a, b in zip(expected, actual, strict=True):
         if a.shape != b.shape:
             return float("inf")
-        if a.numel() and a.is_floating_point():
+        if a.numel() and (a.is_floating_point() or a.is_complex()):
             scale = float(a.abs().max()) or 1.0
             worst = max(worst, float((a - b).abs().max()) / scale)
     return worst
