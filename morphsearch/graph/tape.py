@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map
 
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
@@ -126,7 +127,9 @@ class Tape:
         self.calls: dict[str, Call | None] = {}  # how modules were called; None: several times
         self.keeps_calls = False
         self.state: State | None = None  # what the modules held when this recording began
-        self.storages: dict[int, tuple[Tensor, Tensor]] = {}
+        # Memory that is written in slices, by its key: a reference that keeps that key from being used again (and not
+        # the memory from being freed), and a label for each element.
+        self.storages: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self.muted = 0
         self.splits: list[Layout] = []
         self.parted: list[tuple[str, Tensor, int]] = []  # reshapes of channels into parts: name, units, their dimension
