@@ -49,7 +49,7 @@ def morphsearch_cost_models() -> list[CostModelRecord]:
     """``flops``, ``params``, ``activations``, ``memory``, ``memory-training`` and ``latency``."""
     return [
         CostModelRecord("flops", "FLOPs of one image, one per multiply-add, as fvcore counts them", _flops),
-        CostModelRecord("params", "Trainable parameters", _params),
+        CostModelRecord("params", "Parameters, trained or not", _params),
         CostModelRecord("activations", "Elements that the operations write for one image", _activations),
         CostModelRecord("memory", "Peak memory of inference, at the batch size of --input", _memory),
         CostModelRecord(

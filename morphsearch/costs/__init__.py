@@ -1,6 +1,7 @@
 """What a network costs, as a function of the widths of its groups."""
 
-from morphsearch.costs.base import LayerwiseCost, batch_size
+from morphsearch.costs.base import LayerwiseCost
+from morphsearch.costs.batch import batch_size
 from morphsearch.costs.flops import FlopsCost, elements_of, flops_of, weights_of
 from morphsearch.costs.params import ParamsCost
 from morphsearch.costs.peak import Part, PeakCost

@@ -14,6 +14,7 @@ from morphsearch.costs.base import LayerwiseCost
 from morphsearch.costs.kinds import VIEWS
 from morphsearch.costs.polynomial import Polynomial
 from morphsearch.costs.running import running
+from morphsearch.costs.sizes import elements
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph, Operation
@@ -41,7 +42,7 @@ def written(op: Operation) -> Polynomial:
     if op.kind in VIEWS or not op.outputs:
         return Polynomial()
     outputs = op.outputs[:1] if op.kind in WITH_INDICES else op.outputs
-    return sum((Polynomial.of(shape.numel) for shape in outputs), Polynomial())
+    return sum((elements(shape) for shape in outputs), Polynomial())
 
 
 WITH_INDICES = frozenset(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from morphsearch.costs.kinds import MOVES, VIEWS
 from morphsearch.costs.lifetimes import Lifetimes, Storage
-from morphsearch.costs.polynomial import Polynomial
 from morphsearch.costs.running import running
+from morphsearch.costs.sizes import elements
 from morphsearch.graph.labels import Labels
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class _Acting:
 
     def _new(self, like: TensorShape, module: str) -> int:
         """A new storage for a tensor of that shape."""
-        self.storages.append(Storage(Polynomial.of(like.numel) * self.bytes, module))
+        self.storages.append(Storage(elements(like) * self.bytes, module))
         return len(self.storages) - 1
 
     def _back(self, op: Operation) -> set[int]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from morphsearch.costs.batch import batch_size, first_size
 from morphsearch.costs.kinds import MOVES
 from morphsearch.costs.polynomial import Polynomial, PolynomialCost
 
@@ -31,7 +30,7 @@ class LayerwiseCost(ABC):
         name: as in ``--budget NAME=50%``.
         unit: printed beside every figure.
         whole: the cost is a whole number at whole widths; totals are then ``int``.
-        per_image: divide by the batch size of the example inputs (for work, not for weights).
+        per_image: divide by the number of images in the example inputs (for work, not for weights).
     """
 
     name: str
@@ -59,22 +58,14 @@ class LayerwiseCost(ABC):
                 uncounted.add(op.kind)
             elif price.coefficients:
                 layers[op.module] = layers.get(op.module, Polynomial()) + price
+        notes = []
         if self.per_image:
             images = batch_size(graph)
             layers = {layer: price / images for layer, price in layers.items()}
+            if images != first_size(graph):
+                notes.append(WHOLE)
         names = sorted(uncounted - MOVES)
-        return PolynomialCost(len(graph.groups), layers, self.unit, whole=self.whole, uncounted=names)
+        return PolynomialCost(len(graph.groups), layers, self.unit, whole=self.whole, uncounted=names, notes=notes)
 
 
-def batch_size(graph: ConvGraph) -> int:
-    """The first dimension of the first tensor among the example inputs."""
-    pending: list[Any] = [graph.example_inputs]
-    while pending:
-        item = pending.pop(0)
-        if isinstance(item, Tensor):
-            return int(item.shape[0]) if item.dim() else 1
-        if isinstance(item, dict):
-            pending = [*item.values(), *pending]
-        elif isinstance(item, list | tuple):
-            pending = [*item, *pending]
-    return 1
+WHOLE = "of the example inputs as a whole: dimension 0 of the first is not that of all inputs and outputs"

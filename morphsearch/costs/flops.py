@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from morphsearch.costs.base import LayerwiseCost
 from morphsearch.costs.polynomial import Polynomial
+from morphsearch.costs.sizes import elements
 from morphsearch.graph.extent import Extent
 
 if TYPE_CHECKING:
@@ -63,15 +64,19 @@ def weights_of(op: Operation) -> Polynomial:
 
 def elements_of(op: Operation) -> Polynomial:
     """Elements that one operation reads and writes, weights aside, over the batch that was recorded."""
-    return sum((Polynomial.of(shape.numel) for shape in (*op.inputs, *op.outputs)), Polynomial())
+    return sum((elements(shape) for shape in (*op.inputs, *op.outputs)), Polynomial())
 
 
 def _conv(op: Operation) -> Polynomial:
-    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["output_spatial"]))
+    if op.columns is not None and not op.columns.coefficients:
+        # Units may lie along its positions, too (one kind of channels beside another, or stacked where channels were).
+        taps = prod(op.attrs["kernel"]) * op.columns.const * op.attrs.get("products", 1)
+        return elements(op.outputs[0]) * float(taps)
+    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["output_spatial"]) * op.attrs.get("products", 1))
 
 
 def _conv_transpose(op: Operation) -> Polynomial:
-    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["input_spatial"]))
+    return weights_of(op) * float(op.attrs["batch"] * prod(op.attrs["input_spatial"]) * op.attrs.get("products", 1))
 
 
 def _linear(op: Operation) -> Polynomial:
@@ -86,17 +91,17 @@ def _norm(factor: int, affine: int) -> Callable[[Operation], Polynomial]:
         plain, scaled = (4, 5) if computes else (factor, affine)
         if op.rows is not None:  # of a weight (standardisation)
             return weights_of(op) * float(5 if op.attrs["affine"] else 4)
-        return Polynomial.of(op.inputs[0].numel) * float(scaled if op.attrs.get("affine", True) else plain)
+        return elements(op.inputs[0]) * float(scaled if op.attrs.get("affine", True) else plain)
 
     return formula
 
 
 def _per_output(factor: int) -> Callable[[Operation], Polynomial]:
-    return lambda op: Polynomial.of(op.outputs[0].numel) * float(factor)
+    return lambda op: elements(op.outputs[0]) * float(factor)
 
 
 def _per_input(factor: int) -> Callable[[Operation], Polynomial]:
-    return lambda op: Polynomial.of(op.inputs[0].numel) * float(factor)
+    return lambda op: elements(op.inputs[0]) * float(factor)
 
 
 def _matmul(op: Operation) -> Polynomial | None:
@@ -112,12 +117,15 @@ def _contraction(first: TensorShape, second: TensorShape, output: TensorShape, s
 
     The sizes tell which dimension depends on the widths: a contracted one changes both inputs and not the output, a
     batch dimension changes all three in proportion, and otherwise each input has its own. Where one is an outer
-    product, as the context of linear attention, the dimension that is not contracted has labels of its own.
+    product, as the context of linear attention, the dimension that is not contracted has labels of its own; where the
+    result is one, what is contracted does not depend on the widths.
     """
     if second.outer:
         return Polynomial.product(first.numel, second.size(-1))
     if first.outer:
         return Polynomial.product(second.numel, first.size(-2))
+    if output.outer:
+        return Polynomial.product(first.numel, output.size(-1))
     own = prod(second.shape) // max(shared, 1)
     if not output.numel.coefficients or not second.numel.coefficients:
         return Polynomial.product(first.numel, float(own))

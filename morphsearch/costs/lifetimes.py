@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from morphsearch.costs.polynomial import Polynomial
-from morphsearch.graph.extent import Extent
-from morphsearch.graph.labels import Labels
+from morphsearch.costs.sizes import elements
+from morphsearch.graph.labels import Labels, counted
+from morphsearch.graph.operations import TensorShape
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.tape import RawOperation, Tape, storage_key
 
@@ -66,6 +67,8 @@ class _Watch(Tape):
         self.made: list[tuple[Labels, int, int]] = []  # labels, bytes, operation
         self.kept: list[Labels] = []
         self.live: dict[int, set[int]] = {}
+        self.numbers: dict[int, int] = {}  # storages by key, also those that are gone
+        self.filled: dict[int, Labels] = {}  # of storages that held filler, what was written over all of it
 
     def put(self, tensor: Tensor, labels: Labels) -> None:
         super().put(tensor, labels)
@@ -75,10 +78,13 @@ class _Watch(Tape):
         now = len(self.operations) - 1
         key = storage_key(tensor)
         if key not in self.alive:
-            self.alive[key] = len(self.made)
+            self.alive[key] = self.numbers[key] = len(self.made)
             self.references.append(StorageWeakRef(tensor.untyped_storage()))
             self.made.append((labels, tensor.untyped_storage().nbytes(), now))
-        self.storage_of[id(labels)] = self.alive[key]
+        number = self.storage_of[id(labels)] = self.alive[key]
+        first, size, _ = self.made[number]
+        if first is not labels and first.blank and not labels.blank and tensor.nbytes == size:
+            self.filled[number] = labels
         self.kept.append(labels)
         self.live.setdefault(now, set()).update(self.alive.values())
 
@@ -124,14 +130,25 @@ def _watched(graph: ConvGraph) -> Lifetimes:
         return _derived(graph)
     where = {id(labels): (number, place) for number, op in enumerate(again) for place, labels in enumerate(op.outputs)}
     storages = []
-    for number, (labels, size, now) in enumerate(tape.made):
+    in_slices = _written_in_slices(graph, tape)
+    for number, (first, size, now) in enumerate(tape.made):
+        if number in in_slices:
+            shape = TensorShape(in_slices[number], graph.resolution)
+            storages.append(
+                Storage(
+                    elements(shape) * (size / max(1, prod(shape.shape))),
+                    again[now].module if 0 <= now < len(again) else "",
+                )
+            )
+            continue
+        labels = tape.filled.get(number, first)
         maker, place = where.get(id(labels)) or _same_shape(again, now, labels)
         if maker < 0:  # the network's input, or filler that no operation of the graph made
             storages.append(Storage(Polynomial.constant(size), ""))
             continue
         shape = graph.operations[maker].outputs[place]
         per_element = size / max(1, prod(shape.shape))
-        storages.append(Storage(Polynomial.of(shape.numel) * per_element, again[maker].module))
+        storages.append(Storage(elements(shape) * per_element, again[maker].module))
         tape.storage_of.setdefault(id(again[maker].outputs[place]), number)
     live: list[frozenset[int]] = []
     for number in range(len(again)):
@@ -145,6 +162,18 @@ def _watched(graph: ConvGraph) -> Lifetimes:
         tuple(tuple(find(id(labels), -1) for labels in op.outputs) for op in again),
         seen=True,
     )
+
+
+def _written_in_slices(graph: ConvGraph, tape: _Watch) -> dict[int, Labels]:
+    """For storages that were made as filler and written slice by slice: the labels of all their elements."""
+    found = {}
+    # The same run as the recording's, whose units are known: storages come in its order.
+    for key, (_, flat) in zip(tape.storages, graph.tape.storages.values(), strict=False):
+        number = tape.numbers.get(key, -1)
+        shape = tape.made[number][0].shape if number >= 0 else ()
+        if prod(shape) == flat.numel():
+            found[number] = counted(Labels(flat.reshape(shape), shape))
+    return found
 
 
 def _same_shape(operations: Sequence[RawOperation], now: int, labels: Labels) -> tuple[int, int]:
@@ -164,10 +193,10 @@ def _derived(graph: ConvGraph) -> Lifetimes:
     last: list[int] = []
     size = next((p.element_size() for p in graph.model.parameters() if p.is_floating_point()), 4)
 
-    def find(labels: Labels, numel: Extent, module: str, now: int) -> int:
+    def find(labels: Labels, numel: Polynomial, module: str, now: int) -> int:
         if id(labels) not in of:
             of[id(labels)] = len(storages)
-            storages.append(Storage(Polynomial.of(numel) * size, module))
+            storages.append(Storage(numel * size, module))
             first.append(now)
             last.append(now)
         last[of[id(labels)]] = now
@@ -177,8 +206,8 @@ def _derived(graph: ConvGraph) -> Lifetimes:
     for now, op in enumerate(graph.operations):
         arriving = zip(op.raw.inputs, op.inputs, strict=True)
         leaving = zip(op.raw.outputs, op.outputs, strict=True)
-        inputs.append(tuple(find(labels, shape.numel, "", now) for labels, shape in arriving))
-        outputs.append(tuple(find(labels, shape.numel, op.module, now) for labels, shape in leaving))
+        inputs.append(tuple(find(labels, elements(shape), "", now) for labels, shape in arriving))
+        outputs.append(tuple(find(labels, elements(shape), op.module, now) for labels, shape in leaving))
     live = [
         frozenset(s for s in range(len(storages)) if first[s] <= now <= last[s]) for now in range(len(graph.operations))
     ]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphsearch.costs.backward import backward
-from morphsearch.costs.base import batch_size
+from morphsearch.costs.batch import batch_size
 from morphsearch.costs.peak import Part, PeakCost
 from morphsearch.costs.polynomial import Polynomial
 from morphsearch.costs.running import lifetimes

@@ -1,4 +1,5 @@
-"""Trainable parameters, equal to ``sum(p.numel() for p in model.parameters())``: biases and norms included."""
+"""Parameters, equal to ``sum(p.numel() for p in model.parameters())``: biases and norms included, and those that are
+not trained (``requires_grad=False``) too."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ParamsCost:
-    """Number of trainable parameters; one that is shared counts once, in the module that names it first."""
+    """Number of parameters, trained or not; one that is shared counts once, in the module that names it first."""
 
     name = "params"
     unit = "parameters"

@@ -115,6 +115,7 @@ class PolynomialCost:
         unit: what is counted ("FLOPs").
         whole: the cost is a whole number at whole widths.
         uncounted: kinds of operations that have no price.
+        notes: what the figures rest on, a sentence each.
     """
 
     def __init__(
@@ -125,8 +126,9 @@ class PolynomialCost:
         *,
         whole: bool = False,
         uncounted: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
-        self.unit, self.whole, self.uncounted = unit, whole, tuple(uncounted)
+        self.unit, self.whole, self.uncounted, self.notes = unit, whole, tuple(uncounted), tuple(notes)
         self.layers = dict(layers)
         # Terms as coefficient * w[left] * w[right], where position `groups` stands for the constant 1.
         rows = [

@@ -81,6 +81,13 @@ def source_of(
     Raises:
         InputError: no source can be written, or it does not compute the same.
     """
+    held = [*fresh.named_parameters(), *fresh.named_buffers()]
+    if strange := [name for name, tensor in held if tensor.is_complex()]:
+        raise InputError(
+            f"{strange[0]} is complex",
+            "a network that is written as source has real parameters and buffers",
+            "export it as onnx or pt2",
+        )
     inputs = inputs_of(architecture)
     model = copy.deepcopy(fresh)
     randomise(model, torch.Generator().manual_seed(0))

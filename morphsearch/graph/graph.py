@@ -108,7 +108,7 @@ class ConvGraph:
 
     @cached_property
     def parameter_shapes(self) -> dict[str, tuple[Extent, ...]]:
-        """For every trainable parameter (tied ones once) the size of each dimension as a function of the widths."""
+        """For every parameter (tied ones once) the size of each dimension as a function of the widths."""
         shapes = {}
         for name, parameter in self.model.named_parameters():
             slots = self.tape.slots

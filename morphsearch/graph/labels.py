@@ -175,6 +175,19 @@ def reduce_ids(labels: Labels, dims: list[int]) -> Tensor:
     return ids
 
 
+def counted(labels: Labels) -> Labels:
+    """Labels for counting elements alone: filler beside units takes those that lie at its place along one dimension."""
+    loose = labels.ids == LOOSE
+    if labels.parameter is not None or labels.blank or not bool(loose.any()):
+        return labels
+    for dim in labels.varying():
+        others = [d for d in range(labels.ids.dim()) if d != dim]
+        line = labels.ids.amax(others, keepdim=True) if others else labels.ids
+        if bool(((labels.ids == line) | loose).all()):
+            return Labels(torch.where(loose, line, labels.ids), labels.shape, labels.producer)
+    return labels
+
+
 def fraction(labels: Labels) -> float:
     """How many elements of the tensor each compact label stands for."""
     return prod(labels.shape) / max(1, labels.ids.numel())

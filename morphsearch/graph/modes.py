@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from morphsearch.errors import MorphError
+from morphsearch.graph.rules.imaginary import comes_from, meets_complex
 from morphsearch.graph.shapes import quick_shape
 from morphsearch.graph.tape import Call, Tape, Untraceable, tensors_in
 
@@ -93,6 +94,8 @@ class _Functions(TorchFunctionMode):
         self.tape.muted += 1
         self.tape.doing = getattr(func, "__name__", "").lstrip("_")
         try:
+            if self.tape.imaginary:
+                meets_complex(self.tape, self.tape.doing, args, kwargs)
             return rule(self.tape, func, args, kwargs)
         finally:
             self.tape.muted -= 1
@@ -130,8 +133,11 @@ class _Aten(TorchDispatchMode):
             if not self.tape.on_meta:
                 _mark_data(args, kwargs, out)
             rule = self.rules.aten.get(func._schema.name, self.rules.fallback)
+            name = meets_complex(self.tape, self.tape.doing, args, kwargs) if self.tape.imaginary else ""
             try:
                 rule(self.tape, func, args, kwargs, out)
+                if name:
+                    comes_from(self.tape, name, out)
             except (Untraceable, MorphError):
                 raise
             except Exception as error:

@@ -23,10 +23,19 @@ class TensorShape:
 
     @cached_property
     def numel(self) -> Extent:
-        """Number of elements."""
-        ids = np.asarray(self._labels.ids).reshape(-1)
+        """Number of elements; of an outer product as far as the units of its first side say."""
+        return self._counted(self._labels)
+
+    @cached_property
+    def other_numel(self) -> Extent | None:
+        """The same of the second side of an outer product; None for other tensors."""
+        labels = self._labels
+        return None if labels.second is None else self._counted(Labels(labels.second, labels.shape))
+
+    def _counted(self, labels: Labels) -> Extent:
+        ids = np.asarray(labels.ids).reshape(-1)
         units = np.where(ids > 0, self._resolution.unit_of[np.maximum(ids, 0)], -1)
-        return extent_of(units, self._resolution, fraction(self._labels))
+        return extent_of(units, self._resolution, fraction(labels))
 
     @property
     def outer(self) -> bool:

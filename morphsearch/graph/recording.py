@@ -151,6 +151,8 @@ def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: 
             return value
         if dtype is not None and value.is_floating_point():
             value = value.to(dtype)  # a network in double precision is recorded with the inputs of its float self
+        elif dtype is not None and value.is_complex():
+            value = value.to(dtype.to_complex())
         copy = value.detach().to("meta") if meta else value.detach().clone()
         tape.put(copy, constant(RIGID, tuple(value.shape)))
         return copy
@@ -200,6 +202,8 @@ def stand_ins(modules: list[tuple[str, nn.Module]], tape: Tape, *, meta: bool) -
                         twins[id(tensor)] = twin
                     saved.append((store, key, tensor))
                     tape.register(twin, name)
+                    if tensor.is_complex():
+                        tape.imaginary.setdefault(name, f"the {'parameter' if is_parameter else 'buffer'} {name}")
         for table, key, tensor in saved:
             table[key] = twins[id(tensor)]
         if meta:
@@ -233,10 +237,11 @@ def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
             "every parameter must have its shape before recording",
             "run the network once on real data, then record it",
         )
-    if tensor.is_complex() or tensor.is_quantized:
+    if tensor.is_quantized:
+        what = "parameter" if is_parameter else "buffer"
         raise GraphError(
-            f"the parameter {name} is {'quantised' if tensor.is_quantized else 'complex'}",
-            "morphsearch rewrites real floating-point networks",
+            f"the {what} {name} is quantised" if name else "a module keeps a quantised tensor",
+            "morphsearch rewrites floating-point networks",
             "record the floating-point network, and quantise what comes out",
         )
     if is_parameter:
@@ -244,6 +249,6 @@ def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
     if not meta:
         return tensor.detach().clone()
     twin = tensor.detach().to("meta")
-    if not tensor.is_floating_point() and not tensor.is_meta:
+    if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
         twin._morphsearch_value = tensor.detach().cpu()  # type: ignore[attr-defined]  # an index must keep its numbers
     return twin

@@ -36,7 +36,7 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> 
         slots_of.setdefault(name, []).append(dim)
     memo: dict[int, Any] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name not in slots_of and not (meta and tensor.is_floating_point()):
+        if name not in slots_of and not (meta and (tensor.is_floating_point() or tensor.is_complex())):
             if type(tensor) is torch.Tensor and not tensor.requires_grad:  # a counter, say: quicker than deepcopy
                 memo[id(tensor)] = tensor.clone()
             continue  # an index keeps its numbers, also in a trial
@@ -51,13 +51,30 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> 
 
 
 def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:
-    """`tensor` with the slices of each ``(dim, indices)``, always a copy of its own."""
+    """`tensor` with the slices of each ``(dim, indices)``, always a copy of its own in the same memory format."""
     result = tensor
     # The dimension that loses most goes first: the others then copy less.
     for dim, index in sorted(dims, key=lambda d: d[1].size / max(1, tensor.shape[d[0]])):
         if index.size != tensor.shape[dim] or not np.array_equal(index, np.arange(index.size)):
             result = result.index_select(dim, torch.from_numpy(index).to(tensor.device))
-    return result.clone() if result is tensor else result.contiguous()
+    if result is tensor:
+        return result.clone()
+    last = _channels_last(tensor)
+    if last is not None:
+        return torch.empty_like(result, memory_format=last).copy_(result)
+    return result.contiguous()
+
+
+def _channels_last(tensor: Tensor) -> torch.memory_format | None:
+    """The format of a weight of images or volumes whose channels lie next to each other in memory; else None.
+
+    Strides tell, also where a kernel of one element makes the order the same either way.
+    """
+    if tensor.dim() not in (4, 5) or tensor.stride(1) != 1:
+        return None
+    last = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
+    same = tensor.stride(-1) == tensor.shape[1] and tensor.is_contiguous(memory_format=last)
+    return last if same else None
 
 
 def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:

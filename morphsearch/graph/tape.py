@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map
 
-from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
 from morphsearch.graph.state import State
 
 Slot = tuple[str, int]
@@ -122,6 +123,7 @@ class Tape:
         self.next_id = first_id
         self.names: dict[int, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.imaginary: dict[str, str] = {}  # complex parameters and buffers, and what messages call them
         self.read: set[str] = set()  # parameters and buffers that a rule has looked into
         self.latest: Labels | None = None  # of the parameter that was looked at last: rules look repeatedly
         self.module_names = {id(module): name for name, module in reversed(list(model.named_modules()))}
@@ -134,7 +136,9 @@ class Tape:
         self.calls: dict[str, Call | None] = {}  # how modules were called; None: several times
         self.keeps_calls = False
         self.state: State | None = None  # what the modules held when this recording began
-        self.storages: dict[int, tuple[Tensor, Tensor]] = {}
+        # Memory that is written in slices, by its key: a reference that keeps that key from being used again (and not
+        # the memory from being freed), and a label for each element.
+        self.storages: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self.muted = 0
         self.splits: list[Layout] = []
         self.parted: list[tuple[str, Tensor, int]] = []  # reshapes of channels into parts: name, units, their dimension
@@ -166,6 +170,8 @@ class Tape:
         name = self.names.get(id(tensor))
         if name is not None:
             self.read.add(name)
+            if name in self.imaginary:
+                return unknown(tuple(tensor.shape))
             if self.latest is None or self.latest.parameter != name:
                 shape = tuple(tensor.shape)
                 self.latest = Labels(numbers(tensor.numel()).view(shape), shape, -1, name)

@@ -15,6 +15,7 @@ from morphsearch.costs.flops import flops_of, weights_of
 from morphsearch.costs.kinds import VIEWS
 from morphsearch.costs.polynomial import Polynomial
 from morphsearch.costs.running import running
+from morphsearch.costs.sizes import elements
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, canonical
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class _Fusing:
                     read[id(labels)] = shape
         written = self.operations[members[-1]].outputs
         for shape in [*read.values(), *written]:
-            kernel.elements += Polynomial.of(shape.numel)
+            kernel.elements += elements(shape)
         return kernel
 
     def _computed(self, operation: Operation) -> Polynomial:
@@ -106,9 +107,7 @@ class _Fusing:
         flops = flops_of(operation)
         if canonical(operation.kind) in PRODUCTS and flops is not None:
             return flops * 2.0
-        sides = [
-            sum((Polynomial.of(s.numel) for s in side), Polynomial()) for side in (operation.inputs, operation.outputs)
-        ]
+        sides = [sum((elements(s) for s in side), Polynomial()) for side in (operation.inputs, operation.outputs)]
         return max(sides, key=lambda side: sum(side.coefficients.values())) if operation.inputs else sides[1]
 
     def _weights(self, operation: Operation) -> Polynomial:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphsearch.costs.base import batch_size
+from morphsearch.costs.batch import batch_size
 from morphsearch.costs.flops import flops_of
 from morphsearch.costs.running import Running, running
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, Fusion, canonical, family

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +17,10 @@ from morphsearch.costs import cost
 from morphsearch.errors import GraphError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
+from morphsearch.graph.precision import in_precision
 from morphsearch.graph.recording import as_arguments
 from morphsearch.graph.tape import all_given, tensors_in
+from morphsearch.loop.behaviour import behaviour
 from morphsearch.strategies.widths import lowest as lowest_widths
 
 TOLERANCE = 1e-6
@@ -46,7 +47,8 @@ class Verification:
         mixes: group to the operations in which its units influence each other: removal there is not exact.
         frozen: group to the reason why its width cannot change.
         trials: all trials; those in which mixing groups shrank too are not expected to be exact.
-        runs: what else the shrunk network did: "train" (one backward pass), "state_dict", "deepcopy".
+        runs: what else the shrunk network did: "train" (one backward pass), "state_dict", "deepcopy". "ok", or why
+            not; of what the seed does not do either it says so.
         groups, units: how many there are, and how many are free.
         precision, tolerance: "float64" and 1e-6; "float32" and 1e-4 where the network's code takes nothing else.
     """
@@ -127,7 +129,7 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
         mixes={name: list(group.mixes) for name, group in graph.groups.items() if group.mixes},
         frozen={name: group.frozen for name, group in graph.groups.items() if group.frozen is not None},
         trials=done,
-        runs=behaviour(shrunk, args, kwargs),
+        runs=behaviour(shrunk, twin, args, kwargs),
         groups={"total": len(graph.groups), "free": len(free)},
         units={
             "total": graph.num_units,
@@ -144,7 +146,7 @@ def _recorded(
 ) -> tuple[nn.Module, ConvGraph, torch.dtype]:
     """A random copy of `model` and its graph, in double precision where the network runs in that."""
     for dtype in (torch.float64, torch.float32):
-        twin = clone(model, {}).cpu().to(dtype).eval()
+        twin = in_precision(clone(model, {}).cpu(), dtype).eval()
         randomise(twin, generator)
         args, kwargs = inputs_like(example_inputs, generator, dtype)
         try:
@@ -160,11 +162,12 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
     """Perturb every parameter and draw running statistics, in place."""
     with torch.no_grad():
         for parameter in model.parameters():
-            if not parameter.is_floating_point():
+            values = torch.view_as_real(parameter) if parameter.is_complex() else parameter
+            if not values.is_floating_point():
                 continue
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
-            scale = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
-            parameter.add_(noise * (0.1 * torch.nan_to_num(scale) + (0.1 if parameter.dim() <= 1 else 1e-3)))
+            noise = torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values)
+            scale = values.std() if values.numel() > 1 else values.abs().mean()
+            values.add_(noise * (0.1 * torch.nan_to_num(scale) + (0.1 if parameter.dim() <= 1 else 1e-3)))
         for module in model.modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
                 module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
@@ -179,6 +182,8 @@ def inputs_like(
     def draw(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():
             return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(dtype)
+        if isinstance(value, Tensor) and value.is_complex():
+            return torch.randn(value.shape, generator=generator, dtype=torch.complex128).to(dtype.to_complex())
         return value
 
     args, kwargs = as_arguments(example_inputs)
@@ -251,33 +256,7 @@ def relative_error(reference: Any, found: Any) -> float:
     for a, b in zip(expected, actual, strict=True):
         if a.shape != b.shape:
             return float("inf")
-        if a.numel() and a.is_floating_point():
+        if a.numel() and (a.is_floating_point() or a.is_complex()):
             scale = float(a.abs().max()) or 1.0
             worst = max(worst, float((a - b).abs().max()) / scale)
     return worst
-
-
-def behaviour(model: nn.Module, args: Any, kwargs: Any) -> dict[str, str]:
-    """What a shrunk network must also do, each "ok" or the reason why not."""
-    results = {}
-
-    def attempt(name: str, action: Any) -> None:
-        try:
-            action()
-            results[name] = "ok"
-        except Exception as error:  # the report names whatever the network raises
-            results[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-    def train() -> None:
-        model.train()
-        double = [torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() > 1 and a.shape[0] == 1 else a for a in args]
-        outputs = [t for t in tensors_in(all_given(model(*double, **kwargs))) if t.requires_grad]
-        sum((t.float().square().mean() for t in outputs), torch.zeros(())).backward()
-
-    def reload() -> None:
-        model.load_state_dict(model.state_dict())
-
-    attempt("train", train)
-    attempt("state_dict", reload)
-    attempt("deepcopy", lambda: copy.deepcopy(model))
-    return results

@@ -14,7 +14,7 @@ PREFIX = "average/"
 
 
 class MovingAverage:
-    """Exponential moving average of all floating-point parameters and buffers (batch-norm statistics included).
+    """Exponential moving average of all real and complex parameters and buffers (batch-norm statistics included).
 
     After step `t` the average moves by ``1 - min(decay, (1 + t) / (10 + t))`` towards the weights, so that it does not
     hang on to those of the first steps; as ``tf.train.ExponentialMovingAverage`` does with `num_updates`.
@@ -30,7 +30,8 @@ class MovingAverage:
 
     def _present(self) -> dict[str, Tensor]:
         state = self.model.state_dict()
-        return {name: v for name, v in state.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        return {name: value for name, value in tensors.items() if value.is_floating_point() or value.is_complex()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:

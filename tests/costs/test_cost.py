@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from morphsearch import costs
 from morphsearch.costs import LayerwiseCost, Polynomial, cost, elements_of, flops_of
 from morphsearch.errors import GraphError, UnknownName
 from morphsearch.graph import record
 from morphsearch.testing import NETWORKS, CostModelConformance, example_inputs
+from tests.costs.test_flops_operators import fvcore_total
 
 
 class Energy(LayerwiseCost):
@@ -93,3 +95,87 @@ def test_shared_parameters_count_once_and_shared_layers_compute_twice() -> None:
     graph = record(Twice(), example_inputs())
     assert cost(graph, "params").total == 3 * 3 * 9 + 3
     assert cost(graph, "flops").total == 2 * 3 * 3 * 9 * 64
+
+
+class _Scattered(nn.Module):
+    """Points become columns of one image (PointPillars, arXiv 1812.05784)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points, self.conv = nn.Linear(4, 8), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, pillars: Tensor, places: Tensor) -> Tensor:
+        features = self.points(pillars).amax(1)
+        canvas = torch.zeros(8, 64)
+        canvas[:, places] = features.t()
+        return self.conv(canvas.view(1, 8, 8, 8))
+
+
+class _TokensAndImage(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.conv = nn.Linear(4, 8), nn.Conv2d(3, 8, 1)
+
+    def forward(self, tokens: Tensor, image: Tensor) -> Tensor:
+        return self.conv(image) * self.words(tokens).mean(0)[:, None, None]
+
+
+class _OneMoreDimension(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.b(self.a(image[None]))[0]
+
+
+class _Masked(nn.Module):
+    """A second input without a batch, and a loss beside the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.a(image) * mask
+        return self.b(x), x.square().mean()
+
+
+def _two_convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+
+
+IMAGES: dict[str, tuple[nn.Module, tuple[Tensor, ...], int]] = {
+    "one image without a batch": (_two_convolutions(), (torch.rand(3, 8, 8),), 1),
+    "one image that gets a batch": (_OneMoreDimension(), (torch.rand(3, 8, 8),), 1),
+    "points in one image": (_Scattered(), (torch.rand(5, 8, 4), torch.arange(5)), 1),
+    "tokens, then an image": (_TokensAndImage(), (torch.rand(5, 4), torch.rand(1, 3, 8, 8)), 1),
+    "three images": (_two_convolutions(), (torch.rand(3, 3, 8, 8),), 3),
+    "two images and a mask": (_Masked(), (torch.rand(2, 3, 8, 8), torch.ones(8, 8)), 2),
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_flops_are_divided_by_the_images_that_came_and_by_nothing_else(case: str) -> None:
+    network, inputs, images = IMAGES[case]
+    graph = record(network, inputs)
+    found = cost(graph, "flops")
+    assert found.total == fvcore_total(network, *inputs) / images
+    widths = dict.fromkeys(graph.free, 2)
+    assert cost(graph, "flops", widths).total == fvcore_total(graph.resize(widths), *inputs) / images
+    assert bool(found.notes) == (images == 1)
+    assert f"a batch of {images} image" in cost(graph, "memory").notes[0]
+
+
+def test_one_image_is_priced_alike_with_and_without_a_batch() -> None:
+    network = _two_convolutions()
+    image = torch.rand(3, 8, 8)
+    alone, batch = record(network, image), record(network, image[None])
+    for metric in ("flops", "activations", "memory"):
+        assert cost(alone, metric).total == cost(batch, metric).total
+
+
+def test_parameters_that_are_not_trained_are_parameters() -> None:
+    network = _two_convolutions()
+    network[0].requires_grad_(False)
+    assert cost(record(network, torch.rand(1, 3, 8, 8)), "params").total == sum(p.numel() for p in network.parameters())

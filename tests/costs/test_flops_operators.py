@@ -37,11 +37,16 @@ with warnings.catch_warnings():
 
 def fvcore_flops(model: nn.Module, *inputs: Tensor) -> int:
     """fvcore's count of one image, the network in evaluation mode."""
+    return fvcore_total(model, *inputs) // inputs[0].shape[0]
+
+
+def fvcore_total(model: nn.Module, *inputs: Tensor) -> int:
+    """fvcore's count of all that runs in evaluation mode."""
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         total = FlopCountAnalysis(model.eval(), inputs).total()
-    return int(total) // inputs[0].shape[0]
+    return int(total)
 
 
 def attention(x: Tensor) -> Tensor:

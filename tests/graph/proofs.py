@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.graph import ConvGraph, record
+from morphsearch.graph.precision import in_precision
 from morphsearch.graph.recording import OUTPUT
 from morphsearch.graph.tape import tensors_in
 from morphsearch.loop.verification import inputs_like, random_keep, randomise, relative_error, zeroed
@@ -19,7 +20,7 @@ TOLERANCE = 1e-6
 
 def in_double(model: nn.Module, seed: int = 0) -> nn.Module:
     """A copy in float64 and evaluation mode, all weights and statistics random."""
-    twin = copy.deepcopy(model).double().eval()
+    twin = in_precision(copy.deepcopy(model), torch.float64).eval()
     randomise(twin, torch.Generator().manual_seed(seed))
     return twin
 

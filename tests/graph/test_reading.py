@@ -300,3 +300,21 @@ def test_a_class_that_the_network_drops_stays_beside_those_that_it_gives() -> No
     smaller = graph.resize({"conv": 4, parts[2].name: 1})
     assert smaller.get_parameter("scores.weight").shape == (4, 4)
     assert [tuple(t.shape) for t in smaller(INPUTS)] == [(2, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_rewritten_weights_keep_their_memory_format(dims: int) -> None:
+    conv, transposed = (nn.Conv2d, nn.ConvTranspose2d) if dims == 2 else (nn.Conv3d, nn.ConvTranspose3d)
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    layers = (conv(3, 8, 3), conv(8, 8, 1), conv(8, 8, 3, groups=8), transposed(8, 6, 3), conv(6, 4, 1))
+    graph = record(nn.Sequential(*layers).to(memory_format=last), torch.rand(2, 3, *[7] * dims))
+    for rewritten in (graph.shrink({"0": [0, 2, 5]}), graph.resize({"0": 11, "3": 5})):
+        for layer in rewritten:
+            like = torch.empty_like(layer.weight).contiguous(memory_format=last)
+            assert layer.weight.is_contiguous(memory_format=last)
+            assert layer.weight.stride() == like.stride() or layer.weight.is_contiguous()
+        assert not rewritten[0].weight.is_contiguous()
+        assert not rewritten[3].weight.is_contiguous()
+        assert rewritten[4].weight.stride(1) == 1, "of a kernel of one element the strides say it"
+    plain = record(nn.Sequential(*layers).to(memory_format=torch.contiguous_format), torch.rand(2, 3, *[7] * dims))
+    assert all(layer.weight.is_contiguous() for layer in plain.shrink({"0": [0, 2, 5]}))

@@ -37,7 +37,7 @@ def axis_of(tape: Tape, labels: Labels, dim: int) -> tuple[str, int, Ids] | None
 def resolve_slot(tape: Tape, tensor: Tensor, dim: int, role: str) -> tuple[Ids, Slot] | None:
     """The unit identifiers along `dim` of a weight, where it is a parameter or a rearrangement of one; else None."""
     name = tape.name_of(tensor)
-    if name is not None:
+    if name is not None and name not in tape.imaginary:
         return tape.slot(name, dim, role), (name, dim)
     labels = tape.labels(tensor)
     if labels is None or not labels.parameter:

@@ -222,6 +222,7 @@ def conv_rule(dims: int, transposed: bool) -> Callable[..., Tensor]:
             "input_spatial": tuple(x.shape[-dims:]),
             "output_spatial": tuple(out.shape[-dims:]),
             "batch": batch,
+            "products": 3 if x.is_complex() else 1,  # of real numbers: how PyTorch runs a complex convolution
         }
         convolution(tape, x, weight, given.get("bias"), out, groups=attrs["groups"], transposed=transposed, attrs=attrs)
         return out

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_map
 
-from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, reshape
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, counted, reshape
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
@@ -279,7 +280,8 @@ def copy(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     before = tape.labels(target)
     written = compact(ids, shape)
     whole = target.untyped_storage().nbytes() == target.numel() * target.element_size()
-    tape.emit("copy", [arriving], [written])
+    # What is filler yet counts as what lies beside it (circular padding copies corners before they are written).
+    tape.emit("copy", [counted(arriving)], [counted(written)])
     if whole:
         tape.put(target, written)
         return
@@ -296,6 +298,6 @@ def copy(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             if there in (new, RIGID):
                 return  # no units here or there: it stays what it is
         size = target.untyped_storage().nbytes() // target.element_size()
-        tape.storages[key] = (target, torch.full((size,), LOOSE, dtype=torch.int64))
+        tape.storages[key] = (StorageWeakRef(target.untyped_storage()), torch.full((size,), LOOSE, dtype=torch.int64))
     flat = tape.storages[key][1]
     flat.as_strided(target.size(), target.stride(), target.storage_offset()).copy_(written.full())

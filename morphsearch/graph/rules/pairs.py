@@ -39,11 +39,27 @@ def on_both_sides(rule: Rule) -> Rule:
                 sides.append([tape.labels(tensor) for tensor in outputs])
         finally:
             tape.side = None
+        made = []
         for tensor, second, first in zip(outputs, *sides, strict=True):
             if first is not None and second is not None:
-                tape.put(tensor, joined(tape, first, second))
+                made.append((first, joined(tape, first, second)))
+                tape.put(tensor, made[-1][1])
+        _write_both_sides(tape, count, (args, kwargs), made)
 
     return run
+
+
+def _write_both_sides(tape: Tape, count: int, given: Any, made: list[tuple[Labels, Labels]]) -> None:
+    """The operations from number `count` on read and gave outer products: their records hold both sides, too."""
+    read = [pair for tensor in tensors_in(given) if (pair := tape.pair(tensor)) is not None]
+    for operation in tape.operations[count:]:
+        operation.inputs = tuple(
+            next((pair for pair in read if labels.ids is pair.ids or labels.ids is pair.second), labels)
+            for labels in operation.inputs
+        )
+        operation.outputs = tuple(
+            next((both for side, both in made if side is labels), labels) for labels in operation.outputs
+        )
 
 
 def on_one_side(rule: Callable[..., Any], channel_dim: Callable[..., int]) -> Callable[..., Any]:
@@ -78,7 +94,9 @@ def on_one_side(rule: Callable[..., Any], channel_dim: Callable[..., int]) -> Ca
             return out
         own = tape.labels(out)
         if own is not None:
-            tape.put(out, joined(tape, own, Labels(other, tuple(out.shape))))
+            both = joined(tape, own, Labels(other, tuple(out.shape)))
+            tape.put(out, both)
+            _write_both_sides(tape, count, x, [(own, both)])
         return out
 
     return run

@@ -45,11 +45,18 @@ def transformed(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None
 
 
 def as_complex(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-    """The last dimension, of size 2, becomes one complex number; or the other way round (``view_as_real``)."""
+    """The last dimension, of size 2, becomes one complex number; or the other way round (``view_as_real``).
+
+    Units that lie along it are both parts of one number, and one unit.
+    """
     labels = tape.labels(args[0])
     if labels is None:
         return
-    ids = labels.ids.select(-1, 0) if out.is_complex() else labels.ids.unsqueeze(-1)
+    if out.is_complex():
+        pairs = labels.ids if labels.parameter is not None else tape.fuse(labels.ids, labels.ids.dim() - 1)
+        ids = pairs.select(-1, 0)
+    else:
+        ids = labels.ids.unsqueeze(-1)
     produced = Labels(ids, tuple(out.shape), -1, labels.parameter)
     if labels.parameter is not None:
         tape.put(out, produced)
