@@ -17,6 +17,7 @@ from morphsearch.sparsity.follow import Followed
 from morphsearch.sparsity.masks import SCOPES, masks
 from morphsearch.sparsity.measure import Sizes, SparsityReport, report_of, sizes
 from morphsearch.sparsity.patterns import Block, NofM, Pattern, Single
+from morphsearch.sparsity.places import Places
 from morphsearch.sparsity.schedule import Schedule
 from morphsearch.sparsity.strategy import MagnitudeSparsity, MaskStrategy, criterion
 from morphsearch.sparsity.targets import find_weights
@@ -105,6 +106,7 @@ class Sparsifier:
         self.steps_done = 0
         self.stripped = False
         self._parameters = {one.name: one.parameter for one in self._chosen}
+        self._places = Places(model, self._parameters)
         self._bits: dict[str, Tensor] = {}
         self._followed: list[Followed] = []
         if self.timetable.fires(0):
@@ -117,7 +119,12 @@ class Sparsifier:
 
     @property
     def reached(self) -> float:
-        """The share of prunable weights that are masked now."""
+        """The share of prunable weights that are masked now.
+
+        Raises:
+            UsageError: the network's parameters were exchanged for others, which the masks say nothing about.
+        """
+        self._places.check()
         total = sum(one.parameter.numel() for one in self._chosen)
         return sum(bits.numel() - int(bits.count_nonzero()) for bits in self._bits.values()) / total
 
@@ -140,6 +147,7 @@ class Sparsifier:
             UsageError: after :meth:`strip`; or the network's parameters were exchanged for others.
         """
         self._refuse_stripped("step()")
+        self._places.check()
         self.steps_done += 1
         for followed in self._followed:
             followed.check()
@@ -150,11 +158,18 @@ class Sparsifier:
 
     @torch.no_grad()
     def apply(self, model: nn.Module | None = None) -> None:
-        """Set masked weights to zero: of the network, or of a copy of it (an average of its weights, for instance)."""
-        parameters = self._parameters if model is None else dict(model.named_parameters())
+        """Set masked weights to zero: of the network, or of a copy of it (an ``AveragedModel``, for instance).
+
+        Raises:
+            UsageError: the network's parameters were exchanged for others; or `model` is no copy of the network.
+        """
+        own = model is None or model is self.model
+        if own:
+            self._places.check()
+        parameters = self._parameters if own else self._places.in_copy(model)
         for name, bits in self._bits.items():
             parameter = parameters[name]
-            if model is None and not fit(bits, parameter):  # the network moved to another device or precision
+            if own and not fit(bits, parameter):  # the network moved to another device or precision
                 bits = self._bits[name] = bits_of(pruned_of(bits).to(parameter.device), parameter)
             clear(parameter, bits)
 
@@ -164,11 +179,12 @@ class Sparsifier:
         Warns (:class:`SparsityWarning`) before the end of the schedule.
 
         Raises:
-            UsageError: it was stripped before. DivergedError: a weight is not finite.
+            UsageError: it was stripped before; or the network's parameters were exchanged for others.
+            DivergedError: a weight is not finite.
         """
         self._refuse_stripped("strip()")
-        self._check_finite()
         self.apply()
+        self._check_finite()
         for followed in self._followed:
             followed.release()
         self.stripped = True
@@ -183,7 +199,12 @@ class Sparsifier:
         return self.model
 
     def report(self) -> SparsityReport:
-        """Sparsity asked beside reached, layer by layer; parameters, non-zeros and sizes of the file."""
+        """Sparsity asked beside reached, layer by layer; parameters, non-zeros and sizes of the file.
+
+        Raises:
+            UsageError: the network's parameters were exchanged for others.
+        """
+        self._places.check()
         return report_of(self.model, self.weights, self.scale * self.timetable.final, self.before)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -224,14 +245,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def _update(self) -> None:
-        current = dict(self.model.named_parameters(remove_duplicate=False))
-        for name, parameter in self._parameters.items():
-            if current.get(name) is not parameter:
-                raise UsageError(
-                    f"parameter {name} of the network is another one than at the start",
-                    "masks belong to the parameters of the network that was passed",
-                    "make the Sparsifier after whatever replaces parameters (shrinking, parametrizing, wrapping)",
-                )
+        self.apply()  # an optimizer that is not followed moved masked weights: what became zero is ranked as zero
         self._check_finite()
         saliency = {}
         for name, parameter in self._parameters.items():
@@ -242,7 +256,7 @@ class Sparsifier:
                     "it is a finite tensor of the weight's shape",
                     "report it to the strategy's author",
                 )
-            saliency[name] = found
+            saliency[name] = found if name not in self._bits else _last(found, pruned_of(self._bits[name]))
         asked = self.asked
         made = masks(saliency, self._chosen, self.pattern, self.scope, asked) if asked > 0 else {}
         self._bits.clear()
@@ -296,6 +310,11 @@ class Sparsifier:
                 "strip() ends a sparsification; from there on the network is plain",
                 "call strip() after the last step, or make a new Sparsifier to go on",
             )
+
+
+def _last(saliency: Tensor, masked: Tensor) -> Tensor:
+    """Saliency in which, of weights that do not matter at all, masked ones come last and so stay zero."""
+    return saliency.masked_fill((saliency == 0) & masked, -1.0)
 
 
 def _listed(patterns: Sequence[str] | str) -> list[str]:
