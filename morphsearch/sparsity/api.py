@@ -65,6 +65,7 @@ def sparsify(
     base = {"batch_size": batch_size_for(len(data.train))}
     training = masked_recipe({**base, **dict(recipe or {}), "epochs": epochs, "device": device})
     trainer = Trainer(model, data, training, seed=seed, progress=listener, phase=KIND)
+    trainer.check()
     sparsifier = Sparsifier(model, target, schedule=schedule, steps=trainer.total_steps, **options)
     run = None
     if run_dir is not None:
