@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morphsearch.arguments import require_path
 from morphsearch.errors import InputError, UsageError
 from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
 from morphsearch.loop.architecture import FILE, Architecture
@@ -42,6 +43,7 @@ class RunDirectory:
     """Paths and files of one run. See docs/reference/files.md for the layout."""
 
     def __init__(self, path: str | Path) -> None:
+        require_path(path, "run_dir")
         self.path = Path(path)
 
     @classmethod
@@ -142,7 +144,7 @@ class RunDirectory:
             key = differing[0]
             before, now = _brief(recorded.get(key)), _brief(wanted.get(key))
             raise UsageError(
-                f"{self.path} was started with other arguments: {key} was {before}, and is {now}",
+                f"{self.path} was started with other arguments; {key}: {before}, now {now}",
                 "a run goes on under the arguments that it was started with",
                 "give those arguments again, or choose another run directory",
             )

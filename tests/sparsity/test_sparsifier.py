@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -159,6 +160,21 @@ def test_stopped_and_restarted_equals_uninterrupted(stop: int, name: str, scope:
     assert sparsifier.report() == report
 
 
+@pytest.mark.parametrize("options", [{"target": "60%"}, {"nm": "2:4"}])
+def test_schedules_by_name_are_those_of_the_command_line(options: dict[str, Any]) -> None:
+    final = 0.6 if "target" in options else 0.5
+    known = {"constant": Schedule.constant(final), "polynomial": Schedule.polynomial(final)}
+    for name, expected in known.items():
+        made = Sparsifier(small(), schedule=name, steps=20, **options)
+        assert made.timetable == expected.timetable(20)
+    assert Sparsifier(small(), steps=20, **options).timetable == known["polynomial"].timetable(20)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    made = Sparsifier(small(), schedule=Schedule.polynomial(0.5, end=np.int64(8)), steps=np.int64(10))
+    assert made.timetable == Schedule.polynomial(0.5, end=8).timetable(10)
+
+
 def test_states_of_other_sparsifications_are_refused() -> None:
     tensors, state = Sparsifier(small(), schedule=Schedule.constant(0.5)).state()
     others: list[tuple[Sparsifier, dict[str, Tensor], dict[str, Any], str]] = [
@@ -169,6 +185,9 @@ def test_states_of_other_sparsifications_are_refused() -> None:
         (Sparsifier(small(), schedule=Schedule.constant(0.5)), tensors, {}, "settings"),
         (Sparsifier(small(), schedule=Schedule.constant(0.5)), {"mask/0.weight": torch.ones(3)}, state, "0.weight"),
         (Sparsifier(small(), schedule=Schedule.constant(0.5)), {"mask/x": torch.ones(3)}, state, "x is not pruned"),
+        (Sparsifier(small(), schedule=Schedule.constant(0.5)), {"mask/0.weight": 3}, state, "0.weight is 3"),
+        (Sparsifier(small(), schedule=Schedule.constant(0.5)), None, None, "None and None"),  # type: ignore[list-item]
+        (Sparsifier(small(), schedule=Schedule.constant(0.5)), tensors, {**state, "before": {"a": 1}}, "its sizes"),
     ]
     for sparsifier, given_tensors, given_state, words in others:
         with pytest.raises(InputError, match=words) as caught:
