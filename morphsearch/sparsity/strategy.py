@@ -90,7 +90,7 @@ def criterion(strategy: str | MaskStrategy, options: dict[str, Any] | None = Non
     made = get(strategy, **(options or {})) if isinstance(strategy, str) else strategy
     if isinstance(made, MaskStrategy):
         return made
-    name = made.name
+    name = getattr(made, "name", type(made).__name__)
     known = [one for one, record in plugins.registry("strategies").items() if _is_mask(one, record.factory)]
     raise UsageError(
         f"strategy {name!r} judges whole units, not single weights",
