@@ -1,16 +1,18 @@
-"""Misspelt arguments of the public Python API, answered like those of the command line."""
+"""Misspelt arguments of the public Python API, and those of a wrong type, answered like those of the command line."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from morphsearch.errors import UnknownName, UsageError, nearest
+from morphsearch.errors import MorphError, UnknownName, UsageError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def named_arguments(function: Callable[P, R]) -> Callable[P, R]:
@@ -42,3 +44,49 @@ def named_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return called
+
+
+def named_fields(made: type[T]) -> type[T]:
+    """A dataclass whose constructor answers as :func:`named_arguments` does. Goes above ``@dataclass``."""
+    made.__init__ = named_arguments(made.__init__)  # type: ignore[method-assign]
+    return made
+
+
+def require(
+    holds: object, name: str, value: object, rule: str, repair: str, *, kind: type[MorphError] = UsageError
+) -> None:
+    """Raise `kind` unless it `holds` of the argument `name` that it is `rule`, such as "true or false"."""
+    if not holds:
+        raise kind(f"{name}={shown(value)}", f"{name} is {rule}", repair)
+
+
+def require_module(model: object, *, kind: type[MorphError] = UsageError) -> None:
+    """Raise `kind` unless `model` is a network."""
+    from torch import nn
+
+    if isinstance(model, nn.Module):
+        return
+    repair = "pass the network itself, not its class or weights"
+    if isinstance(model, str):
+        repair = f"pass the network itself: morphsearch.models.build_seed({shown(model)}).model builds a named one"
+    raise kind(
+        f"the model is {f'the class {model.__name__}' if isinstance(model, type) else f'a {type(model).__name__}'}",
+        "it must be a torch.nn.Module",
+        repair,
+    )
+
+
+def require_path(path: object, name: str) -> None:
+    """Raise UsageError unless `path` can be one.
+
+    Raises:
+        UsageError: as said; nothing, too, is none, since the present folder would be meant by accident.
+    """
+    named = isinstance(path, str | os.PathLike) and bool(os.fspath(path))
+    require(named, name, path, "the path of a file or folder, as text or a Path", f'write for example {name}="runs/a"')
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """`value` as it is quoted in an error: one line, not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -90,4 +90,4 @@ class StoppedError(MorphError):
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """The known names most like `name`, best first (by edit similarity, ignoring case)."""
     table = {candidate.lower(): candidate for candidate in known}
-    return [table[match] for match in difflib.get_close_matches(name.lower(), list(table), n=limit, cutoff=0.5)]
+    return [table[match] for match in difflib.get_close_matches(str(name).lower(), list(table), n=limit, cutoff=0.5)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,12 +61,26 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, atomically. Tensors that share memory are written apart."""
+    """Write named tensors as safetensors, atomically. Tensors that share memory are written apart.
+
+    Raises:
+        InputError: the folder cannot be written to, or the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(own, str(temporary), metadata=dict(metadata) if metadata else None)
+        try:
+            save_file(own, str(temporary), metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            raise _system_error(error) from error
+
+
+def _system_error(error: Exception) -> OSError:
+    """What the system said, out of the text that safetensors wraps it in (``... (os error 28)``)."""
+    code = re.search(r"os error (\d+)", str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

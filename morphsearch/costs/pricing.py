@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from morphsearch import plugins
-from morphsearch.arguments import named_arguments
+from morphsearch.arguments import named_arguments, require, shown
+from morphsearch.errors import UsageError
 from morphsearch.types import BoundCost, CostModel
 
 if TYPE_CHECKING:
@@ -98,9 +99,11 @@ def cost(
     Raises:
         UnknownName: no such cost model, or no such hardware.
         GraphError: the graph cannot take these widths.
+        UsageError: an argument of the wrong type.
     """
+    _check_types(graph, metric)
     model = get(metric, hardware) if isinstance(metric, str) else metric
-    complete = graph.check_widths({**graph.widths, **(widths or {})})
+    complete = graph.check_widths({} if widths is None else widths)
     bound = model.bind(graph.left_at(complete))
     point = vector(graph, complete)
     whole = bool(getattr(bound, "whole", False))
@@ -115,3 +118,17 @@ def cost(
         details=dict(bound.details(point)) if hasattr(bound, "details") else {},
         notes=tuple(getattr(bound, "notes", ())),
     )
+
+
+def _check_types(graph: object, metric: object) -> None:
+    from morphsearch.graph import ConvGraph
+
+    if not isinstance(graph, ConvGraph):
+        raise UsageError(
+            f"cost() got a {type(graph).__name__}: {shown(graph, 40)}",
+            "it takes a recorded network",
+            "record it first: ms.cost(ms.record(model, example_inputs), ...)",
+        )
+    priced = callable(getattr(metric, "bind", None)) and not isinstance(metric, type)
+    rule = "the name of a cost model, or one"
+    require(isinstance(metric, str) or priced, "metric", metric, rule, 'write for example metric="flops"')

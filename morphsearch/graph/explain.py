@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from morphsearch.arguments import require
 from morphsearch.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ def explain(graph: ConvGraph, name: str) -> str:
     """Describe the groups that a layer makes and reads, or one group; see :meth:`ConvGraph.explain`.
 
     Raises:
-        UnknownName: neither a layer nor a group of that name.
+        UnknownName: neither a layer nor a group of that name. UsageError: no name at all.
     """
+    require(isinstance(name, str), "name", name, "the name of a layer or group, as text", "take one from graph.groups")
     chosen = [name] if name in graph.groups else _groups_of(graph, name)
     if not chosen:
         known = [*graph.groups, *(layer for group in graph.groups.values() for layer in group.layers)]

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from morphsearch.errors import GraphError, nearest
-from morphsearch.graph import branches
+from morphsearch.arguments import named_arguments
+from morphsearch.errors import GraphError
+from morphsearch.graph import asked, branches
 from morphsearch.graph.checked import FROZEN, rewrite_checked
 from morphsearch.graph.extent import Extent
 from morphsearch.graph.flow import Flow, Removal
@@ -140,8 +141,13 @@ class ConvGraph:
                     graph.add_edge(names[labels.producer], operation.name, shape=labels.shape)
         return graph
 
+    @named_arguments
     def explain(self, name: str) -> str:
-        """Why layers change together, as text; `name` is a group or any layer."""
+        """Why layers change together, as text; `name` is a group or any layer.
+
+        Raises:
+            UnknownName: it is neither.
+        """
         from morphsearch.graph.explain import explain
 
         return explain(self, name)
@@ -181,6 +187,7 @@ class ConvGraph:
 
     # -- rewriting -----------------------------------------------------------------------------------------------
 
+    @named_arguments
     def shrink(self, keep: Mapping[str, Sequence[int]]) -> nn.Module:
         """The network without the units that `keep` leaves out, weights inherited; groups not named stay whole.
 
@@ -192,12 +199,14 @@ class ConvGraph:
             keep: for each group the positions (0 to width - 1) of the units that stay.
 
         Raises:
-            GraphError: an unknown or frozen group, a position out of range, or fewer units than the group's floor.
+            GraphError: an unknown or frozen group, a position out of range, or fewer units than the group's floor; or
+                `keep` says nothing by group.
         """
+        asked.by_group(keep, "keep", "positions of the units that stay", '{"conv1": [0, 2, 5]}')
         multiplicity = np.ones(self.num_units, np.int64)
         for name, kept in keep.items():
             group = self._group(name)
-            chosen = _positions(name, kept)
+            chosen = asked.positions(name, kept)
             if chosen.size and (chosen[0] < 0 or chosen[-1] >= group.width):
                 raise GraphError(
                     f"keep[{name!r}] holds {int(chosen[0] if chosen[0] < 0 else chosen[-1])}",
@@ -211,6 +220,7 @@ class ConvGraph:
             multiplicity[self.units_of(name)] = mask
         return self.rewrite(multiplicity)
 
+    @named_arguments
     def resize(self, widths: Mapping[str, int], weights: str = "fresh") -> nn.Module:
         """The network at other widths; groups not named stay as they are.
 
@@ -324,8 +334,9 @@ class ConvGraph:
         """`widths` completed with the groups that it does not name, each legal.
 
         Raises:
-            GraphError: an unknown group or a width that it cannot have.
+            GraphError: an unknown group or a width that it cannot have; or `widths` says nothing by group.
         """
+        asked.by_group(widths, "widths", "numbers of units", '{"conv1": 12}')
         complete = self.widths
         for name, width in widths.items():
             if isinstance(width, bool) or not isinstance(width, (int, np.integer)):
@@ -366,26 +377,8 @@ class ConvGraph:
 
     def _group(self, name: str) -> Group:
         if name not in self.groups:
-            raise GraphError(*_unknown_group(name, list(self.groups)))
+            raise asked.unknown_group(name, list(self.groups))
         return self.groups[name]
-
-
-def _positions(name: str, kept: Sequence[int]) -> np.ndarray:
-    given = np.asarray(list(kept) if isinstance(kept, Iterable) else kept)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise GraphError(
-            f"keep[{name!r}] is {str(kept)[:80]}",
-            "it lists the positions of the units that stay, as whole numbers",
-            "give for example [0, 2, 5]; a mask becomes positions with mask.nonzero().flatten().tolist()",
-        )
-    return np.unique(given.astype(np.int64))
-
-
-def _unknown_group(name: str, known: list[str]) -> tuple[str, str, str]:
-    close = nearest(name, known)
-    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-    repair = f"did you mean {' or '.join(close)}?" if close else "take a name from graph.groups"
-    return f"unknown group {name!r}", f"the groups are: {shown}", repair
 
 
 __all__ = ["ConvGraph"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from morphsearch.arguments import named_arguments
+from morphsearch.arguments import named_arguments, require_module
 from morphsearch.errors import GraphError
 from morphsearch.graph import branches
 from morphsearch.graph.checked import freeze_again, freeze_what_fails
@@ -36,12 +36,7 @@ def record(
     Raises:
         GraphError: the network fails on these inputs, or has nothing that could be recorded.
     """
-    if not isinstance(model, nn.Module):
-        raise GraphError(
-            f"the model is a {type(model).__name__}",
-            "it must be a torch.nn.Module",
-            "pass the network itself, not its class or weights",
-        )
+    require_module(model, kind=GraphError)
     scripted = next(
         (path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)), None
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morphsearch.arguments import named_arguments, require_path
 from morphsearch.errors import InputError, UsageError
 from morphsearch.files import read_tensors, write_json
 from morphsearch.loop.schema import REPAIR, read_checked, wrong_field
@@ -150,6 +151,7 @@ class Architecture:
 
     def save(self, path: str | Path) -> Path:
         """Write the architecture, atomically. `path` is the file, or a folder that gets an ``architecture.json``."""
+        require_path(path, "path")
         target = Path(path)
         target = target if target.suffix == ".json" else target / FILE
         write_json(target, self.to_dict())
@@ -157,12 +159,15 @@ class Architecture:
         return target
 
     @classmethod
+    @named_arguments
     def load(cls, path: str | Path) -> Architecture:
         """Read and check a file.
 
         Raises:
             InputError: missing, damaged, foreign, or written by a newer version; the message names field and line.
+            UsageError: `path` is no path.
         """
+        require_path(path, "path")
         source = Path(path)
         source = source / FILE if source.is_dir() else source
         data = read_checked(source, SCHEMA, form=FORMAT, version=SCHEMA_VERSION, what="an architecture")
@@ -256,7 +261,7 @@ class Architecture:
             here, there = graph.widths.get(name), self.seed_widths.get(name)
             raise InputError(
                 f"group {name!r} has width {here} in this network and {there} in the seed",
-                f"architecture {self.path or self.name!r} applies to the network that it was found for",
+                f"architecture {str(self.path or self.name)!r} applies to the network that it was found for",
                 "build the network with the arguments of the search (number of classes, width, input shape)",
             )
         return graph

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from morphsearch.arguments import named_fields
 from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.budget import schedule_length
 from morphsearch.loop.checks import check_arguments
@@ -105,6 +106,7 @@ def batch_size_for(images: int | None) -> int:
     return min(128, max(16, 1 << max(0, (images // 40).bit_length() - 1)))
 
 
+@named_fields
 @dataclass(frozen=True)
 class SearchConfig:
     """One search.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morphsearch.arguments import require_path
 from morphsearch.errors import InputError, UsageError
 from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
 from morphsearch.loop.architecture import FILE, Architecture
@@ -42,6 +43,7 @@ class RunDirectory:
     """Paths and files of one run. See docs/reference/files.md for the layout."""
 
     def __init__(self, path: str | Path) -> None:
+        require_path(path, "run_dir")
         self.path = Path(path)
 
     @classmethod
@@ -119,10 +121,18 @@ class RunDirectory:
         """Refuse to go on with a run under other arguments.
 
         Raises:
-            UsageError: an argument differs from what ``run.json`` says; versions of programs do not count.
+            UsageError: it is a run of another kind; or an argument differs from what ``run.json`` says; versions of
+                programs do not count.
         """
         recorded = self.asked()
         wanted = json.loads(json.dumps(asked))
+        held, here = (_kind(one) for one in (recorded, wanted))
+        if held != here:
+            raise UsageError(
+                f"{self.path} holds {held}, and this is {here}",
+                "a run goes on as what it was started as",
+                f"go on with it as {held}, or choose another run directory",
+            )
         for key in ("versions", "format", "schema_version"):
             recorded.pop(key, None)
             wanted.pop(key, None)
@@ -134,7 +144,7 @@ class RunDirectory:
             key = differing[0]
             before, now = _brief(recorded.get(key)), _brief(wanted.get(key))
             raise UsageError(
-                f"{self.path} was started with another {key}: {before}, now {now}",
+                f"{self.path} was started with other arguments; {key}: {before}, now {now}",
                 "a run goes on under the arguments that it was started with",
                 "give those arguments again, or choose another run directory",
             )
@@ -247,6 +257,11 @@ def progress_of(state: Mapping[str, Any]) -> tuple[int, int]:
 def iteration_line(architecture: Architecture) -> dict[str, Any]:
     """The line of ``metrics.jsonl`` for an architecture."""
     return {"event": "iteration", "iteration": architecture.name, "costs": architecture.totals, **architecture.metrics}
+
+
+def _kind(asked: Mapping[str, Any]) -> str:
+    kind = str(asked.get("kind", "search"))
+    return {"search": "a search", "sparsify": "a sparsification"}.get(kind, f"a run of the kind {kind!r}")
 
 
 def _brief(value: Any, most: int = 80) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from morphsearch.arguments import named_arguments
+from morphsearch.arguments import named_arguments, require, require_module
 from morphsearch.costs import cost
 from morphsearch.errors import GraphError
 from morphsearch.graph import ConvGraph, record
@@ -21,6 +21,7 @@ from morphsearch.graph.precision import in_precision
 from morphsearch.graph.recording import as_arguments
 from morphsearch.graph.tape import all_given, tensors_in
 from morphsearch.loop.behaviour import behaviour
+from morphsearch.loop.checks import check_arguments
 from morphsearch.strategies.widths import lowest as lowest_widths
 
 TOLERANCE = 1e-6
@@ -99,8 +100,12 @@ def verify(model: nn.Module, example_inputs: Any, *, trials: int = 3, seed: int 
     that starts at zero hides everything behind it).
 
     Raises:
-        GraphError: the network cannot be recorded.
+        GraphError: the network cannot be recorded. UsageError: an argument of the wrong type.
     """
+    require_module(model, kind=GraphError)
+    whole = isinstance(trials, int) and not isinstance(trials, bool) and trials >= 1
+    require(whole, "trials", trials, "a whole number, 1 or more: how many random keep sets are tried", "use 3")
+    check_arguments(seed=seed)
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     twin, graph, dtype = _recorded(model, example_inputs, generator)

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from morphsearch.arguments import named_arguments
+from morphsearch.arguments import named_arguments, require, require_module
 from morphsearch.data import as_splits
-from morphsearch.loop.checks import check_options
+from morphsearch.loop.checks import check_arguments, check_options
 from morphsearch.loop.config import batch_size_for
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.sparsity.config import masked_recipe
@@ -19,7 +19,7 @@ from morphsearch.sparsity.run import KIND, versions
 from morphsearch.sparsity.runner import Runner
 from morphsearch.sparsity.schedule import Schedule
 from morphsearch.sparsity.sparsifier import Sparsifier
-from morphsearch.sparsity.values import percent
+from morphsearch.sparsity.values import percent, table
 from morphsearch.training import Trainer
 
 
@@ -31,7 +31,7 @@ def sparsify(
     test_data: Any = None,
     *,
     target: float | str | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | str | None = None,
     epochs: float = 10,
     run_dir: str | Path | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -46,7 +46,9 @@ def sparsify(
     Args:
         model: a classifier, `n x c x h x w` to `n x classes`, with fresh or trained weights; trained in place.
         train_data, val_data, test_data: whatever :func:`morphsearch.data.as_splits` takes.
-        target: final sparsity, ``0.7`` or ``"70%"``; or `schedule`, or ``nm="2:4"``.
+        target: final sparsity, ``0.7`` or ``"70%"``; or ``nm="2:4"``; or a `schedule` that says it.
+        schedule: a :class:`~morphsearch.sparsity.schedule.Schedule`; or, beside a target, ``"polynomial"`` or
+            ``"constant"``.
         run_dir: where everything is saved; None saves nothing.
         recipe: fields of :class:`morphsearch.training.Recipe` that differ from its defaults. Trained weights want a
             lower rate than its 0.1: 0.02 and less.
@@ -58,13 +60,22 @@ def sparsify(
         MorphError: see :class:`~morphsearch.sparsity.sparsifier.Sparsifier`; StoppedError after an interrupt, once all
             is saved; DivergedError for a loss that is not finite.
     """
+    require_module(model)
     check_options(options, Sparsifier, ("model", "steps"))
+    check_arguments(seed=seed)
+    require(isinstance(resume, bool), "resume", resume, "true or false", "write resume=True, or leave it out")
+    hears = listener is None or callable(listener)
+    require(
+        hears, "listener", listener, "a function of a kind and its values", "write def listener(kind, payload): ..."
+    )
+    given = table(recipe, "recipe", "recipe fields", '{"lr": 0.02}')
     if run_dir is not None and not resume:
         RunDirectory(run_dir).refuse_existing()
     data = as_splits(train_data, val_data, test_data)
     base = {"batch_size": batch_size_for(len(data.train))}
-    training = masked_recipe({**base, **dict(recipe or {}), "epochs": epochs, "device": device})
+    training = masked_recipe({**base, **given, "epochs": epochs, "device": device})
     trainer = Trainer(model, data, training, seed=seed, progress=listener, phase=KIND)
+    trainer.check()
     sparsifier = Sparsifier(model, target, schedule=schedule, steps=trainer.total_steps, **options)
     run = None
     if run_dir is not None:

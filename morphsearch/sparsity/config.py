@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from morphsearch.arguments import named_fields
 from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.config import batch_size_for
 from morphsearch.sparsity.schedule import Schedule
-from morphsearch.sparsity.values import n_of_m, percent
+from morphsearch.sparsity.values import listed, n_of_m, percent, table
 from morphsearch.training.recipe import Recipe
 
 FRESH = "fresh"
@@ -34,6 +35,7 @@ def masked_recipe(given: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+@named_fields
 @dataclass(frozen=True)
 class SparsifyConfig:
     """One sparsification with training of its own.
@@ -100,7 +102,9 @@ class SparsifyConfig:
             raise UsageError(f"val_fraction={share!r}", "val_fraction is a share in (0, 1)", "use 0.1")
         for name in ("include", "exclude"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, tuple(listed(value, name)))
+        for name, example in (("recipe", '{"lr": 0.02}'), ("strategy_options", '{"p": 1}')):
+            object.__setattr__(self, name, table(getattr(self, name), name, "values by name", example))
         for name in ("input", "block"):
             value = getattr(self, name)
             if isinstance(value, list):

@@ -139,6 +139,7 @@ def _made(
 ) -> tuple[Trainer, Sparsifier]:
     recipe = config.training(len(data.train))
     trainer = Trainer(source.model, data, recipe, seed=config.seed, progress=listener, phase=KIND)
+    trainer.check()
     return trainer, Sparsifier(trainer.model, steps=trainer.total_steps, **config.options())
 
 

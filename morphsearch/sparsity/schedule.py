@@ -12,7 +12,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from morphsearch.arguments import named_arguments
+from morphsearch.arguments import named_arguments, named_fields
 from morphsearch.errors import UnknownName, UsageError
 from morphsearch.sparsity.values import Moment, count, moment, percent, share
 
@@ -21,6 +21,7 @@ UPDATES = 100
 """The most updates of a schedule, unless its frequency says otherwise."""
 
 
+@named_fields
 @dataclass(frozen=True)
 class Schedule:
     """Sparsity over time, see :meth:`polynomial` and :meth:`constant`.

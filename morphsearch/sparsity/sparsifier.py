@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from morphsearch.arguments import named_arguments
+from morphsearch.arguments import named_arguments, require, require_module, shown
 from morphsearch.errors import DivergedError, InputError, UnknownName, UsageError
 from morphsearch.sparsity.bits import bits_of, clear, fit, pruned_of
 from morphsearch.sparsity.follow import Followed
 from morphsearch.sparsity.masks import SCOPES, masks
 from morphsearch.sparsity.measure import Sizes, SparsityReport, report_of, sizes
-from morphsearch.sparsity.patterns import Block, NofM, Pattern, Single
-from morphsearch.sparsity.schedule import Schedule
+from morphsearch.sparsity.patterns import POOLS, Block, NofM, Pattern, Single
+from morphsearch.sparsity.places import Places
+from morphsearch.sparsity.schedule import KINDS, Schedule
 from morphsearch.sparsity.strategy import MagnitudeSparsity, MaskStrategy, criterion
 from morphsearch.sparsity.targets import find_weights
-from morphsearch.sparsity.values import block_size, count, n_of_m, percent, share
+from morphsearch.sparsity.values import block_size, count, listed, n_of_m, percent, share, table
 
 BASES = ("prunable", "network")
 MASK = "mask/"
@@ -48,7 +49,8 @@ class Sparsifier:
     Args:
         model: trained in place.
         target: final sparsity, ``0.7`` or ``"70%"``, on a polynomial schedule from 10% to 70% of the training.
-        schedule: instead of `target`.
+        schedule: instead of `target`, a :class:`Schedule`; or beside it ``"polynomial"`` or ``"constant"`` (all at once
+            at the beginning) with the times that these have by themselves.
         steps: length of the training in optimizer steps, where the schedule says begin and end as shares of it.
         scope: ``"layer"`` (each to the target), ``"tensor"`` or ``"global"``; see :func:`masks.masks`.
         of: what the target is a share of: ``"prunable"`` weights, or all parameters of the ``"network"``, of which the
@@ -73,7 +75,7 @@ class Sparsifier:
         model: nn.Module,
         target: float | str | None = None,
         *,
-        schedule: Schedule | None = None,
+        schedule: Schedule | str | None = None,
         steps: int | None = None,
         scope: str = "layer",
         of: str = "prunable",
@@ -87,15 +89,19 @@ class Sparsifier:
         strategy_options: Mapping[str, Any] | None = None,
         measure: bool = True,
     ) -> None:
-        for kind, value, known in (("scope", scope, SCOPES), ("basis (of)", of, BASES)):
+        require_module(model)
+        for kind, value, known in (("scope", scope, SCOPES), ("basis (of)", of, BASES), ("pool", pool, POOLS)):
             if value not in known:
                 raise UnknownName.of(kind, str(value), known)
+        for name, flag in (("depthwise", depthwise), ("measure", measure)):
+            require(isinstance(flag, bool), name, flag, "true or false", f"write {name}=True, or leave it out")
         steps = None if steps is None else count(steps, "steps")
-        include, exclude = _listed(include), _listed(exclude)
+        include, exclude = listed(include, "include"), listed(exclude, "exclude")
         self.model, self.scope, self.of = model, scope, of
         self.pattern = _pattern(block, pool, nm, scope, of)
         self.schedule = _schedule(target, schedule, self.pattern)
-        self.criterion = criterion(strategy, dict(strategy_options or {}))
+        options = table(strategy_options, "strategy_options", "the strategy's options", '{"p": 1}')
+        self.criterion = criterion(strategy, options)
         self.timetable = self.schedule.timetable(steps)
         self.weights = find_weights(model, include=include, exclude=exclude, depthwise=depthwise)
         self._chosen = [one for one in self.weights if one.kept is None]
@@ -105,6 +111,7 @@ class Sparsifier:
         self.steps_done = 0
         self.stripped = False
         self._parameters = {one.name: one.parameter for one in self._chosen}
+        self._places = Places(model, self._parameters)
         self._bits: dict[str, Tensor] = {}
         self._followed: list[Followed] = []
         if self.timetable.fires(0):
@@ -117,7 +124,12 @@ class Sparsifier:
 
     @property
     def reached(self) -> float:
-        """The share of prunable weights that are masked now."""
+        """The share of prunable weights that are masked now.
+
+        Raises:
+            UsageError: the network's parameters were exchanged for others, which the masks say nothing about.
+        """
+        self._places.check()
         total = sum(one.parameter.numel() for one in self._chosen)
         return sum(bits.numel() - int(bits.count_nonzero()) for bits in self._bits.values()) / total
 
@@ -140,6 +152,7 @@ class Sparsifier:
             UsageError: after :meth:`strip`; or the network's parameters were exchanged for others.
         """
         self._refuse_stripped("step()")
+        self._places.check()
         self.steps_done += 1
         for followed in self._followed:
             followed.check()
@@ -150,11 +163,18 @@ class Sparsifier:
 
     @torch.no_grad()
     def apply(self, model: nn.Module | None = None) -> None:
-        """Set masked weights to zero: of the network, or of a copy of it (an average of its weights, for instance)."""
-        parameters = self._parameters if model is None else dict(model.named_parameters())
+        """Set masked weights to zero: of the network, or of a copy of it (an ``AveragedModel``, for instance).
+
+        Raises:
+            UsageError: the network's parameters were exchanged for others; or `model` is no copy of the network.
+        """
+        own = model is None or model is self.model
+        if own:
+            self._places.check()
+        parameters = self._parameters if own else self._places.in_copy(model)
         for name, bits in self._bits.items():
             parameter = parameters[name]
-            if model is None and not fit(bits, parameter):  # the network moved to another device or precision
+            if own and not fit(bits, parameter):  # the network moved to another device or precision
                 bits = self._bits[name] = bits_of(pruned_of(bits).to(parameter.device), parameter)
             clear(parameter, bits)
 
@@ -164,11 +184,12 @@ class Sparsifier:
         Warns (:class:`SparsityWarning`) before the end of the schedule.
 
         Raises:
-            UsageError: it was stripped before. DivergedError: a weight is not finite.
+            UsageError: it was stripped before; or the network's parameters were exchanged for others.
+            DivergedError: a weight is not finite.
         """
         self._refuse_stripped("strip()")
-        self._check_finite()
         self.apply()
+        self._check_finite()
         for followed in self._followed:
             followed.release()
         self.stripped = True
@@ -183,7 +204,12 @@ class Sparsifier:
         return self.model
 
     def report(self) -> SparsityReport:
-        """Sparsity asked beside reached, layer by layer; parameters, non-zeros and sizes of the file."""
+        """Sparsity asked beside reached, layer by layer; parameters, non-zeros and sizes of the file.
+
+        Raises:
+            UsageError: the network's parameters were exchanged for others.
+        """
+        self._places.check()
         return report_of(self.model, self.weights, self.scale * self.timetable.final, self.before)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -199,6 +225,8 @@ class Sparsifier:
             InputError: it is of another network, schedule, scope or pattern, or damaged.
         """
         self._refuse_stripped("load_state()")
+        if not isinstance(tensors, Mapping) or not isinstance(state, Mapping):
+            raise _no_state(f"state() gives two dicts, and this is {shown(tensors, 30)} and {shown(state, 30)}")
         settings, done = state.get("settings"), state.get("steps_done")
         if not isinstance(settings, Mapping) or not isinstance(done, int) or isinstance(done, bool) or done < 0:
             raise _no_state("it holds no settings or no number of steps")
@@ -207,14 +235,20 @@ class Sparsifier:
         if differing:
             key = differing[0]
             raise _no_state(f"{key} was {settings.get(key)!r} and is {own[key]!r}")
-        found = {name.removeprefix(MASK): mask for name, mask in tensors.items() if name.startswith(MASK)}
+        found = {name.removeprefix(MASK): mask for name, mask in tensors.items() if str(name).startswith(MASK)}
         for name, mask in found.items():
             if name not in self._parameters:
                 raise _no_state(f"{name} is not pruned here")
+            if not isinstance(mask, Tensor):
+                raise _no_state(f"the mask of {name} is {shown(mask)}, no tensor")
             if mask.shape != self._parameters[name].shape or mask.dtype != torch.bool:
                 raise _no_state(f"the mask of {name} is {list(mask.shape)} {mask.dtype}")
-        if state.get("before") is not None:
-            self.before = Sizes(**state["before"])
+        before = state.get("before")
+        if before is not None:
+            try:
+                self.before = Sizes(**before)
+            except TypeError:
+                raise _no_state(f"its sizes are {shown(before)}") from None
         self.steps_done = done
         self._bits.clear()
         self._bits.update({name: self._bits_of(name, mask) for name, mask in found.items()})
@@ -224,14 +258,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def _update(self) -> None:
-        current = dict(self.model.named_parameters(remove_duplicate=False))
-        for name, parameter in self._parameters.items():
-            if current.get(name) is not parameter:
-                raise UsageError(
-                    f"parameter {name} of the network is another one than at the start",
-                    "masks belong to the parameters of the network that was passed",
-                    "make the Sparsifier after whatever replaces parameters (shrinking, parametrizing, wrapping)",
-                )
+        self.apply()  # an optimizer that is not followed moved masked weights: what became zero is ranked as zero
         self._check_finite()
         saliency = {}
         for name, parameter in self._parameters.items():
@@ -242,7 +269,7 @@ class Sparsifier:
                     "it is a finite tensor of the weight's shape",
                     "report it to the strategy's author",
                 )
-            saliency[name] = found
+            saliency[name] = found if name not in self._bits else _last(found, pruned_of(self._bits[name]))
         asked = self.asked
         made = masks(saliency, self._chosen, self.pattern, self.scope, asked) if asked > 0 else {}
         self._bits.clear()
@@ -298,8 +325,9 @@ class Sparsifier:
             )
 
 
-def _listed(patterns: Sequence[str] | str) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+def _last(saliency: Tensor, masked: Tensor) -> Tensor:
+    """Saliency in which, of weights that do not matter at all, masked ones come last and so stay zero."""
+    return saliency.masked_fill((saliency == 0) & masked, -1.0)
 
 
 def _pattern(block: Any, pool: str, nm: Any, scope: str, of: str) -> Pattern | NofM:
@@ -317,16 +345,27 @@ def _pattern(block: Any, pool: str, nm: Any, scope: str, of: str) -> Pattern | N
     return Single() if block is None else Block(*block_size(block), pool)
 
 
-def _schedule(target: Any, schedule: Schedule | None, pattern: Pattern | NofM) -> Schedule:
-    if target is not None and schedule is not None:
+def _schedule(target: Any, schedule: Schedule | str | None, pattern: Pattern | NofM) -> Schedule:
+    if isinstance(schedule, str) and schedule not in KINDS:
+        raise UnknownName.of("schedule", schedule, KINDS)
+    if schedule is not None and not isinstance(schedule, Schedule | str):
+        raise UsageError(
+            f"schedule={shown(schedule)}",
+            f"schedule is a Schedule, or one of the names {', '.join(KINDS)} beside a target",
+            'write for example target="70%", or schedule=ms.Schedule.constant(0.7, begin=100)',
+        )
+    if target is not None and isinstance(schedule, Schedule):
         raise UsageError("a target and a schedule", "a schedule has a target of its own", "leave out one of them")
-    fixed = pattern.sparsity if isinstance(pattern, NofM) else None
-    if schedule is None:
-        if target is None and fixed is None:
+    if not isinstance(schedule, Schedule):
+        if target is None and not isinstance(pattern, NofM):
+            named = f', schedule="{schedule}"' if schedule else ""
             raise UsageError(
-                "neither a target nor a schedule", "a sparsification has a target", 'write target="70%", or nm="2:4"'
+                f"schedule={schedule!r} without a target" if schedule else "neither a target nor a schedule",
+                "a sparsification has a target",
+                f'write target="70%"{named}, or nm="2:4"{named}',
             )
-        schedule = Schedule.polynomial(fixed if target is None else share(target))
+        final = share(target) if target is not None or not isinstance(pattern, NofM) else pattern.sparsity
+        schedule = Schedule.constant(final) if schedule == "constant" else Schedule.polynomial(final)
     if isinstance(pattern, NofM) and abs(schedule.final - pattern.sparsity) > 1e-9:
         raise UsageError(
             f"a target of {percent(schedule.final)} with {pattern.n}:{pattern.m}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from morphsearch import plugins
+from morphsearch.arguments import shown
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.registry import get
@@ -64,12 +65,28 @@ class MagnitudeSparsity(MaskStrategy):
         return weight.abs()
 
 
+_WHAT = "strategy is the name of a strategy that judges weights, or such a strategy"
+
+
 def criterion(strategy: str | MaskStrategy, options: dict[str, Any] | None = None) -> MaskStrategy:
     """The criterion of that name.
 
     Raises:
-        UnknownName: no such strategy. UsageError: one that judges units.
+        UnknownName: no such strategy. UsageError: one that judges units, or none; or options of one that is made.
     """
+    given: Any = strategy
+    if isinstance(given, type):
+        raise UsageError(
+            f"strategy is the class {given.__name__}", _WHAT, f"pass one of them: strategy={given.__name__}()"
+        )
+    if not isinstance(given, str | Strategy):
+        raise UsageError(f"strategy={shown(given)}", _WHAT, f"leave it out for {MagnitudeSparsity.name}")
+    if options and not isinstance(strategy, str):
+        raise UsageError(
+            f"strategy_options beside a {type(strategy).__name__}",
+            "options go to a strategy that is made by its name",
+            f"give them to it where you make it: {type(strategy).__name__}({next(iter(options))}=...)",
+        )
     made = get(strategy, **(options or {})) if isinstance(strategy, str) else strategy
     if isinstance(made, MaskStrategy):
         return made

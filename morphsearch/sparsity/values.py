@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
+from morphsearch.arguments import require
 from morphsearch.errors import UsageError
 
 Moment = int | float
@@ -35,8 +38,7 @@ def moment(value: Any, name: str) -> Moment:
     Raises:
         UsageError: it is neither.
     """
-    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value):
-        value = int(value)
+    value = _whole(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     number = None if isinstance(value, int | bool) else _number(value)
@@ -55,8 +57,7 @@ def count(value: Any, name: str) -> int:
     Raises:
         UsageError: it is none.
     """
-    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value):
-        value = int(value)
+    value = _whole(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise UsageError(f"{name}={value!r}", f"{name} is a whole number, at least 1", f"write for example {name}=100")
@@ -98,9 +99,44 @@ def n_of_m(value: Any) -> tuple[int, int]:
     return n, m
 
 
+def listed(value: Any, name: str) -> list[str]:
+    """``["blocks.*", "stem"]`` or ``"stem"``: patterns of layers.
+
+    Raises:
+        UsageError: something else, None included.
+    """
+    found = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    rule = "one or more patterns of layers, as text"
+    require(
+        all(isinstance(one, str) for one in found), name, value, rule, f"write {name}=['blocks.*'], or leave it out"
+    )
+    return found
+
+
+def table(value: Any, name: str, what: str, example: str) -> dict[str, Any]:
+    """A mapping by name, None for an empty one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    given = {} if value is None else value
+    named = isinstance(given, Mapping) and all(isinstance(key, str) for key in given)
+    require(named, name, value, f"a dict of {what}", f"write for example {name}={example}, or leave it out")
+    return dict(given)
+
+
 def percent(value: float) -> str:
     """``70%``, ``62.5%``."""
     return f"{100 * value:.4g}%"
+
+
+def _whole(value: Any) -> Any:
+    """An int of digits, or of another type of whole numbers (NumPy's); anything else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value):
+        return int(value)
+    if isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, Integral) else value
 
 
 def _number(value: Any) -> float | None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from morphsearch.errors import InputError
 from morphsearch.training.devices import check_device, device_of, flush_denormals, in_format, is_channels_last
-from morphsearch.training.outputs import check_logits, split_outputs
+from morphsearch.training.outputs import check_logits, first_output, split_outputs
 
 if TYPE_CHECKING:
     from morphsearch.data import Split
@@ -35,7 +35,8 @@ def evaluate(model: nn.Module, split: Split, *, batch_size: int = 512, device: s
     where the model lies.
 
     Raises:
-        InputError: an empty split, or outputs that cannot be scored against the split's classes.
+        InputError: an empty split, a network that fails on its images, or outputs that cannot be scored against its
+            classes.
     """
     home = device_of(model)
     place = home if device == "auto" else check_device(device)
@@ -48,7 +49,8 @@ def evaluate(model: nn.Module, split: Split, *, batch_size: int = 512, device: s
         with evaluating(model), torch.no_grad(), flush_denormals():
             channels_last = is_channels_last(model)
             for images, labels in split.batches(batch_size, shuffle_seed=None, augment=False, device=place):
-                logits, _ = split_outputs(model(in_format(images, channels_last)))
+                images = in_format(images, channels_last)
+                logits, _ = split_outputs(model(images) if count else first_output(model, images))
                 if count == 0:
                     check_logits(logits, len(labels), split.num_classes)
                 logits = logits.float()

@@ -6,12 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from morphsearch.errors import InputError
 
 AUXILIARY_WEIGHT = 0.3  # Szegedy et al. 2015, section 5
+
+
+def first_output(model: nn.Module, images: Tensor) -> Any:
+    """``model(images)``, of images that it has not seen the like of before.
+
+    Raises:
+        InputError: the network fails on them.
+    """
+    try:
+        return model(images)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{type(model).__name__} fails on a batch of shape {tuple(images.shape)}: {error}",
+            "the network must take the images of the data set",
+            "check channel count and image size of data and network (an image size can be set for folders)",
+        ) from error
 
 
 def split_outputs(output: Any) -> tuple[Tensor, list[Tensor]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from morphsearch.arguments import named_fields
 from morphsearch.errors import UnknownName, UsageError
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -15,6 +16,7 @@ SCHEDULES = ("cosine", "onecycle", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
+@named_fields
 @dataclass(frozen=True)
 class Recipe:
     """One training recipe.

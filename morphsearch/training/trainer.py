@@ -17,7 +17,13 @@ from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_for
 from morphsearch.training.epoch import EpochStats, EpochSums
 from morphsearch.training.evaluation import Evaluation, evaluate, evaluating
 from morphsearch.training.optimizers import build_optimizer
-from morphsearch.training.outputs import check_logits, classification_loss, distillation_loss, split_outputs
+from morphsearch.training.outputs import (
+    check_logits,
+    classification_loss,
+    distillation_loss,
+    first_output,
+    split_outputs,
+)
 from morphsearch.training.precision import Choice, choose
 from morphsearch.training.progress import Listener, Throttle
 from morphsearch.training.recipe import Recipe
@@ -219,6 +225,17 @@ class Trainer:
                 )
         return stats
 
+    def check(self) -> None:
+        """Refuse a network that does not take the data, before anything is trained or written: on two blank images.
+
+        Raises:
+            InputError: it fails on images of this shape, or gives no logits for these classes.
+        """
+        images = torch.zeros((2, *self.data.shape), device=self.device)
+        with evaluating(self.model), torch.no_grad():
+            logits, _ = split_outputs(first_output(self.model, images))
+        check_logits(logits, len(images), self.data.train.num_classes)
+
     def evaluate(self, split: Split) -> Evaluation:
         """Loss and accuracy of the model on `split` in float32; see :func:`morphsearch.training.evaluate`."""
         return evaluate(self.model, split, batch_size=max(256, self.recipe.batch_size))
@@ -268,7 +285,7 @@ class Trainer:
             if self.batch == end - 1:
                 accelerator.sync_gradients = True
             with accelerator.autocast():
-                output = self.model(images) if self._proven else self._first_output(images)
+                output = self.model(images) if self._proven else first_output(self.model, images)
             if not self._proven:
                 check_logits(split_outputs(output)[0], len(labels), self.data.train.num_classes)
                 self._proven = True
@@ -303,18 +320,6 @@ class Trainer:
             wanted = split_outputs(teacher(images))[0]
         share = self.recipe.distill
         return (1 - share) * loss + share * distillation_loss(logits, wanted, self.recipe.temperature)
-
-    def _first_output(self, images: Tensor) -> Any:
-        try:
-            return self.model(images)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{type(self.model).__name__} fails on a batch of shape {tuple(images.shape)}: {error}",
-                "the network must take the images of the data set",
-                "check channel count and image size of data and network (an image size can be set for folders)",
-            ) from error
 
     def _epoch_end(self) -> int:
         """Batches in the present epoch; the last epoch of a fractional number is shorter."""

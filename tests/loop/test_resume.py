@@ -258,7 +258,7 @@ def test_python_searches_resume_where_they_were_started(tmp_path: Path) -> None:
         resume(tmp_path / "a")
     with pytest.raises(UsageError, match="already holds a run"):
         run(tmp_path / "a")
-    with pytest.raises(UsageError, match="another seed"):
+    with pytest.raises(UsageError, match="other arguments; seed: 0, now 1"):
         run(tmp_path / "a", resume=True, seed=1)
     again = run(tmp_path / "a", resume=True)
     assert again.architectures == whole.architectures

@@ -157,7 +157,7 @@ def test_a_run_of_the_users_own_loop_is_saved_and_resumed(tmp_path: Any) -> None
         assert torch.equal(value, again.model.state_dict()[name])
     with pytest.raises(UsageError, match="already holds a run"):
         ms.Search(network(), example(), "flops=50%", run_dir=tmp_path / "a", steps=20)
-    with pytest.raises(UsageError, match="another budgets"):
+    with pytest.raises(UsageError, match="other arguments; budgets"):
         ms.Search(network(), example(), "flops=40%", run_dir=tmp_path / "a", steps=20, resume=True)
 
 

@@ -225,13 +225,33 @@ def test_one_call_from_python_saves_and_resumes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already holds a run"):
         run(tmp_path / "a")
     for options in ({"target": "70%"}, {"seed": 1}, {"scope": "layer"}):
-        with pytest.raises(UsageError, match="was started with another"):
+        with pytest.raises(UsageError, match="was started with other arguments"):
             run(tmp_path / "a", resume=True, **options)
     again = run(tmp_path / "a", resume=True)
     assert all(torch.equal(v, whole.model.state_dict()[k]) for k, v in again.model.state_dict().items())
     assert run(tmp_path / "a", resume=True).report == whole.report
     with pytest.raises(KeyboardInterrupt):
         run(None, listener=Interrupting(1, "epoch"))
+
+
+def test_a_run_of_another_kind_is_not_gone_on_with(searched: Path, whole: Path) -> None:
+    with pytest.raises(UsageError, match="holds a search, and this is a sparsification") as caught:
+        ms.sparsify(small(), images(), images(40, 1), target="75%", run_dir=searched, resume=True)
+    assert "another run directory" in caught.value.repair
+    with pytest.raises(UsageError, match="holds a sparsification, and this is a search"):
+        ms.search(small(), images(), images(40, 1), budget="flops=50%", run_dir=whole, resume=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (4, 12, 12)])
+def test_images_that_do_not_fit_the_network(shape: tuple[int, ...], tmp_path: Path) -> None:
+    data = (torch.zeros(60, *shape), torch.arange(60) % 5)
+    with pytest.raises(InputError, match=f"fails on a batch of shape .2, {shape[0]}, {shape[1]}") as caught:
+        ms.sparsify(small(), data, target="70%", run_dir=tmp_path / "run")
+    assert "channel count" in caught.value.repair
+    few = (torch.zeros(60, 4, 8, 8), torch.arange(60) % 10)
+    with pytest.raises(InputError, match="5 outputs, the data has 10 classes"):
+        ms.sparsify(small(), few, target="70%", run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # so that the corrected call may use it
 
 
 def test_an_average_of_masked_weights_is_refused() -> None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from sparsity_fakes import everything, images, small, train, zeros
 from torch import Tensor, nn
 
+import morphsearch as ms
 from morphsearch.errors import DivergedError, InputError, UsageError
 from morphsearch.files import read_tensors, write_tensors
+from morphsearch.loop.inplace import swap
 from morphsearch.sparsity import MaskStrategy, Schedule, Sparsifier, SparsityWarning
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -157,6 +160,21 @@ def test_stopped_and_restarted_equals_uninterrupted(stop: int, name: str, scope:
     assert sparsifier.report() == report
 
 
+@pytest.mark.parametrize("options", [{"target": "60%"}, {"nm": "2:4"}])
+def test_schedules_by_name_are_those_of_the_command_line(options: dict[str, Any]) -> None:
+    final = 0.6 if "target" in options else 0.5
+    known = {"constant": Schedule.constant(final), "polynomial": Schedule.polynomial(final)}
+    for name, expected in known.items():
+        made = Sparsifier(small(), schedule=name, steps=20, **options)
+        assert made.timetable == expected.timetable(20)
+    assert Sparsifier(small(), steps=20, **options).timetable == known["polynomial"].timetable(20)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    made = Sparsifier(small(), schedule=Schedule.polynomial(0.5, end=np.int64(8)), steps=np.int64(10))
+    assert made.timetable == Schedule.polynomial(0.5, end=8).timetable(10)
+
+
 def test_states_of_other_sparsifications_are_refused() -> None:
     tensors, state = Sparsifier(small(), schedule=Schedule.constant(0.5)).state()
     others: list[tuple[Sparsifier, dict[str, Tensor], dict[str, Any], str]] = [
@@ -167,6 +185,9 @@ def test_states_of_other_sparsifications_are_refused() -> None:
         (Sparsifier(small(), schedule=Schedule.constant(0.5)), tensors, {}, "settings"),
         (Sparsifier(small(), schedule=Schedule.constant(0.5)), {"mask/0.weight": torch.ones(3)}, state, "0.weight"),
         (Sparsifier(small(), schedule=Schedule.constant(0.5)), {"mask/x": torch.ones(3)}, state, "x is not pruned"),
+        (Sparsifier(small(), schedule=Schedule.constant(0.5)), {"mask/0.weight": 3}, state, "0.weight is 3"),
+        (Sparsifier(small(), schedule=Schedule.constant(0.5)), None, None, "None and None"),  # type: ignore[list-item]
+        (Sparsifier(small(), schedule=Schedule.constant(0.5)), tensors, {**state, "before": {"a": 1}}, "its sizes"),
     ]
     for sparsifier, given_tensors, given_state, words in others:
         with pytest.raises(InputError, match=words) as caught:
@@ -182,8 +203,39 @@ def test_averages_of_the_weights_are_masked_on_request() -> None:
     for step in range(4):
         train(model, optimizer, 1, sparsifier, first=step)
         average.update_parameters(model)
+    twin = copy.deepcopy(average)
     sparsifier.apply(average.module)
-    assert zeros(average.module[3].weight) == 0.5
+    sparsifier.apply(twin)  # the wrapper itself will do
+    for one in (average, twin):
+        assert zeros(one.module[3].weight) == 0.5
+    assert same(average, twin)
+    wrapped = nn.DataParallel(copy.deepcopy(model))
+    train(wrapped, OPTIMIZERS["sgd"](wrapped.parameters()), 1)
+    sparsifier.apply(torch.optim.swa_utils.AveragedModel(wrapped))
+    sparsifier.apply(wrapped)
+    assert torch.equal(wrapped.module[3].weight == 0, model[3].weight == 0)
+
+
+@pytest.mark.parametrize(
+    ("copied", "words"),
+    [
+        (lambda model: nn.Linear(3, 3), ["Linear", "no parameter 0.weight"]),
+        (lambda model: everything(), ["Everything", "no parameter 0.weight"]),
+        (lambda model: torch.optim.swa_utils.AveragedModel(nn.Linear(3, 3)), ["AveragedModel", "no parameter"]),
+        (
+            lambda model: nn.Sequential(nn.Conv2d(4, 6, 3), *model[1:]),
+            ["0.weight of shape [6, 4, 3, 3]", "[8, 4, 3, 3]"],
+        ),
+        (lambda model: dict(model.named_parameters()), ["a dict"]),
+        (lambda model: "average", ["a str"]),
+    ],
+)
+def test_what_is_no_copy_of_the_network_takes_no_masks(copied: Any, words: list[str]) -> None:
+    model = small()
+    sparsifier = Sparsifier(model, schedule=Schedule.constant(0.5))
+    with pytest.raises(UsageError, match="apply") as caught:
+        sparsifier.apply(copied(model))
+    complete(caught.value, "AveragedModel", *words)
 
 
 class Sign(MaskStrategy):
@@ -349,6 +401,69 @@ def test_parameters_that_were_exchanged() -> None:
     with pytest.raises(UsageError, match=r"3\.weight") as caught:
         sparsifier.step()
     complete(caught.value)
+
+
+def assigned(model: nn.Module) -> None:
+    model.load_state_dict(small(seed=3).state_dict(), assign=True)
+
+
+def shrunk(model: nn.Module) -> None:
+    graph = ms.record(model, torch.zeros(1, 4, 8, 8))
+    name = next(iter(graph.free))
+    swap(model, graph.shrink({name: [0, 1]}))
+
+
+def cut(model: nn.Module) -> None:
+    model[6].weight.data = model[6].weight.data[:, :10]
+
+
+def parametrized(model: nn.Module) -> None:
+    nn.utils.parametrizations.weight_norm(model[3])
+
+
+@pytest.mark.parametrize("change", [assigned, shrunk, cut, parametrized])
+def test_masks_say_nothing_about_parameters_that_came_later(change: Callable[[nn.Module], None]) -> None:
+    """Long after the last update too: the real network has none of the zeros that a report would tell of."""
+    model = small()
+    sparsifier = Sparsifier(model, schedule=Schedule.constant(0.5))
+    sparsifier.step()
+    assert sparsifier.reached == sparsifier.report().reached == 0.5
+    change(model)
+    for ask in (sparsifier.step, sparsifier.apply, sparsifier.report, lambda: sparsifier.reached, sparsifier.strip):
+        with pytest.raises(UsageError, match=r"parameter \d\.weight of the network") as caught:
+            ask()
+        complete(caught.value, "assign=True", "make the Sparsifier after")
+    assert not sparsifier.stripped
+
+
+@pytest.mark.parametrize("options", [{}, {"scope": "global"}, {"block": "2,2"}, {"nm": "2:4", "target": None}])
+def test_zeros_stay_zero_where_the_optimizer_is_not_followed(options: dict[str, Any]) -> None:
+    """Momentum and weight decay move masked weights at every step; an update must not take them for large."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 12, 3, bias=False), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 12, 3))
+    model.extend([nn.Flatten(), nn.Linear(12 * 16, 5)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.95, weight_decay=1e-3)
+    sparsifier = Sparsifier(model, **{"target": 0.8, "steps": 60, **options})
+    gone: dict[str, Tensor] = {}
+    for step in range(60):
+        train(model, optimizer, 1, sparsifier, first=step)
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                assert name not in gone or not weight[gone[name]].any(), f"{name} at step {step}"
+                gone[name] = weight.detach() == 0
+    assert sparsifier.reached == pytest.approx(0.5 if "nm" in options else 0.8, abs=0.01)
+
+
+def test_zeros_stay_zero_among_weights_that_begin_at_zero() -> None:
+    """All of one value: an update must not exchange those that are masked for others."""
+    model = small()
+    nn.init.zeros_(model[6].weight)
+    sparsifier = Sparsifier(model, schedule=Schedule.polynomial(0.8, initial=0.5, begin=0, end=4))
+    gone = sparsifier.state()[0]["mask/6.weight"]
+    with torch.no_grad():
+        model[6].weight[:, ::2] = 1.0  # some that are kept learn, the others have no gradient
+    sparsifier.step()
+    assert not (gone & ~sparsifier.state()[0]["mask/6.weight"]).any()
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])

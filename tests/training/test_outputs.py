@@ -94,3 +94,21 @@ def test_networks_that_do_not_fit_the_data(head: nn.Module, words: str) -> None:
     with pytest.raises(InputError) as caught:
         Trainer(head, data, Recipe(batch_size=4)).train_epoch()
     assert words in caught.value.arrived
+    with pytest.raises(InputError) as caught:
+        Trainer(head, data, Recipe(batch_size=4)).evaluate(split)
+    assert words in caught.value.arrived
+    with pytest.raises(InputError) as caught:
+        Trainer(head, data, Recipe(batch_size=4)).check()
+    assert words.replace("(4,", "(2,") in caught.value.arrived
+
+
+def test_checking_that_a_network_fits_leaves_it_as_it_is() -> None:
+    split = FakeSplit(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), 3)
+    data: Any = FakeData(split, split, None)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.Flatten(), nn.Linear(192, 3)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    Trainer(model, data, Recipe(batch_size=4)).check()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), random)
