@@ -335,7 +335,12 @@ class Search(Weighing):
             on_step=on_step,
             meets=self.budgets.fits,
             fill=lambda widths: fill_up(
-                self.graph, widths, self.budgets.fits, limit=self.rules.limit, round_to=round_to
+                self.graph,
+                widths,
+                self.budgets.fits,
+                limit=self.rules.limit,
+                round_to=round_to,
+                load=self.budgets.load,
             ),
             train=train,
         )

@@ -204,10 +204,16 @@ class Strategy(ABC):
 
 
 class TrainingFree(Strategy):
-    """Base of strategies that propose widths without looking at weights: every unit is as good as any other."""
+    """Base of strategies that propose widths without looking at weights: every unit is as good as any other.
+
+    Attributes:
+        meant: the widths that the last :meth:`propose` meant, before they were rounded, where it knows them: what
+            rounding leaves of a budget is filled in these proportions.
+    """
 
     needs_training = False
     presses = False
+    meant: Mapping[str, float] | None = None
 
     _num_units: int = 0
 
