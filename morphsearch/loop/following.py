@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,6 +10,10 @@ from torch import nn
 from morphsearch.arguments import named_arguments
 from morphsearch.errors import UsageError
 from morphsearch.loop.follow import Followers
+from morphsearch.strategies.ranks import ranks
+
+if TYPE_CHECKING:
+    from morphsearch.strategies.base import Strategy
 
 CERTAIN = 2  # steps in a row at which a parameter has been changed from outside: somebody trains it
 
@@ -22,6 +26,8 @@ class Following:
     """
 
     model: nn.Module
+    strategy: Strategy
+    live: bool
     followers: Followers | None
     notes: list[str]
     _own: dict[str, nn.Parameter]  # the network's, as the strategy knows them
@@ -48,9 +54,16 @@ class Following:
 
         Raises:
             UsageError: an optimizer of another network or one whose state cannot be cut, a scheduler of another
-                optimizer, an average of another network; parameters of the network were exchanged.
+                optimizer, an average of another network; parameters of the network were exchanged; several
+                processes train together and units would leave (``live``).
         """
         self._require_own()
+        if self.live and self.strategy.together and ranks() > 1:
+            raise UsageError(
+                f"follow() in one of {ranks()} processes that train together, with live=True",
+                "DistributedDataParallel keeps the network's parameters, which are exchanged when units leave",
+                "make the Search with live=False, and wrap search.model again after every morph()",
+            )
         self.followers = Followers.of(self.model, optimizer, scheduler, ema, self.followers)
         self._count_others()
 

@@ -20,10 +20,10 @@ from morphsearch.loop.checks import check_arguments, check_strength, require_con
 from morphsearch.loop.controller import HOLD, LET_GO, Controller
 from morphsearch.loop.deciding import AUTO, by_network, check_named
 from morphsearch.loop.hardware import hardware_for, keep_hardware
+from morphsearch.loop.judging import measured, told
 from morphsearch.loop.pressing import spared_of
 from morphsearch.loop.records import architecture_of, asked
 from morphsearch.loop.rundir import RunDirectory, iteration_line
-from morphsearch.loop.schema import finite
 from morphsearch.loop.selection import fill_up
 from morphsearch.loop.weighing import Weighing
 from morphsearch.strategies.base import Phase, Strategy
@@ -294,18 +294,21 @@ class Search(Weighing):
                 Batch norms should take the statistics of the batch.
             on_step: hears widths and their loss on the way.
             train: for strategies that try candidates out (`trials`): trains ``search.graph.resize(widths)`` for a share
-                of the epochs, and returns its loss on held-out data.
+                of the epochs, and returns its loss on held-out data, infinity where it diverged.
 
         Returns:
             How often the strategy evaluated; 0 for one that has no such phase.
+
+        Raises:
+            UsageError: a function that is none, or does not return a number. DivergedError: a loss is NaN.
         """
         self._require_going_on("run_phase()")
         self._require_own()
-        share, round_to = self.rules.shrink_to, self.rules.round_to
+        share, round_to, together = self.rules.shrink_to, self.rules.round_to, self.strategy.together
         phase = Phase(
             self.model,
             self.graph,
-            loss,
+            told(loss, "loss", together=together),
             lambda widths: self.budgets.fits(widths, share),
             self.budgets.load,
             round_to=round_to,
@@ -319,7 +322,7 @@ class Search(Weighing):
                 round_to=round_to,
                 load=self.budgets.load,
             ),
-            train=train,
+            train=told(train, "train", together=together) if train is not None else None,
         )
         self.strategy.run_phase(phase)
         self.notes += [note for note in self.strategy.notes if note not in self.notes]
@@ -329,8 +332,9 @@ class Search(Weighing):
         """Shrink to the units that matter, expand to the budget, save; :attr:`model` becomes the new network.
 
         Args:
-            judge: called with the new network before it is saved; the numbers that it returns (validation accuracy and
-                loss, say) go into the file. It may re-estimate batch-norm statistics.
+            judge: called with the new network before it is saved; the numbers that it returns by name (validation
+                accuracy and loss, say; tensors of one number will do) go into the file. It may re-estimate batch-norm
+                statistics.
 
         Returns:
             An architecture that meets every budget, as counted again on the rebuilt network.
@@ -360,7 +364,7 @@ class Search(Weighing):
                 self.graph.keep_branches()
                 choice = self._choice()
                 rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
-        metrics = dict(finite(dict(judge(rebuilt.network)))) if judge is not None else {}
+        metrics = measured(judge(rebuilt.network)) if judge is not None else {}
         architecture = architecture_of(self, choice, rebuilt, metrics)
         if self.run is not None:
             self.run.save(architecture, rebuilt.network.state_dict())

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from morphsearch.loop.architecture import Architecture
     from morphsearch.loop.budget import Budgets
     from morphsearch.loop.rundir import RunDirectory
-    from morphsearch.strategies.base import Strategy
 
 
 class Shrinking(Following):
@@ -37,13 +36,11 @@ class Shrinking(Following):
     example_inputs: Any
     budgets: Budgets
     rules: morphing.Rules
-    strategy: Strategy
     controller: Controller
     run: RunDirectory | None
     architectures: list[Architecture]
     morph_step: int
     total_steps: int
-    live: bool
     leaving: Leaving
     before_cut: Callable[[], None] | None
     after_cut: Callable[[], None] | None

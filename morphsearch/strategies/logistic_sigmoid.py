@@ -33,7 +33,8 @@ couples them by ``1 - prod(1 - p)``.) Gates multiply the parameters through whic
 :mod:`~morphsearch.strategies.gates`; the user's network is not changed, and gates begin only when the loop begins to
 press. The best unit of every group is not pressed, and its gate is never closed in evaluation.
 
-Draws depend on `seed` and on how many there were before, so that a resumed search repeats them.
+Draws depend on `seed` and on how many there were before, so that a resumed search repeats them, and processes that
+train together draw alike; `G` is the mean of theirs.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.gates import Gates
 from morphsearch.strategies.judging import best_of_groups, flag, nothing_to_judge, number_in, unjudged_groups
 from morphsearch.strategies.places import PerUnit, places, speaking
+from morphsearch.strategies.ranks import mean_over_ranks
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -201,6 +203,8 @@ class LogisticSigmoid(Strategy):
             assert self._gates is not None
             self._gates.install()
         self._follow_device()
+        if self.together:
+            gradient = mean_over_ranks(gradient, self._logits)
         on = torch.sigmoid(self._logits)
         pressed = prices.to(on.device, on.dtype)
         if gradient is not None:
