@@ -62,6 +62,7 @@ MEMORY = 0.98  # share of the former mean square of the gradients that stays at 
 LONGEST = 0.1  # step of a probability along the gradient of the loss
 OPEN_AGAIN = 0.05  # above the threshold: the probability of a gate that is opened again
 SEEDS_APART = 1_000_003
+DEAF = 5  # steps in a row in which gates were drawn and heard nothing
 
 
 class LogisticSigmoid(Strategy):
@@ -107,6 +108,7 @@ class LogisticSigmoid(Strategy):
         self._gates: Gates | None = None
         self._logits = torch.zeros(0)
         self._draws, self._begun = 0, False
+        self._drawn = self._deaf = 0  # draws by the last step; steps since gates heard anything
 
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
         """Find where units speak; gates begin at the first step that presses.
@@ -118,6 +120,7 @@ class LogisticSigmoid(Strategy):
         self._logits = torch.full((graph.num_units,), self.initial, requires_grad=True)
         self._power = torch.zeros(1)
         self._draws, self._begun = 0, False
+        self._drawn = self._deaf = 0
 
     def _bind(self, model: nn.Module, graph: ConvGraph) -> None:
         if self._gates is not None:
@@ -194,8 +197,13 @@ class LogisticSigmoid(Strategy):
 
     @torch.no_grad()
     def after_step(self, prices: Tensor, strength: float, lr: float) -> None:
-        """A step of the probabilities along the gradient of the loss, then the proximal one."""
+        """A step of the probabilities along the gradient of the loss, then the proximal one.
+
+        Raises:
+            UsageError: gradients do not reach the gates.
+        """
         gradient, self._logits.grad = self._logits.grad, None
+        self._hear(gradient is not None)
         if not strength and not self._begun:
             return
         if not self._begun:
@@ -219,6 +227,20 @@ class LogisticSigmoid(Strategy):
         on = on - amounts.index_fill(0, self._best(), 0.0)
         self._logits.copy_(torch.logit(on.clamp(LEAST, 1 - LEAST)))
         self._shut = None
+
+    def _hear(self, heard: bool) -> None:
+        """Refuse to go on by price alone where the loss never says anything about the gates."""
+        if heard or self._draws != self._drawn:
+            self._deaf = 0 if heard else self._deaf + 1
+        self._drawn = self._draws
+        if self._deaf >= DEAF:
+            raise UsageError(
+                f"the gates of logistic-sigmoid were given no gradient in {self._deaf} steps",
+                "the loss's gradient says which units matter; torch.compile leaves the gates out of it, and so does "
+                "torch.autograd.grad",
+                "train search.model itself, by loss.backward(), or take a strategy that needs no gates with compiled "
+                "networks: gamma-l1, group-lasso, taylor or magnitude",
+            )
 
     @torch.no_grad()
     def revive(self, units: Tensor) -> None:
@@ -275,6 +297,7 @@ class LogisticSigmoid(Strategy):
             raise ValueError(f"gates of {tensors['logits'].numel()} units, not {self._logits.numel()}")
         self._logits, self._power = tensors["logits"].clone().requires_grad_(), tensors["power"].clone()
         self._draws, self._begun, self._shut = int(state["draws"]), bool(state["begun"]), None
+        self._drawn, self._deaf = self._draws, 0
         self.progress = float(state.get("progress", 0.0))
         if self._begun and self._gates is not None:
             self._gates.install()
