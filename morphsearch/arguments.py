@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from morphsearch.errors import MorphError, UnknownName, UsageError, nearest
 
@@ -15,12 +15,31 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def named_arguments(function: Callable[P, R]) -> Callable[P, R]:
+@overload
+def named_arguments(function: Callable[P, R]) -> Callable[P, R]: ...
+
+
+@overload
+def named_arguments(*, title: str) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def named_arguments(
+    function: Callable[P, R] | None = None, *, title: str = ""
+) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """`function`, which says what a call that does not fit its signature got wrong, with the nearest names.
 
     Signature, docstring and types stay. The error is a :class:`~morphsearch.errors.UnknownName` for a keyword that
     there is not, and a :class:`~morphsearch.errors.UsageError` for anything else, in place of Python's TypeError.
+
+    Args:
+        title: what users call it, where that is not its qualified name.
     """
+    if function is None:
+        return lambda one: _named(one, title)
+    return _named(function, title)
+
+
+def _named(function: Callable[P, R], title: str) -> Callable[P, R]:
     signature = inspect.signature(function)
     parameters = signature.parameters.values()
     named = [
@@ -29,7 +48,7 @@ def named_arguments(function: Callable[P, R]) -> Callable[P, R]:
         if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name not in ("self", "cls")
     ]
     further = any(one.kind is one.VAR_KEYWORD for one in parameters)
-    title = function.__qualname__.removesuffix(".__init__")
+    title = title or function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from morphsearch.graph.state import COMPILED
+
 _ATOMIC = (int, float, bool, str, bytes, type(None), type, complex)
 _TABLES = (dict, OrderedDict)
 _HOOKS = ("__deepcopy__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
@@ -30,6 +32,8 @@ def clone(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo[id(module)] = twin
     state = twin.__dict__
     for key, value in vars(module).items():
+        if key == COMPILED:
+            continue
         kind = type(value)
         if kind in _ATOMIC:
             state[key] = value

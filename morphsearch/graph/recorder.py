@@ -45,6 +45,16 @@ def record(
         raise GraphError(
             f"{what} is a scripted module", "its code cannot be rewritten", "pass it before torch.jit.script"
         )
+    compiled = next(
+        (path for path, module in model.named_modules() if type(module).__name__ == "OptimizedModule"), None
+    )
+    if compiled is not None:
+        what = f"the module {compiled}" if compiled else "the model"
+        raise GraphError(
+            f"{what} was compiled by torch.compile",
+            "what is compiled cannot be watched or rewritten",
+            "pass the network itself (what torch.compile was given, its _orig_mod), and compile it afterwards",
+        )
     proving = check and decisions is None
 
     def recorded(chosen: Mapping[str, str]) -> ConvGraph:

@@ -16,7 +16,7 @@ from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.modes import Rules, recording
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
-from morphsearch.graph.state import INTERNAL, State, as_it_was, held_by, put_back
+from morphsearch.graph.state import COMPILED, INTERNAL, State, as_it_was, held_by, put_back
 from morphsearch.graph.tape import Tape, all_given, tensors_in
 
 _within = [0]  # how many of these contexts are open
@@ -130,6 +130,8 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
             put_back(dict(modules), moved)
             held = held_by(module for _, module in modules)
         tape.state = State([path for path, _ in modules], held)
+        for _, module in modules:
+            vars(module).pop(COMPILED, None)  # compiled code cannot be watched; it comes back with what modules held
         stack.enter_context(torch.no_grad())
         stack.enter_context(stand_ins(modules, tape, meta=meta))
         stack.enter_context(torch.random.fork_rng(devices=[], enabled=not meta))

@@ -17,7 +17,8 @@ _CONTAINERS = frozenset((list, dict, set))
 _PLAIN = (bool, int, float, str, tuple, type(None))
 _MISSING = object()
 INTERNAL = vars(nn.Module()).keys()  # what every module has
-_STOOD_IN = {"forward"}  # by whoever watches a module while it runs
+COMPILED = "_compiled_call_impl"  # where Module.compile() keeps what is called instead of this very module
+_STOOD_IN = {"forward", COMPILED}  # by whoever watches a module while it runs, and what is not watched
 
 Held = tuple[nn.Module, dict[str, Any], list[tuple[Any, Any]]]  # a module, its attributes, its containers with copies
 Moved = dict[str, dict[str, Any]]  # attributes by the path of their module, as they were

@@ -38,21 +38,38 @@ def baseline(kind: str, found: Architecture, graph: ConvGraph, budgets: Budgets,
         return _architecture(found, graph, budgets, dict(graph.widths), "seed", None)
     fits = same_cost(found, budgets)
     rng = np.random.default_rng(draw)
-    widths = get_strategy(kind).propose(graph, fits, rng)
+    strategy = get_strategy(kind)
+    widths = strategy.propose(graph, fits, rng)
     assert widths is not None
-    widths = settle(graph, fill_up(graph, widths, fits), budgets, fits=fits)
+    filled = fill_up(graph, widths, fits, base=getattr(strategy, "meant", None), load=load_beside(found, budgets))
+    widths = settle(graph, filled, budgets, fits=fits)
     return _architecture(found, graph, budgets, widths, kind, draw if kind == "random" else None)
 
 
 def same_cost(found: Architecture, budgets: Budgets) -> Callable[[dict[str, int]], bool]:
     """Whether widths cost no more than `found`, in every metric that has a budget."""
-    limits = {metric: float(found.costs[metric]["total"]) for metric in budgets.metrics}
+    limits = _limits(found, budgets)
 
     def fits(widths: dict[str, int]) -> bool:
         costs = budgets.costs(widths)
         return all(costs[metric] <= limit for metric, limit in limits.items())
 
     return fits
+
+
+def load_beside(found: Architecture, budgets: Budgets) -> Callable[[dict[str, int]], float]:
+    """What widths cost, as a share of what `found` costs: the largest share of all metrics that have a budget."""
+    limits = _limits(found, budgets)
+
+    def load(widths: dict[str, int]) -> float:
+        costs = budgets.costs(widths)
+        return max(costs[metric] / limit if limit else 1.0 for metric, limit in limits.items())
+
+    return load
+
+
+def _limits(found: Architecture, budgets: Budgets) -> dict[str, float]:
+    return {metric: float(found.costs[metric]["total"]) for metric in budgets.metrics}
 
 
 def _architecture(

@@ -1,4 +1,4 @@
-"""What goes on with a network after a rewrite: its optimizer, the schedulers that hold it, and moving averages of it.
+"""What goes on with a network after a rewrite: its optimizers, their schedulers, and moving averages of it.
 
 Everything is cut like the weights: what has a parameter's shape loses the same slices, and names stay.
 """
@@ -27,43 +27,58 @@ class Followers:
     """What follows a network.
 
     Attributes:
-        optimizer: trains it. schedulers: hold that optimizer.
+        optimizers: train it, one at least. schedulers: hold one of them.
         averages: moving averages: modules with the network's parameter names, or dicts of tensors by those names.
     """
 
-    optimizer: torch.optim.Optimizer
+    optimizers: Sequence[torch.optim.Optimizer]
     schedulers: Sequence[Any] = ()
     averages: Sequence[nn.Module | MutableMapping[str, Tensor]] = field(default_factory=tuple)
-    _held: list[list[str]] = field(default_factory=list)  # names in each parameter group, those that left included
+    # names in each parameter group of each optimizer, those that left included
+    _held: dict[int, list[list[str]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, ema: Any) -> Followers:
+    def of(
+        cls, model: nn.Module, optimizer: Any, scheduler: Any = None, ema: Any = None, former: Followers | None = None
+    ) -> Followers:
         """Check that these belong to `model`, and to each other.
+
+        Args:
+            optimizer, scheduler, ema: one or several each. former: what these are added to; optimizers of which the new
+                ones hold all are left behind.
 
         Raises:
             UsageError: an optimizer of another network, or one whose state cannot be cut; a scheduler of another
                 optimizer; an average of another network.
         """
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not held & {id(p) for p in model.parameters()}:
-            raise UsageError(
-                "the optimizer holds no parameter of search.model",
-                "follow() takes the optimizer that trains search.model",
-                "build it from search.model.parameters(), after Search was made",
-            )
-        if type(optimizer).__name__ in NOT_FOLLOWED:
-            raise cannot_follow(type(optimizer).__name__, NOT_FOLLOWED[type(optimizer).__name__])
-        check_state(optimizer)
+        optimizers = _optimizers(model, optimizer)
+        fresh = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+        still = {id(p) for p in model.parameters()} - fresh
+        if former is not None:
+            stay = [
+                one
+                for one in former.optimizers
+                if one not in optimizers and any(id(p) in still for group in one.param_groups for p in group["params"])
+            ]
+            optimizers = [*stay, *optimizers]
         schedulers = () if scheduler is None else _sequence(scheduler)
         for one in schedulers:
-            if getattr(one, "optimizer", None) is not optimizer:
+            if not any(getattr(one, "optimizer", None) is known for known in optimizers):
                 raise UsageError(
                     f"the scheduler ({type(one).__name__}) holds another optimizer",
                     "a scheduler sets the learning rate of the optimizer that is followed",
                     "build it from the optimizer that is passed to follow()",
                 )
         averages = tuple(_average(model, one) for one in (() if ema is None else _sequence(ema)))
-        return cls(optimizer, schedulers, averages)
+        if former is None:
+            return cls(optimizers, schedulers, averages)
+        kept = [one for one in former.schedulers if any(one.optimizer is known for known in optimizers)]
+        return cls(
+            optimizers,
+            [*(one for one in kept if all(one is not new for new in schedulers)), *schedulers],
+            [*(one for one in former.averages if all(one is not new for new in averages)), *averages],
+            {id(one): former._held[id(one)] for one in optimizers if id(one) in former._held},
+        )
 
     def check(self, model: nn.Module) -> None:
         """Refuse what cannot follow a rewrite of `model`, before anything is changed.
@@ -72,13 +87,19 @@ class Followers:
             UsageError: a parameter that is not the network's, or state that cannot be cut.
         """
         own = {id(parameter) for parameter in model.parameters()}
-        if any(id(p) not in own for group in self.optimizer.param_groups for p in group["params"]):
-            raise UsageError(
-                "the optimizer holds a parameter that is not the searched network's",
-                "follow() exchanges the network's parameters as units leave",
-                "give other parameters an optimizer of their own",
-            )
-        check_state(self.optimizer)
+        for optimizer in self.optimizers:
+            if any(id(p) not in own for group in optimizer.param_groups for p in group["params"]):
+                raise UsageError(
+                    "the optimizer holds a parameter that is not the searched network's",
+                    "follow() exchanges the network's parameters as units leave",
+                    "give other parameters an optimizer of their own",
+                )
+            check_state(optimizer)
+
+    def others(self, model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+        """Parameters of `model` that may be trained and that no optimizer here holds, with their names."""
+        held = {id(p) for one in self.optimizers for group in one.param_groups for p in group["params"]}
+        return [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
 
     def rewritten(self, before: nn.Module, after: nn.Module, plan: Plan) -> None:
         """Go on with `after`, which was made from `before` by `plan`.
@@ -89,38 +110,68 @@ class Followers:
         self.check(before)
         names = {id(parameter): name for name, parameter in before.named_parameters()}
         fresh, dims = dict(after.named_parameters()), dims_of(plan)
-        state: dict[Tensor, dict[str, object]] = {}
-        for parameter, values in self.optimizer.state.items():
-            name = names[id(parameter)]
-            if name not in fresh:
-                continue  # it left with its branch
-            state[fresh[name]] = {
-                key: _cut(value, name, plan, dims) if _like(value, parameter) else value
-                for key, value in values.items()
-            }
-        for name, parameter in before.named_parameters():
-            if parameter.grad is not None and name in fresh:
-                fresh[name].grad = _cut(parameter.grad, name, plan, dims)
-        self._exchange(names, fresh)
-        self.optimizer.state.update(state)
+        for name, own in before.named_parameters():
+            if own.grad is not None and name in fresh:
+                fresh[name].grad = _cut(own.grad, name, plan, dims)
+        for optimizer in self.optimizers:
+            state: dict[Tensor, dict[str, object]] = {}
+            for parameter, values in optimizer.state.items():
+                name = names[id(parameter)]
+                if name not in fresh:
+                    continue  # it left with its branch
+                state[fresh[name]] = {
+                    key: _cut(value, name, plan, dims) if _like(value, parameter) else value
+                    for key, value in values.items()
+                }
+            self._exchange(optimizer, names, fresh)
+            optimizer.state.update(state)
         for average in self.averages:
             cut_average(average, after, plan, dims)
 
     def restarted(self, before: nn.Module, after: nn.Module) -> None:
         """Go on with `after`, of the same parameter names, without any state: it is loaded next."""
         names = {id(parameter): name for name, parameter in before.named_parameters()}
-        self._exchange(names, dict(after.named_parameters()))
+        for optimizer in self.optimizers:
+            self._exchange(optimizer, names, dict(after.named_parameters()))
 
-    def _exchange(self, names: Mapping[int, str], fresh: Mapping[str, nn.Parameter]) -> None:
-        groups = self.optimizer.param_groups
+    def _exchange(
+        self, optimizer: torch.optim.Optimizer, names: Mapping[int, str], fresh: Mapping[str, nn.Parameter]
+    ) -> None:
+        groups = optimizer.param_groups
         held = [[names[id(parameter)] for parameter in group["params"]] for group in groups]
-        if len(self._held) == len(held):  # what left with a branch comes back where a morph begins anew
-            pairs = zip(held, self._held, strict=True)
+        known = self._held.get(id(optimizer), [])
+        if len(known) == len(held):  # what left with a branch comes back where a morph begins anew
+            pairs = zip(held, known, strict=True)
             held = [before if set(now) <= set(before) else now for now, before in pairs]
-        self._held = held
+        self._held[id(optimizer)] = held
         for group, own in zip(groups, held, strict=True):
             group["params"] = [fresh[name] for name in own if name in fresh]
-        self.optimizer.state.clear()
+        optimizer.state.clear()
+
+
+def _optimizers(model: nn.Module, given: Any) -> list[torch.optim.Optimizer]:
+    """The optimizers of a call of follow(), each of which trains `model` and can follow it."""
+    optimizers = list(given) if isinstance(given, (list, tuple)) else [given]
+    own = {id(p) for p in model.parameters()}
+    for one in optimizers:
+        if not (isinstance(getattr(one, "param_groups", None), list) and hasattr(one, "state")):
+            raise UsageError(
+                f"follow() got a {type(one).__name__}",
+                "it takes the optimizer that trains search.model, or a list of those that do",
+                "pass for example torch.optim.SGD(search.model.parameters(), lr=0.1), and train with it",
+            )
+        if not own & {id(p) for group in one.param_groups for p in group["params"]}:
+            raise UsageError(
+                "the optimizer holds no parameter of search.model",
+                "follow() takes the optimizer that trains search.model",
+                "build it from search.model.parameters(), after Search was made",
+            )
+        if type(one).__name__ in NOT_FOLLOWED:
+            raise cannot_follow(type(one).__name__, NOT_FOLLOWED[type(one).__name__])
+        check_state(one)
+    if not optimizers:
+        raise UsageError("follow() got no optimizer", "it takes one or several", "pass what trains search.model")
+    return optimizers
 
 
 #: Optimizers whose state is not one of slices, and what it is instead.

@@ -26,7 +26,7 @@ for (Zhu and Gupta, arXiv 1710.01878, equation 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -188,11 +188,11 @@ class Leaving:
         for parameters, masks in self._held:
             torch._foreach_mul_(parameters, masks)
 
-    def hush(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Zero the optimizer's state of silent units, which would decay into denormal numbers."""
+    def hush(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Zero the optimizers' state of silent units, which would decay into denormal numbers."""
         by_parameter = {p.data_ptr(): m for held in self._held for p, m in zip(*held, strict=True) if p.numel()}
         with torch.no_grad():
-            for parameter, values in optimizer.state.items():
+            for parameter, values in (item for one in optimizers for item in one.state.items()):
                 mask = by_parameter.get(parameter.data_ptr())
                 for value in values.values():
                     if mask is not None and isinstance(value, Tensor) and value.shape == mask.shape:

@@ -105,7 +105,7 @@ def choose(
         notes.append(f"{branches} groups lost all their units: their branches are left out, layers and all.")
         budgets = budgets.rebound(graph.left_at(kept))
     limit = rules.limit if rules.expand else 1.0
-    multiplier, widths = expansion(graph, kept, budgets.fits, limit=limit, round_to=rules.round_to)
+    multiplier, widths = expansion(graph, kept, budgets.fits, limit=limit, round_to=rules.round_to, load=budgets.load)
     widths = settle(graph, widths, budgets, round_to=rules.round_to, grow=rules.expand)
     if rules.expand and multiplier >= rules.limit * (1 - 1e-6):
         notes.append(f"Expansion stopped at {rules.limit:g} times what was kept; the budget is not full.")
@@ -133,7 +133,10 @@ def propose(graph: ConvGraph, strategy: Strategy, budgets: Budgets, rules: Rules
             "widths are proposed under the budget (the argument fits of propose())",
             "report it to the strategy's authors",
         )
-    widths = fill_up(graph, widths, budgets.fits, limit=rules.limit, round_to=rules.round_to)
+    meant = getattr(strategy, "meant", None)
+    widths = fill_up(
+        graph, widths, budgets.fits, base=meant, limit=rules.limit, round_to=rules.round_to, load=budgets.load
+    )
     widths = settle(graph, widths, budgets, round_to=rules.round_to)
     everyone = np.ones(graph.num_units, bool)
     return Choice(widths, occurrences(graph, everyone, np.zeros(graph.num_units), widths), None)

@@ -59,6 +59,7 @@ class Runner:
         self.iterations, self.seed, self.hear = iterations, seed, listener or silent
         self.steps = search.steps
         self.where = "before the first morph"
+        search.strategy.together = False  # our own trainer is one process
         self._logged = 0  # epochs of this morph that have their line
         self._saved_at = 0.0
         self._shrunk = False  # since the last checkpoint

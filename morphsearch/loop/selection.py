@@ -5,7 +5,8 @@ Letters: `u` units in the graph's flat numbering, `g` groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph, Group
 
 Widths = dict[str, int]
+
+FULL = 0.99  # of a budget: from here on no group takes a second step to fill it
 
 
 @dataclass
@@ -118,18 +121,24 @@ def fewest_deaths(
 
 
 def expansion(
-    graph: ConvGraph, kept: Widths, fits: Callable[[Widths], bool], *, limit: float, round_to: int
+    graph: ConvGraph,
+    kept: Widths,
+    fits: Callable[[Widths], bool],
+    *,
+    limit: float,
+    round_to: int,
+    load: Callable[[Widths], float] | None = None,
 ) -> tuple[float, Widths]:
     """The largest uniform multiplier of `kept` that fits, and its widths (MorphNet's omega, arXiv 1711.06798, step 3).
 
-    With a `limit` of 1 nothing grows: widths are `kept`, rounded down.
+    With a `limit` of 1 nothing grows: widths are `kept`, rounded down. `load`: see :func:`fill_up`.
     """
     if limit == 1.0:
         same = {name: _rounded_down(graph.groups[name], width, round_to) for name, width in kept.items()}
         if fits(same):
             return 1.0, same
     multiplier, widths = largest_multiplier(graph, kept, fits, limit, round_to=round_to)
-    return multiplier, fill_up(graph, widths, fits, base=kept, limit=limit, round_to=round_to)
+    return multiplier, fill_up(graph, widths, fits, base=kept, limit=limit, round_to=round_to, load=load)
 
 
 def _rounded_down(group: Group, width: int, round_to: int) -> int:
@@ -147,27 +156,52 @@ def fill_up(
     widths: Widths,
     fits: Callable[[Widths], bool],
     *,
-    base: Widths | None = None,
+    base: Mapping[str, float] | None = None,
     limit: float = 4.0,
     round_to: int = 1,
+    load: Callable[[Widths], float] | None = None,
 ) -> Widths:
-    """`widths` with single steps added where the budget still has room for them.
+    """`widths` with single steps added for as long as the budget has room for one.
 
-    The next uniform multiplier does not fit, but rounding can leave several per cent of a small network's budget
-    unused. Groups get their step in the order in which a growing multiplier would have given it to them, each at most
-    one.
+    The next uniform multiplier does not fit, but one step of a dear group can be a third of a small network's budget,
+    which others have room in. Groups get their steps in the order in which a growing multiplier would have given them;
+    one that finds no room is passed over.
+
+    Args:
+        base: what the multiplier multiplies, not necessarily whole; default: `widths`.
+        limit: no group becomes wider than so many times its base.
+        load: how full widths make the budget that binds, 1 for full. With it, a group takes a further step only below
+            :data:`FULL` and where that fills the budget more: nearly full, only the cheapest group would find room, for
+            dozens of steps out of all proportion.
     """
     reference = base or widths
     result = dict(widths)
 
-    def next_multiplier(name: str) -> float:
-        return (result[name] + 0.5 * step_of(graph.groups[name], round_to)) / max(1, reference[name])
+    def waiting(name: str) -> tuple[float, int, str]:
+        """The multiplier at which the group would take its next step; equals in the order of the graph."""
+        next_width = result[name] + 0.5 * step_of(graph.groups[name], round_to)
+        return next_width / max(1.0, reference[name]), places[name], name
 
-    for name in sorted((name for name in graph.free if result[name]), key=next_multiplier):
+    places = {name: place for place, name in enumerate(graph.groups)}
+    queue = [waiting(name) for name in graph.free if result[name]]
+    heapq.heapify(queue)
+    full = load(result) if load is not None else 0.0
+    idle: list[str] = []  # groups whose step filled nothing: it may, once another budget binds
+    while queue:
+        name = heapq.heappop(queue)[-1]
         step = step_of(graph.groups[name], round_to)
+        further = result[name] > widths[name]
         grown = {**result, name: result[name] + step}
-        if grown[name] <= max(limit * reference[name], step) and fits(grown):
-            result = grown
+        if (further and full >= FULL) or grown[name] > max(limit * reference[name], step) or not fits(grown):
+            continue
+        then = load(grown) if load is not None else 0.0
+        if further and load is not None and then <= full:
+            idle.append(name)
+            continue
+        result, full = grown, then
+        for waiter in (name, *idle):
+            heapq.heappush(queue, waiting(waiter))
+        idle = []
     return result
 
 

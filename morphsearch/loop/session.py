@@ -19,12 +19,11 @@ from morphsearch.loop.budget import Budgets
 from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions
 from morphsearch.loop.controller import HOLD, LET_GO, Controller
 from morphsearch.loop.deciding import AUTO, by_network, check_named
-from morphsearch.loop.follow import Followers
 from morphsearch.loop.hardware import hardware_for, keep_hardware
+from morphsearch.loop.judging import measured, told
 from morphsearch.loop.pressing import spared_of
 from morphsearch.loop.records import architecture_of, asked
 from morphsearch.loop.rundir import RunDirectory, iteration_line
-from morphsearch.loop.schema import finite
 from morphsearch.loop.selection import fill_up
 from morphsearch.loop.weighing import Weighing
 from morphsearch.strategies.base import Phase, Strategy
@@ -181,36 +180,6 @@ class Search(Weighing):
         """Lambda as it is now."""
         return self.controller.strength
 
-    def follow(self, optimizer: torch.optim.Optimizer, *, scheduler: Any = None, ema: Any = None) -> None:
-        """Let units leave while training goes on: what trains the network goes with it.
-
-        From now on :meth:`step` may take dead units out of :attr:`model` in place, and :meth:`morph` exchanges the
-        optimizer's parameters; its state loses the same slices. The learning rate is read from it.
-
-        Args:
-            optimizer: SGD, Adam, AdamW or any other whose state is, for every parameter, tensors of its shape or single
-                numbers.
-            scheduler: one or several learning-rate schedulers; checked to hold this optimizer, which stays the same
-                object.
-            ema: one or several moving averages: ``torch.optim.swa_utils.AveragedModel``, a copy of the network, or a
-                dict of tensors by the network's names.
-
-        Raises:
-            UsageError: an optimizer of another network or one whose state cannot be cut, a scheduler of another
-                optimizer, an average of another network.
-        """
-        self.followers = Followers.of(self.model, optimizer, scheduler, ema)
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer | None:
-        """The one that is followed."""
-        return self.followers.optimizer if self.followers is not None else None
-
-    @property
-    def lr(self) -> float:
-        """The learning rate that the strength refers to: the followed optimizer's, else 1."""
-        return float(self.optimizer.param_groups[0]["lr"]) if self.optimizer is not None else 1.0
-
     def regularized(self) -> set[str]:
         """Names of parameters that must stay out of weight decay, since the strategy regularizes them itself."""
         return self.strategy.regularized()
@@ -242,11 +211,16 @@ class Search(Weighing):
 
         Raises:
             DivergedError: scores are no longer finite.
-            UsageError: the schedule of budgets is at its end; or the followed optimizer has state that cannot be cut.
+            UsageError: the schedule of budgets is at its end; a followed optimizer has state that cannot be cut, or one
+                that is not followed trains parameters of the network; or these were exchanged.
         """
         self._require_going_on("step()")
         self._penalties = 0
         rate = self.lr if lr is None else lr
+        self._require_followed()
+        if self.morph_step % self.controller.every == 0:
+            self._require_own()
+            self._count_others()
         if self.morph_step == 0:
             self._look(rate)
             if self.followers is not None:
@@ -261,6 +235,7 @@ class Search(Weighing):
             self._look(rate)
             if self._cut_due():
                 self._cut()
+        self._see_others()
         if self.run is not None and self.morph_step % LOG_EVERY == 0:
             self.run.log("step", iteration=len(self.architectures) + 1, step=self.total_steps, **self.status())
 
@@ -285,6 +260,7 @@ class Search(Weighing):
             self.strategy.uniform_share = 0.0
         self._spared = spared_of(self.graph, self.strategy.uniform_share)
         self.strategy.attach(self.model, self.graph)
+        self._hold_own()
         # Those of a former morph are in its architecture, and a run that is resumed here knows no others.
         self.notes = list(self.strategy.notes)
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)
@@ -318,26 +294,35 @@ class Search(Weighing):
                 Batch norms should take the statistics of the batch.
             on_step: hears widths and their loss on the way.
             train: for strategies that try candidates out (`trials`): trains ``search.graph.resize(widths)`` for a share
-                of the epochs, and returns its loss on held-out data.
+                of the epochs, and returns its loss on held-out data, infinity where it diverged.
 
         Returns:
             How often the strategy evaluated; 0 for one that has no such phase.
+
+        Raises:
+            UsageError: a function that is none, or does not return a number. DivergedError: a loss is NaN.
         """
         self._require_going_on("run_phase()")
-        share, round_to = self.rules.shrink_to, self.rules.round_to
+        self._require_own()
+        share, round_to, together = self.rules.shrink_to, self.rules.round_to, self.strategy.together
         phase = Phase(
             self.model,
             self.graph,
-            loss,
+            told(loss, "loss", together=together),
             lambda widths: self.budgets.fits(widths, share),
             self.budgets.load,
             round_to=round_to,
             on_step=on_step,
             meets=self.budgets.fits,
             fill=lambda widths: fill_up(
-                self.graph, widths, self.budgets.fits, limit=self.rules.limit, round_to=round_to
+                self.graph,
+                widths,
+                self.budgets.fits,
+                limit=self.rules.limit,
+                round_to=round_to,
+                load=self.budgets.load,
             ),
-            train=train,
+            train=told(train, "train", together=together) if train is not None else None,
         )
         self.strategy.run_phase(phase)
         self.notes += [note for note in self.strategy.notes if note not in self.notes]
@@ -347,8 +332,9 @@ class Search(Weighing):
         """Shrink to the units that matter, expand to the budget, save; :attr:`model` becomes the new network.
 
         Args:
-            judge: called with the new network before it is saved; the numbers that it returns (validation accuracy and
-                loss, say) go into the file. It may re-estimate batch-norm statistics.
+            judge: called with the new network before it is saved; the numbers that it returns by name (validation
+                accuracy and loss, say; tensors of one number will do) go into the file. It may re-estimate batch-norm
+                statistics.
 
         Returns:
             An architecture that meets every budget, as counted again on the rebuilt network.
@@ -358,10 +344,16 @@ class Search(Weighing):
                 then :attr:`model` is the former network still, and the morph can be repeated.
         """
         self._require_going_on("morph()")
+        self._require_own()
         choice = self._choice()
         number = len(self.architectures)
         if self.followers is not None:
             self.followers.check(self.model)
+            self._count_others()
+            if self._others:
+                choice.notes.append(
+                    self._stays_for("what trains it must be built anew, from search.model, as it is now")
+                )
         with self.strategy.plain():
             try:
                 rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
@@ -372,7 +364,7 @@ class Search(Weighing):
                 self.graph.keep_branches()
                 choice = self._choice()
                 rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
-        metrics = dict(finite(dict(judge(rebuilt.network)))) if judge is not None else {}
+        metrics = measured(judge(rebuilt.network)) if judge is not None else {}
         architecture = architecture_of(self, choice, rebuilt, metrics)
         if self.run is not None:
             self.run.save(architecture, rebuilt.network.state_dict())

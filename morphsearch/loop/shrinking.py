@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from morphsearch.errors import GraphError, InputError
 from morphsearch.loop import live, morphing
 from morphsearch.loop.controller import Controller
+from morphsearch.loop.following import Following
 from morphsearch.loop.inplace import swap
 from morphsearch.loop.live import Leaving
 from morphsearch.loop.selection import Facts, from_positions, widths_of
@@ -20,34 +21,27 @@ if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
     from morphsearch.loop.architecture import Architecture
     from morphsearch.loop.budget import Budgets
-    from morphsearch.loop.follow import Followers
     from morphsearch.loop.rundir import RunDirectory
-    from morphsearch.strategies.base import Strategy
 
 
-class Shrinking:
+class Shrinking(Following):
     """The part of :class:`~morphsearch.loop.session.Search` that lets units leave, and saves and restores amid a morph.
 
     Attributes:
-        leaving: who is dying, silent or gone. followers: what goes on with a smaller network.
+        leaving: who is dying, silent or gone.
         before_cut, after_cut: called around every rebuild; `before_cut` may raise.
     """
 
-    model: nn.Module
     graph: ConvGraph
     example_inputs: Any
     budgets: Budgets
     rules: morphing.Rules
-    strategy: Strategy
     controller: Controller
     run: RunDirectory | None
     architectures: list[Architecture]
-    notes: list[str]
     morph_step: int
     total_steps: int
-    live: bool
     leaving: Leaving
-    followers: Followers | None
     before_cut: Callable[[], None] | None
     after_cut: Callable[[], None] | None
     _prices: Tensor
@@ -70,7 +64,7 @@ class Shrinking:
         if self.leaving.silent.sum() > before:
             self._count_again()
             if self.followers is not None:
-                self.leaving.hush(self.model, self.followers.optimizer)
+                self.leaving.hush(self.followers.optimizers)
 
     def _count_again(self) -> None:
         """Layers that are silent with their branch cost nothing any more: prices are those that a cut would give."""
@@ -89,6 +83,10 @@ class Shrinking:
 
     def _cut_due(self) -> bool:
         if not (self.live and self._followed and self.leaving.silent.any()) or self.followers is None:
+            return False
+        if self._others:
+            note = self._stays_for("units that left stay in the network, masked, until the morph")
+            self.notes += [note] if note not in self.notes else []
             return False
         steps = self.controller.steps
         left = None if steps is None else max(0, steps - self.morph_step)
@@ -138,6 +136,7 @@ class Shrinking:
         self.strategy.leave(self.model, self.graph, torch.from_numpy(kept))
         self._prices = self._prices[torch.from_numpy(kept)]
         self.leaving.hold_these(self.model)
+        self._hold_own()
 
     def _go_back(self) -> None:
         """Undo every cut of this morph; weights and states are those of then or none, and loaded next."""
@@ -152,6 +151,7 @@ class Shrinking:
         self.leaving = Leaving.none(graph)
         self._prices = torch.ones(graph.num_units, dtype=torch.float64)
         self.strategy.attach(self.model, graph)
+        self._hold_own()
 
     # -- files -------------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,8 @@ class Strategy(ABC):
         default_threshold: what :meth:`alive` is asked with unless the user says otherwise.
         notes: what the user should know about this network, one sentence each; filled by :meth:`attach`.
         progress: the share of the schedule that is done, 0 to 1, for what is annealed; set by the loop.
+        together: processes of a ``torch.distributed`` group train one network: what is taken from gradients is averaged
+            over them, see :mod:`morphsearch.strategies.ranks`. False where one process searches by itself.
         uniform_share: the share of every group that a plain scaling to the morph's target keeps; set by the loop.
     """
 
@@ -95,6 +97,7 @@ class Strategy(ABC):
     notes: Sequence[str] = ()
     progress: float = 0.0
     uniform_share: float = 0.5
+    together: bool = True
 
     @abstractmethod
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
@@ -204,10 +207,16 @@ class Strategy(ABC):
 
 
 class TrainingFree(Strategy):
-    """Base of strategies that propose widths without looking at weights: every unit is as good as any other."""
+    """Base of strategies that propose widths without looking at weights: every unit is as good as any other.
+
+    Attributes:
+        meant: the widths that the last :meth:`propose` meant, before they were rounded, where it knows them: what
+            rounding leaves of a budget is filled in these proportions.
+    """
 
     needs_training = False
     presses = False
+    meant: Mapping[str, float] | None = None
 
     _num_units: int = 0
 

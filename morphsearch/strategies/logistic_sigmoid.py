@@ -33,7 +33,8 @@ couples them by ``1 - prod(1 - p)``.) Gates multiply the parameters through whic
 :mod:`~morphsearch.strategies.gates`; the user's network is not changed, and gates begin only when the loop begins to
 press. The best unit of every group is not pressed, and its gate is never closed in evaluation.
 
-Draws depend on `seed` and on how many there were before, so that a resumed search repeats them.
+Draws depend on `seed` and on how many there were before, so that a resumed search repeats them, and processes that
+train together draw alike; `G` is the mean of theirs.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.gates import Gates
 from morphsearch.strategies.judging import best_of_groups, flag, nothing_to_judge, number_in, unjudged_groups
 from morphsearch.strategies.places import PerUnit, places, speaking
+from morphsearch.strategies.ranks import mean_over_ranks
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -60,6 +62,7 @@ MEMORY = 0.98  # share of the former mean square of the gradients that stays at 
 LONGEST = 0.1  # step of a probability along the gradient of the loss
 OPEN_AGAIN = 0.05  # above the threshold: the probability of a gate that is opened again
 SEEDS_APART = 1_000_003
+DEAF = 5  # steps in a row in which gates were drawn and heard nothing
 
 
 class LogisticSigmoid(Strategy):
@@ -105,6 +108,7 @@ class LogisticSigmoid(Strategy):
         self._gates: Gates | None = None
         self._logits = torch.zeros(0)
         self._draws, self._begun = 0, False
+        self._drawn = self._deaf = 0  # draws by the last step; steps since gates heard anything
 
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
         """Find where units speak; gates begin at the first step that presses.
@@ -116,6 +120,7 @@ class LogisticSigmoid(Strategy):
         self._logits = torch.full((graph.num_units,), self.initial, requires_grad=True)
         self._power = torch.zeros(1)
         self._draws, self._begun = 0, False
+        self._drawn = self._deaf = 0
 
     def _bind(self, model: nn.Module, graph: ConvGraph) -> None:
         if self._gates is not None:
@@ -192,8 +197,13 @@ class LogisticSigmoid(Strategy):
 
     @torch.no_grad()
     def after_step(self, prices: Tensor, strength: float, lr: float) -> None:
-        """A step of the probabilities along the gradient of the loss, then the proximal one."""
+        """A step of the probabilities along the gradient of the loss, then the proximal one.
+
+        Raises:
+            UsageError: gradients do not reach the gates.
+        """
         gradient, self._logits.grad = self._logits.grad, None
+        self._hear(gradient is not None)
         if not strength and not self._begun:
             return
         if not self._begun:
@@ -201,6 +211,8 @@ class LogisticSigmoid(Strategy):
             assert self._gates is not None
             self._gates.install()
         self._follow_device()
+        if self.together:
+            gradient = mean_over_ranks(gradient, self._logits)
         on = torch.sigmoid(self._logits)
         pressed = prices.to(on.device, on.dtype)
         if gradient is not None:
@@ -215,6 +227,20 @@ class LogisticSigmoid(Strategy):
         on = on - amounts.index_fill(0, self._best(), 0.0)
         self._logits.copy_(torch.logit(on.clamp(LEAST, 1 - LEAST)))
         self._shut = None
+
+    def _hear(self, heard: bool) -> None:
+        """Refuse to go on by price alone where the loss never says anything about the gates."""
+        if heard or self._draws != self._drawn:
+            self._deaf = 0 if heard else self._deaf + 1
+        self._drawn = self._draws
+        if self._deaf >= DEAF:
+            raise UsageError(
+                f"the gates of logistic-sigmoid were given no gradient in {self._deaf} steps",
+                "the loss's gradient says which units matter; torch.compile leaves the gates out of it, and so does "
+                "torch.autograd.grad",
+                "train search.model itself, by loss.backward(), or take a strategy that needs no gates with compiled "
+                "networks: gamma-l1, group-lasso, taylor or magnitude",
+            )
 
     @torch.no_grad()
     def revive(self, units: Tensor) -> None:
@@ -271,6 +297,7 @@ class LogisticSigmoid(Strategy):
             raise ValueError(f"gates of {tensors['logits'].numel()} units, not {self._logits.numel()}")
         self._logits, self._power = tensors["logits"].clone().requires_grad_(), tensors["power"].clone()
         self._draws, self._begun, self._shut = int(state["draws"]), bool(state["begun"]), None
+        self._drawn, self._deaf = self._draws, 0
         self.progress = float(state.get("progress", 0.0))
         if self._begun and self._gates is not None:
             self._gates.install()

@@ -8,7 +8,7 @@ import numpy as np
 
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Fits, TrainingFree, Widths
-from morphsearch.strategies.widths import largest_multiplier
+from morphsearch.strategies.widths import largest_multiplier, meant
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -38,4 +38,6 @@ class Random(TrainingFree):
         base = {
             name: width * float(factor) for (name, width), factor in zip(graph.widths.items(), factors, strict=True)
         }
-        return largest_multiplier(graph, base, fits, self.limit, round_to=round_to)[1]
+        multiplier, widths = largest_multiplier(graph, base, fits, self.limit, round_to=round_to)
+        self.meant = meant(graph, multiplier, base, round_to)
+        return widths

@@ -17,7 +17,8 @@ an exponential average with a memory of `memory` steps, corrected for its beginn
 paper's squares and has the unit of a loss, as a score that is set against a price should.
 
 Products are taken when a parameter's gradient is complete, before the optimizer changes anything; gradients that were
-accumulated over several backward passes count as one batch. Nothing presses the units; the loop takes them away by
+accumulated over several backward passes count as one batch; where several processes train together, so do their parts
+of it. Nothing presses the units; the loop takes them away by
 rank.
 """
 
@@ -35,6 +36,7 @@ from torch.utils.hooks import RemovableHandle
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.judging import nothing_to_judge, number_in, one_of, unjudged_groups
 from morphsearch.strategies.places import PerUnit, Place, places, rows_of, speaking
+from morphsearch.strategies.ranks import mean_over_ranks
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -134,12 +136,13 @@ class Taylor(Strategy):
         """Take this step's products into the average."""
         if not self._hooks:
             self._listen()
-        if not self._fresh:
+        change = self._units.sum(self._parts) if self._fresh else None
+        if self.together:  # as if one process had seen all of the batch
+            change = mean_over_ranks(change, self._average.to(self._places[0].tensor.device))
+        if change is None:
             return
-        device = self._parts.device
-        if self._average.device != device:
-            self._average = self._average.to(device)
-        change = self._units.sum(self._parts)
+        if self._average.device != change.device:
+            self._average = self._average.to(change.device)
         self._average.lerp_(change.square() if self.power == "square" else change.abs(), self._rate(self._seen))
         self._seen += 1
         self._fresh = False

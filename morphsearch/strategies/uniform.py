@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphsearch.strategies.base import Fits, TrainingFree, Widths
-from morphsearch.strategies.widths import largest_multiplier
+from morphsearch.strategies.widths import largest_multiplier, meant
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -27,4 +27,6 @@ class Uniform(TrainingFree):
 
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:
         """See :meth:`Strategy.propose <morphsearch.strategies.base.Strategy.propose>`; `rng` is not used."""
-        return largest_multiplier(graph, graph.widths, fits, self.limit, round_to=round_to)[1]
+        multiplier, widths = largest_multiplier(graph, graph.widths, fits, self.limit, round_to=round_to)
+        self.meant = meant(graph, multiplier, graph.widths, round_to)
+        return widths

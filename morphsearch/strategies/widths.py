@@ -130,6 +130,11 @@ def largest_multiplier(
     return multiplier, scale(graph, multiplier, base, round_to=round_to)
 
 
+def meant(graph: ConvGraph, multiplier: float, base: Mapping[str, float], round_to: int = 1) -> dict[str, float]:
+    """`multiplier` times `base` before it is rounded, but never less than a group's lowest width."""
+    return {name: max(multiplier * base[name], lowest_width(group, round_to)) for name, group in graph.groups.items()}
+
+
 def _breakpoints(graph: ConvGraph, base: Mapping[str, float], low: float, high: float, round_to: int) -> list[float]:
     """All multipliers in (low, high] at which some free group changes its width, ascending, `low` itself aside."""
     points = []

@@ -15,7 +15,7 @@ from torch import nn
 import morphsearch as ms
 from morphsearch.graph import ConvGraph
 from morphsearch.loop.budget import Budgets
-from morphsearch.loop.selection import expansion, fill_up, from_positions, kept_positions
+from morphsearch.loop.selection import FULL, expansion, fill_up, from_positions, kept_positions
 from morphsearch.strategies.widths import lowest_width, scale, step_of
 
 GRAPHS = {name: ms.record(network(name), example()) for name in WITH_NORMS}
@@ -97,23 +97,62 @@ def test_no_larger_uniform_multiplier_would_fit(data: st.DataObject, name: str, 
 
 
 @settings(max_examples=25)
-@given(data=st.data(), name=st.sampled_from(WITH_NORMS), round_to=st.sampled_from([1, 8]))
+@given(
+    data=st.data(),
+    name=st.sampled_from(WITH_NORMS),
+    round_to=st.sampled_from([1, 8]),
+    limit=st.sampled_from([1.5, 4.0]),
+    wary=st.booleans(),
+)
 def test_the_leftover_fill_never_exceeds_and_leaves_no_room_for_a_step(
-    data: st.DataObject, name: str, round_to: int
+    data: st.DataObject, name: str, round_to: int, limit: float, wary: bool
 ) -> None:
     graph = GRAPHS[name]
-    budgets = Budgets(graph, f"params={data.draw(st.integers(20, 150))}%", round_to=round_to)
+    shares = [data.draw(st.integers(20, 150)) for _ in range(2)]
+    budgets = Budgets(graph, [f"params={shares[0]}%", f"flops={shares[1]}%"], round_to=round_to)
     base = draw_widths(data, graph)
     start = scale(graph, 0.5, base, round_to=round_to)
     if not budgets.fits(start):
         return
-    filled = fill_up(graph, start, budgets.fits, base=base, round_to=round_to)
+    load = budgets.load if wary else None
+    filled = fill_up(graph, start, budgets.fits, base=base, limit=limit, round_to=round_to, load=load)
     assert budgets.fits(filled)
     for name_, width in filled.items():
         step = step_of(graph.groups[name_], round_to)
-        assert width - start[name_] in (0, step)
-        if width == start[name_] and name_ in graph.free and start[name_] + step <= 4 * base[name_]:
-            assert not budgets.fits({**filled, name_: width + step})
+        assert width >= start[name_]
+        assert (width - start[name_]) % step == 0
+        assert width in (start[name_], step) or width <= limit * base[name_]
+        if name_ in graph.free and width + step <= limit * base[name_]:
+            wider = {**filled, name_: width + step}
+            full = wary and width > start[name_] and budgets.load(filled) >= FULL
+            assert full or not budgets.fits(wider) or (wary and budgets.load(wider) == budgets.load(filled))
+
+
+@pytest.mark.parametrize("strategy", ["magnitude", "uniform"])
+def test_a_small_network_whose_dearest_group_takes_no_step_fills_its_budget_with_others(strategy: str) -> None:
+    """One unit of the stream is a tenth of this network: the rest goes to groups that have room, a few units each."""
+    search = ms.Search(network("residual"), example(), "flops=30%", strategy=strategy, steps=10)
+    seed = counted(network("residual"))["flops"]
+    found = search.morph()
+    flops, widths = counted(search.model)["flops"], dict(found.widths)
+    assert flops <= 0.3 * seed
+    graph = search.graph
+    for name in graph.free:
+        wider = ms.cost(graph, "flops", {**widths, name: widths[name] + 1}).total
+        assert flops >= 0.99 * 0.3 * seed or wider > 0.3 * seed or widths[name] + 1 > 4 * len(set(found.kept[name]))
+
+
+def test_nearly_full_the_cheapest_group_is_not_filled_for_dozens_of_units() -> None:
+    """A group whose units cost next to nothing would take all that is left of the budget, a thousandth of it."""
+    graph = GRAPHS["residual"]
+    cheap = graph.free[-1]
+
+    def load(widths: dict[str, int]) -> float:
+        return sum((1e-5 if name == cheap else 1.0) * widths[name] for name in graph.free) / limit
+
+    limit = sum(graph.widths[name] for name in graph.free if name != cheap) + 0.1
+    filled = fill_up(graph, dict(graph.widths), lambda widths: load(widths) <= 1, load=load)
+    assert filled == {**graph.widths, cheap: graph.widths[cheap] + step_of(graph.groups[cheap], 1)}
 
 
 @given(data=st.data(), name=st.sampled_from(WITH_NORMS))

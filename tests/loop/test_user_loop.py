@@ -11,6 +11,7 @@ from torch import nn
 
 import morphsearch as ms
 from morphsearch.errors import UsageError
+from morphsearch.loop import live
 
 
 def sgd(search: ms.Search) -> torch.optim.Optimizer:
@@ -130,6 +131,113 @@ def test_an_optimizer_of_another_network_is_refused() -> None:
     search = ms.Search(network(), example(), budget="flops=50%")
     with pytest.raises(UsageError, match=r"no parameter of search\.model"):
         search.follow(torch.optim.SGD(network().parameters(), lr=0.1))
+
+
+def in_two(search: ms.Search) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """An optimizer of the body and one of the head."""
+    head = dict(search.model.head.named_parameters())
+    body = [p for name, p in search.model.named_parameters() if not name.startswith("head")]
+    return torch.optim.SGD(body, lr=0.05, momentum=0.9), torch.optim.Adam(head.values(), lr=0.01)
+
+
+class Both:
+    """Two optimizers in one loop."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.optimizers = optimizers
+
+    def step(self) -> None:
+        for one in self.optimizers:
+            one.step()
+
+    def zero_grad(self) -> None:
+        for one in self.optimizers:
+            one.zero_grad()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_two_optimizers_both_go_on_with_what_is_left(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LEAST_SHARE", 0.02)
+    monkeypatch.setattr(live, "LEAST_STEPS", 0)
+    search = ms.Search(network(), example(), "flops=30%", strategy="magnitude", steps=60, shrink_to=1.0)
+    body, head = in_two(search)
+    scheduler = torch.optim.lr_scheduler.StepLR(head, 1000)
+    if at_once:
+        search.follow([body, head], scheduler=scheduler)
+    else:
+        search.follow(body)
+        search.follow(head, scheduler=scheduler)
+    assert search.lr == 0.05
+    train(search, Both(body, head), 60)
+    assert search.leaving.gone
+    search.morph()
+    search.model.train()
+    before = {name: p.detach().clone() for name, p in search.model.named_parameters()}
+    held = [id(p) for one in (body, head) for group in one.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in search.model.parameters())
+    assert head.state[search.model.head.weight]["exp_avg"].shape == search.model.head.weight.shape
+    train(search, Both(body, head), 3)
+    assert all(not torch.equal(p, before[name]) for name, p in search.model.named_parameters())
+
+
+def test_an_optimizer_that_is_not_followed_is_found_before_it_trains_what_nobody_reads() -> None:
+    search = ms.Search(network(), example(), "flops=30%", strategy="magnitude", steps=60, live=True)
+    body, head = in_two(search)
+    search.follow(body)
+    with pytest.raises(UsageError, match=r"head\.weight and 1 other .* not followed") as caught:
+        train(search, Both(body, head), 60)
+    assert "search.follow([optimizer, other])" in caught.value.repair
+    assert search.total_steps < 3
+    search.follow(head)
+    train(search, Both(body, head), 5)
+
+
+def test_units_stay_masked_for_parameters_that_may_be_trained_by_nobody_knows_whom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "LEAST_SHARE", 0.02)
+    monkeypatch.setattr(live, "LEAST_STEPS", 0)
+    search = ms.Search(network(), example(), "flops=30%", strategy="magnitude", steps=60)
+    body, _ = in_two(search)
+    search.follow(body)
+    train(search, body, 60)
+    assert search.leaving.gone == 0 < search.leaving.left
+    assert any("head.weight and 1 other" in note and "masked" in note for note in search.notes)
+    assert any("head.weight" in note and "built anew" in note for note in search.morph().notes)
+    frozen = ms.Search(network(), example(), "flops=30%", strategy="magnitude", steps=60)
+    frozen.model.head.requires_grad_(False)
+    body, _ = in_two(frozen)
+    frozen.follow(body)
+    train(frozen, body, 60)
+    assert frozen.leaving.gone
+
+
+def test_an_optimizer_built_anew_takes_the_place_of_the_former() -> None:
+    search = ms.Search(network(), example(), "flops=50%", steps=20)
+    search.follow(sgd(search))
+    search.follow(optimizer := adamw(search))
+    assert search.optimizer is optimizer
+    train(search, optimizer, 20)
+    search.morph()
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_parameters_that_were_exchanged_are_found(follows: bool) -> None:
+    """load_state_dict(assign=True) puts other objects in their places; the strategy would go on to judge the former."""
+    search = ms.Search(network(), example(), "flops=50%", steps=60)
+    optimizer = sgd(search)
+    if follows:
+        search.follow(optimizer)
+    train(search, optimizer, 3)
+    search.model.load_state_dict(network().state_dict(), assign=True)
+    with pytest.raises(UsageError, match="another object") as caught:
+        train(search, sgd(search), 60)
+    assert "assign=True" in caught.value.repair
+    with pytest.raises(UsageError, match="another object"):
+        search.morph()
+    with pytest.raises(UsageError, match="another object"):
+        search.follow(sgd(search))
+    assert not search.architectures
 
 
 def test_an_optimizer_that_holds_more_is_named_at_the_morph_and_nothing_changes() -> None:
