@@ -76,10 +76,10 @@ def plan(record: SparsifyPlan) -> list[RenderableType]:
         if row.kept is None:
             made.add_row(*_head(row), percent(row.asked, 2))
     times = record.timetable
-    lines = [
-        f"{record.updates} updates from step {times.begin} to {times.end}, every {times.frequency}, "
-        f"of {record.steps:,} steps on {record.data}"
-    ]
+    when = f"{record.updates} updates from step {times.begin} to {times.end}, every {times.frequency}"
+    if record.updates == 1:
+        when = f"one update, at step {times.begin}"
+    lines = [f"{when}, of {record.steps:,} steps on {record.data}"]
     notes = [Text(f"note: {note}", style="yellow") for note in record.notes]
     return [made, *_kept(record.rows), Group(*map(Text, lines), *notes)]
 

@@ -77,6 +77,8 @@ def test_dry_run_shows_what_and_when_and_writes_nothing(tmp_path: Path) -> None:
     clean(result, 0)
     assert "updates from step" in result.stdout
     assert not (tmp_path / "a").exists()
+    once = run("sparsify", "digits_net", "--target", "0.5", "--schedule", "constant", "--dry-run", *QUICK)
+    assert "one update, at step 0, of" in once.stdout
     found = json.loads(run("sparsify", "digits_net", "--nm", "2:4", "--exclude", "stem", "--dry-run", "--json").stdout)
     assert {row["asked"] for row in found["rows"] if row["kept"] is None} == {0.5}
 
