@@ -73,7 +73,9 @@ def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
     ran, found = _by_module(seed), _by_module(tape)
     for module, places in ran.items():
         there = found.get(module, [])
-        if [seed.operations[i].kind for i in places] == [tape.operations[i].kind for i in there]:
+        if not _alike(seed, places, tape, there):  # a slice up to a width that is written down is none below that
+            places, there = _unsliced(seed, places), _unsliced(tape, there)
+        if _alike(seed, places, tape, there):
             pairs.update(zip(places, there, strict=True))
     _check_outputs(seed, tape)
     for index in sorted(pairs):
@@ -83,6 +85,8 @@ def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
         for labels, former in zip(new.inputs, old.inputs, strict=False):
             if not _same_channels(labels, former, plan):
                 raise Mismatch(index, "other channels arrive than should")
+            if _is_step(old) and not _same_layout(labels, former, plan):
+                raise Mismatch(index, "channels arrive along another dimension than should")
 
 
 def _check_outputs(seed: Tape, tape: Tape) -> None:
@@ -102,6 +106,7 @@ def _check_outputs(seed: Tape, tape: Tape) -> None:
 
 
 CHOOSING = frozenset("nonzero topk masked_select unique _unique2 unique_dim".split())  # what there is depends on data
+SLICING = frozenset(("slice", "alias", "narrow", "index_select"))
 JOINING = frozenset(("cat", "stack", "concat"))  # what parts there are does not matter, where nothing was done to them
 
 
@@ -111,6 +116,14 @@ def _by_module(tape: Tape) -> dict[str, list[int]]:
     for index, operation in enumerate(tape.operations):
         found.setdefault(operation.module, []).append(index)
     return found
+
+
+def _alike(seed: Tape, places: list[int], tape: Tape, there: list[int]) -> bool:
+    return [seed.operations[i].kind for i in places] == [tape.operations[i].kind for i in there]
+
+
+def _unsliced(tape: Tape, places: list[int]) -> list[int]:
+    return [i for i in places if tape.operations[i].kind not in SLICING]
 
 
 def _is_empty(operation: RawOperation) -> bool:
@@ -142,3 +155,20 @@ def _same_channels(labels: Labels, former: Labels, plan: Plan) -> bool:
     if (ids == LOOSE).any():  # filler: units that a tensor made in code has in the seed alone
         return bool(np.isin(arriving, expected).all())
     return np.array_equal(np.unique(arriving), np.unique(expected))
+
+
+def _same_layout(labels: Labels, former: Labels, plan: Plan) -> bool:
+    """The units of `labels` lie along the dimensions in which those of `former`, of the seed, do.
+
+    Half of the channels of every head are as many as all channels of half of the heads: code that finds the number of
+    heads by itself (``reshape(b, -1, 12, h * w)``) takes one for the other.
+    """
+    if len(labels.shape) != len(former.shape) or former.parameter is not None or former.second is not None:
+        return True
+    sides = [d for d, size in enumerate(former.shape) if size != labels.shape[d] and former.ids.shape[d] > 1]
+    if not sides or bool((former.ids <= 0).any()):
+        return True
+    classes = plan.class_of[np.asarray(former.ids)]
+    if (classes == classes.flat[0]).all():
+        return True  # of one unit: there is no telling
+    return not any((classes == classes.take([0], d)).all() for d in sides)

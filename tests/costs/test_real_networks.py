@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from morphsearch.costs import cost
 from morphsearch.graph import record
@@ -59,3 +59,50 @@ def test_builtin_seeds(name: str) -> None:
 @pytest.mark.parametrize("name", torchvision_shim.CLASSIFIERS)
 def test_torchvision(name: str) -> None:
     check(lambda: torchvision_shim.build(name), (3, 64, 64), zlib.crc32(name.encode()))
+
+
+class ChannelAttention(nn.Module):
+    """Attention between channels (arXiv 2111.09881): its map is channels by channels."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.query, self.value = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.key = self.query if shared else nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
+        weights = (query @ key.transpose(1, 2)).softmax(-1)
+        return self.last((weights @ value).view(*x.shape))
+
+
+def padded(mode: str) -> nn.Module:
+    middle = nn.Conv2d(8, 8, 3, padding=(1, 2), padding_mode=mode)
+    return nn.Sequential(nn.Conv2d(3, 8, 1), middle, nn.Conv2d(8, 3, 1))
+
+
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "channel attention": lambda: ChannelAttention(False),
+    "channel attention of a key that is the query": lambda: ChannelAttention(True),
+    "circular padding": lambda: padded("circular"),
+    "reflected padding": lambda: padded("reflect"),
+    "replicated padding": lambda: padded("replicate"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_all_costs_at_other_widths_are_those_of_the_rebuilt_network(name: str, batch: int) -> None:
+    model, x = OTHERS[name]().eval(), torch.rand(batch, 3, 6, 6)
+    graph = record(model, x)
+    assert len(graph.free) > 1
+    rng = np.random.default_rng(batch)
+    for _ in range(4):
+        widths = {group: int(rng.integers(2, 13)) for group in graph.free}
+        rebuilt = graph.resize(widths).eval()
+        assert cost(graph, "flops", widths).total == fvcore_flops(rebuilt, x)
+        again = record(rebuilt, x)
+        for metric in ("flops", "params", "activations", "memory", "memory-training"):
+            expected = cost(again, metric).total
+            assert cost(graph, metric, widths).total == pytest.approx(expected, rel=1e-12), metric

@@ -55,7 +55,11 @@ def same_groups(graph: ConvGraph, network: nn.Module, inputs: Any, widths: dict[
 
 def shrinks_exactly(graph: ConvGraph, inputs: Any, seed: int, skip: list[str] | tuple[str, ...] = ()) -> nn.Module:
     """One random keep set: shrunk equals zeroed, names and groups stay."""
-    keep = random_keep(graph, np.random.default_rng(seed), skip=skip)
+    return keeps_exactly(graph, inputs, random_keep(graph, np.random.default_rng(seed), skip=skip), seed)
+
+
+def keeps_exactly(graph: ConvGraph, inputs: Any, keep: dict[str, list[int]], seed: int = 0) -> nn.Module:
+    """The same of a given keep set."""
     call = inputs_like(inputs, torch.Generator().manual_seed(seed))
     shrunk = graph.shrink(keep)
     error = relative_error(outputs(zeroed(graph, keep), call), outputs(shrunk, call))
