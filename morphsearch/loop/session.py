@@ -16,7 +16,16 @@ from morphsearch.graph import record
 from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
-from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions
+from morphsearch.loop.checks import (
+    check_arguments,
+    check_examples,
+    check_extra,
+    check_kinds,
+    check_rate,
+    check_strength,
+    require_convolutions,
+    require_ungated,
+)
 from morphsearch.loop.controller import HOLD, LET_GO, Controller
 from morphsearch.loop.deciding import AUTO, by_network, check_named
 from morphsearch.loop.hardware import hardware_for, keep_hardware
@@ -35,6 +44,10 @@ MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumul
 WARMUP, LATER_WARMUP = 0.2, 0.1  # share of the schedule without pressure, in the first morph and in later ones
 MUCH = 0.1  # of a budget that is spent at the lowest possible widths already
 PRICINGS = ("share", "unit")
+UNJUDGED = (
+    "run_phase() was not called before morph(): {} compares widths by their losses there, and has compared none; the "
+    "widths are those of a plain scaling."
+)
 
 
 class Search(Weighing):
@@ -111,6 +124,21 @@ class Search(Weighing):
         record_extra: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
+        check_kinds(
+            budget=budget,
+            strategy=strategy,
+            strategy_options=strategy_options,
+            pricing=pricing,
+            record_extra=record_extra,
+            run_dir=run_dir,
+            hardware=hardware,
+            seed_spec=seed_spec,
+            expand=expand,
+            live=live,
+            resume=resume,
+        )
+        check_extra(record_extra or {})
+        check_examples(example_inputs)
         check_arguments(
             steps=steps,
             strength=strength,
@@ -123,8 +151,6 @@ class Search(Weighing):
         )
         if pricing not in PRICINGS:
             raise UnknownName.of("pricing", pricing, PRICINGS)
-        if not isinstance(live, bool):
-            raise UsageError(f"live={live!r}", "live is true or false", "use True")
         self.pricing, self.live = pricing, live
         self.model, self.example_inputs = model, example_inputs
         self.inputs = describe_inputs(example_inputs)
@@ -137,6 +163,7 @@ class Search(Weighing):
             plugins.record("strategies", strategy, (AUTO,))
             self.strategy = get_strategy(strategy, **self.strategy_options)
             check_strength(self.strategy, strength)
+        require_ungated(model)
         self.graph = record(model, example_inputs)
         require_convolutions(self.graph)
         if strategy == AUTO:
@@ -180,10 +207,12 @@ class Search(Weighing):
         """Lambda as it is now."""
         return self.controller.strength
 
+    @named_arguments
     def regularized(self) -> set[str]:
         """Names of parameters that must stay out of weight decay, since the strategy regularizes them itself."""
         return self.strategy.regularized()
 
+    @named_arguments
     def penalty(self) -> Tensor:
         """The strategy's penalty at this moment, a scalar to add to the loss.
 
@@ -203,6 +232,7 @@ class Search(Weighing):
             )
         return self.strategy.penalty(self._prices, self.controller.strength)
 
+    @named_arguments
     def step(self, lr: float | None = None) -> None:
         """To be called after every ``optimizer.step()``.
 
@@ -216,7 +246,7 @@ class Search(Weighing):
         """
         self._require_going_on("step()")
         self._penalties = 0
-        rate = self.lr if lr is None else lr
+        rate = self.lr if lr is None else check_rate(lr)
         self._require_followed()
         if self.morph_step % self.controller.every == 0:
             self._require_own()
@@ -239,6 +269,7 @@ class Search(Weighing):
         if self.run is not None and self.morph_step % LOG_EVERY == 0:
             self.run.log("step", iteration=len(self.architectures) + 1, step=self.total_steps, **self.status())
 
+    @named_arguments
     def status(self) -> dict[str, Any]:
         """Costs and number of the units that are alive, how full they make the budget that binds, and the strength."""
         widths = self._alive_widths(self._facts())
@@ -266,7 +297,7 @@ class Search(Weighing):
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)
         self.leaving = live.Leaving.none(self.graph)
         self._start = self._start_load = None
-        self._followed = True
+        self._followed, self._phased = True, False
         self._threshold = self.rules.threshold
         self.morph_step = self._penalties = 0
         warmup = self.warmup if self.warmup is not None else (LATER_WARMUP if self.architectures else WARMUP)
@@ -281,6 +312,7 @@ class Search(Weighing):
         """Whether the strategy has a phase of its own before a morph, see :meth:`run_phase`."""
         return getattr(type(self.strategy), "run_phase", Strategy.run_phase) is not Strategy.run_phase
 
+    @named_arguments
     def run_phase(
         self,
         loss: Callable[[], float],
@@ -305,6 +337,7 @@ class Search(Weighing):
         self._require_going_on("run_phase()")
         self._require_own()
         share, round_to, together = self.rules.shrink_to, self.rules.round_to, self.strategy.together
+        self._phased = True
         phase = Phase(
             self.model,
             self.graph,
@@ -328,6 +361,7 @@ class Search(Weighing):
         self.notes += [note for note in self.strategy.notes if note not in self.notes]
         return phase.evaluations
 
+    @named_arguments
     def morph(self, judge: Callable[[nn.Module], Mapping[str, float | None]] | None = None) -> Architecture:
         """Shrink to the units that matter, expand to the budget, save; :attr:`model` becomes the new network.
 
@@ -343,10 +377,13 @@ class Search(Weighing):
             GraphError: the network cannot follow. DivergedError: scores are not finite. InputError: it cannot be saved;
                 then :attr:`model` is the former network still, and the morph can be repeated.
         """
+        check_kinds(judge=judge)
         self._require_going_on("morph()")
         self._require_own()
         choice = self._choice()
         number = len(self.architectures)
+        if self.judges and not self._phased and not self.strategy.decided:
+            choice.notes.append(UNJUDGED.format(self.strategy_name))
         if self.followers is not None:
             self.followers.check(self.model)
             self._count_others()
@@ -382,6 +419,7 @@ class Search(Weighing):
         self.architectures.append(architecture)
         self._begin_morph()
 
+    @named_arguments
     def detach(self) -> nn.Module:
         """End the search: :attr:`model`, which is returned, is a plain network from here on.
 
@@ -409,7 +447,7 @@ class Search(Weighing):
 
     def _open(self, run: RunDirectory, resume: bool) -> None:
         if not (resume and run.exists()):
-            self.run = RunDirectory.create(run.path, asked(self))
+            self.run = RunDirectory.create(run.path, asked(self), python="config" not in self.extra)
             keep_hardware(self.hardware, run.path)
             return
         run.require_same(asked(self))

@@ -60,7 +60,7 @@ def sparsify(
     """
     check_options(options, Sparsifier, ("model", "steps"))
     if run_dir is not None and not resume:
-        RunDirectory(run_dir).refuse_existing()
+        RunDirectory(run_dir).refuse_existing(python=True)
     data = as_splits(train_data, val_data, test_data)
     base = {"batch_size": batch_size_for(len(data.train))}
     training = masked_recipe({**base, **dict(recipe or {}), "epochs": epochs, "device": device})
@@ -83,6 +83,6 @@ def sparsify(
         if resume and run.exists():
             run.require_same(asked)
         else:
-            RunDirectory.create(run_dir, asked)
+            RunDirectory.create(run_dir, asked, python=True)
     again = "ms.sparsify(..., resume=True) with the same arguments goes on"
     return Runner(trainer, sparsifier, data, run, listener, judge_start=True, again=again).go()
