@@ -29,13 +29,11 @@ from morphsearch.loop.checks import (
 from morphsearch.loop.controller import HOLD, LET_GO, Controller
 from morphsearch.loop.deciding import AUTO, by_network, check_named
 from morphsearch.loop.hardware import hardware_for, keep_hardware
-from morphsearch.loop.judging import measured, told
+from morphsearch.loop.judging import measured
+from morphsearch.loop.phasing import Phasing
 from morphsearch.loop.pressing import spared_of
 from morphsearch.loop.records import architecture_of, asked
 from morphsearch.loop.rundir import RunDirectory, iteration_line
-from morphsearch.loop.selection import fill_up
-from morphsearch.loop.weighing import Weighing
-from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.registry import get as get_strategy
 from morphsearch.strategies.widths import largest_multiplier, lowest
 
@@ -44,13 +42,9 @@ MOST_PENALTIES = 1000  # without a step; more micro-batches than anybody accumul
 WARMUP, LATER_WARMUP = 0.2, 0.1  # share of the schedule without pressure, in the first morph and in later ones
 MUCH = 0.1  # of a budget that is spent at the lowest possible widths already
 PRICINGS = ("share", "unit")
-UNJUDGED = (
-    "run_phase() was not called before morph(): {} compares widths by their losses there, and has compared none; the "
-    "widths are those of a plain scaling."
-)
 
 
-class Search(Weighing):
+class Search(Phasing):
     """Learns which units matter while the user trains :attr:`model`, then shrinks and expands it.
 
     Args:
@@ -59,7 +53,8 @@ class Search(Weighing):
         budget: one budget or several, such as ``"flops=50%"`` or ``"params<=1.2M"``; or a falling schedule of them,
             ``"flops=80%,65%,50%"``, one for each morph.
         strategy: name of a strategy, see ``morphsearch plugins``; ``"auto"``: `gamma-l1` where norms scale most units,
-            else `taylor`, or `group-lasso` where a strength is given.
+            else `taylor`, or `group-lasso` where a strength is given (of frozen networks `magnitude`, or
+            `logistic-sigmoid`).
         run_dir: where architectures and metrics are saved; None saves nothing.
         steps: length of the shrinking schedule of a morph, in optimizer steps; without it the controller paces itself.
         strength: a fixed lambda instead of the controller's (per unit of learning rate: see :meth:`follow`).
@@ -307,60 +302,6 @@ class Search(Weighing):
 
     # -- morphing --------------------------------------------------------------------------------------------------
 
-    @property
-    def judges(self) -> bool:
-        """Whether the strategy has a phase of its own before a morph, see :meth:`run_phase`."""
-        return getattr(type(self.strategy), "run_phase", Strategy.run_phase) is not Strategy.run_phase
-
-    @named_arguments
-    def run_phase(
-        self,
-        loss: Callable[[], float],
-        on_step: Callable[[dict[str, int], float], None] | None = None,
-        train: Callable[[dict[str, int], float], float] | None = None,
-    ) -> int:
-        """Let a strategy that judges by evaluation choose the widths; to be called right before :meth:`morph`.
-
-        Args:
-            loss: returns the loss of :attr:`model`, as it is at that moment, on held-out data; always the same data.
-                Batch norms should take the statistics of the batch.
-            on_step: hears widths and their loss on the way.
-            train: for strategies that try candidates out (`trials`): trains ``search.graph.resize(widths)`` for a share
-                of the epochs, and returns its loss on held-out data, infinity where it diverged.
-
-        Returns:
-            How often the strategy evaluated; 0 for one that has no such phase.
-
-        Raises:
-            UsageError: a function that is none, or does not return a number. DivergedError: a loss is NaN.
-        """
-        self._require_going_on("run_phase()")
-        self._require_own()
-        share, round_to, together = self.rules.shrink_to, self.rules.round_to, self.strategy.together
-        self._phased = True
-        phase = Phase(
-            self.model,
-            self.graph,
-            told(loss, "loss", together=together),
-            lambda widths: self.budgets.fits(widths, share),
-            self.budgets.load,
-            round_to=round_to,
-            on_step=on_step,
-            meets=self.budgets.fits,
-            fill=lambda widths: fill_up(
-                self.graph,
-                widths,
-                self.budgets.fits,
-                limit=self.rules.limit,
-                round_to=round_to,
-                load=self.budgets.load,
-            ),
-            train=told(train, "train", together=together) if train is not None else None,
-        )
-        self.strategy.run_phase(phase)
-        self.notes += [note for note in self.strategy.notes if note not in self.notes]
-        return phase.evaluations
-
     @named_arguments
     def morph(self, judge: Callable[[nn.Module], Mapping[str, float | None]] | None = None) -> Architecture:
         """Shrink to the units that matter, expand to the budget, save; :attr:`model` becomes the new network.
@@ -382,8 +323,7 @@ class Search(Weighing):
         self._require_own()
         choice = self._choice()
         number = len(self.architectures)
-        if self.judges and not self._phased and not self.strategy.decided:
-            choice.notes.append(UNJUDGED.format(self.strategy_name))
+        choice.notes += self._unjudged()
         if self.followers is not None:
             self.followers.check(self.model)
             self._count_others()
@@ -428,20 +368,6 @@ class Search(Weighing):
         self.strategy.detach()
         self.detached = True
         return self.model
-
-    def _require_going_on(self, call: str) -> None:
-        if self.detached:
-            raise UsageError(
-                f"{call} after detach()",
-                "detach() ends the search and leaves search.model plain",
-                "make a new Search of this network to search on",
-            )
-        if self.over:
-            raise UsageError(
-                f"{call} after the last of {self.budgets.stages} budgets",
-                "a schedule of budgets makes one morph for each, and then the search is over",
-                "train search.model with your own loss alone, without penalty() and step()",
-            )
 
     # -- files -------------------------------------------------------------------------------------------------------
 
