@@ -58,7 +58,7 @@ def _named(function: Callable[P, R], title: str) -> Callable[P, R]:
             for key in kwargs:
                 if key not in named and (not further or nearest(key, named)):
                     raise UnknownName.of(f"argument of {title}", key, named) from None
-            shape = ", ".join(named)
+            shape = ", ".join(named) or "no argument"
             raise UsageError(f"a call of {title}: {error}", f"it takes {shape}", f"see help({title})") from None
         return function(*args, **kwargs)
 

@@ -103,6 +103,12 @@ def _understand(part: Any, key: str) -> Any:
         part = part.tensors
     if isinstance(part, tuple | list) and len(part) == 2 and all(isinstance(x, Tensor | np.ndarray) for x in part):
         return _tensors(part[0], part[1], key)
+    if isinstance(part, tuple | list) and part and all(isinstance(x, Tensor | np.ndarray) for x in part):
+        raise InputError(
+            f"{key} data is {len(part)} tensor{'s' * (len(part) > 1)}",
+            "tensors are a pair: images, and a label for each",
+            "pass (images, labels), and further pairs as val_data; wrap other data in a torch Dataset",
+        )
     if isinstance(part, Split | DataLoader) or _is_numbered(part):
         return part
     if isinstance(part, Iterable) and not isinstance(part, str | bytes | dict | Tensor | np.ndarray):

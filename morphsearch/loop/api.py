@@ -12,7 +12,7 @@ from torch import nn
 from morphsearch.arguments import named_arguments
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
-from morphsearch.loop.checks import check_options
+from morphsearch.loop.checks import check_kinds, check_options
 from morphsearch.loop.config import number_of_morphs, training_of
 from morphsearch.loop.deciding import AUTO, by_budget, wants_of
 from morphsearch.loop.results import SearchResult
@@ -62,6 +62,8 @@ def search(
     Raises:
         MorphError: see :class:`~morphsearch.loop.session.Search`; StoppedError after an interrupt, once all is saved.
     """
+    given = {key: options[key] for key in ("strategy_options", "record_extra") if key in options}
+    check_kinds(budget=budget, strategy=strategy, recipe=recipe, run_dir=run_dir, listener=listener, **given)
     check_options(options, Search, ("model", "example_inputs"))
     if iterations is not None and (not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1):
         raise UsageError(f"iterations={iterations!r}", "a search makes one morph or more", "use 1 or 2")

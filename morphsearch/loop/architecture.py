@@ -325,10 +325,10 @@ def describe_inputs(example_inputs: Any) -> list[dict[str, Any]]:
 
     args, kwargs = as_arguments(example_inputs)
     named: list[tuple[str | None, Any]] = [*((None, value) for value in args), *kwargs.items()]
-    for name, value in named:
+    for place, (name, value) in enumerate(named, 1):
         if not isinstance(value, Tensor):
             raise UsageError(
-                f"example input {name or ''} is a {type(value).__name__}",
+                f"example input {name or place} is a {type(value).__name__}",
                 "the inputs of a search are tensors, so that its files can say how to record the seed again",
                 "wrap the network in a module that takes tensors",
             )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import platform
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor, nn
+
 from morphsearch.errors import GraphError, UnknownName, UsageError
+from morphsearch.loop.schema import finite
+from morphsearch.strategies.gates import gated
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -45,6 +51,128 @@ def check_arguments(**values: Any) -> None:
             raise UsageError(f"{name}={value!r}", f"{name} is {rule}", repair)
 
 
+def _named(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
+
+
+def _text_or_path(value: Any) -> bool:
+    return value is None or (isinstance(value, (str, Path)) and str(value) != "")
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, (str, Sequence)) and not isinstance(value, (bytes, bytearray))
+
+
+#: Argument to: what holds of its value, the rule in words, the repair.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "budget": (_texts, "a budget is text, METRIC=N% or METRIC<=N, or a list of texts", "write for example 'flops=50%'"),
+    "strategy": (
+        lambda v: isinstance(v, str),
+        "a strategy is given by its name; one of your own is registered by a plugin",
+        "leave it out, or choose one that `morphsearch plugins` lists",
+    ),
+    "strategy_options": (_named, "options are keyword arguments of the strategy, by name", "write {'memory': 100}"),
+    "pricing": (lambda v: isinstance(v, str), "pricing is 'share' or 'unit'", "leave it out for 'share'"),
+    "record_extra": (_named, "what run.json should say too is a dict with text as keys", "write {'data': 'cifar10'}"),
+    "run_dir": (_text_or_path, "a run directory is a path", "write 'runs/a', or leave it out to save nothing"),
+    "hardware": (
+        lambda v: v is None or isinstance(v, (str, Path)) or hasattr(v, "bind"),
+        "hardware is a profile, its file or its name",
+        "leave it out for this device",
+    ),
+    "seed_spec": (
+        lambda v: v is None or isinstance(v, str),
+        "a seed spec is text",
+        "write 'resnet20', or leave it out",
+    ),
+    "expand": (lambda v: isinstance(v, bool), "expand is true or false", "use True"),
+    "live": (lambda v: isinstance(v, bool), "live is true or false", "use True"),
+    "resume": (lambda v: isinstance(v, bool), "resume is true or false", "use True"),
+    "recipe": (_named, "a recipe is a dict of fields of morphsearch.training.Recipe", "write {'lr': 0.1}"),
+    "listener": (lambda v: v is None or callable(v), "a listener is a function", "leave it out for silence"),
+    "judge": (
+        lambda v: v is None or callable(v),
+        "judge is a function of the new network that returns what it measured",
+        "pass the function itself, morph(evaluate)",
+    ),
+}
+
+
+def check_kinds(**values: Any) -> None:
+    """Check what kind of thing arguments are, by their names.
+
+    Raises:
+        UsageError: one is of another kind.
+    """
+    for name, value in values.items():
+        holds, rule, repair = _KINDS[name]
+        if holds(value):
+            continue
+        told = repr(value)
+        if name == "budget" and isinstance(value, (int, float)):
+            repair = f"write 'flops={value:g}%' or 'params<={value:g}'"
+        raise UsageError(f"{name}={told if len(told) <= 60 else type(value).__name__}", rule, repair)
+
+
+def check_extra(extra: Mapping[str, Any]) -> None:
+    """Refuse what ``run.json`` cannot hold.
+
+    Raises:
+        UsageError: as said.
+    """
+    for key, value in extra.items():
+        try:
+            json.dumps(finite(value))
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"record_extra[{key!r}] holds a {type(value).__name__}",
+                "run.json holds numbers, text, true, false, None, and lists and dicts of them",
+                "convert it: float(value), value.tolist(), str(value)",
+            ) from None
+
+
+def check_examples(example_inputs: Any) -> None:
+    """Refuse example inputs that nothing can be counted on.
+
+    Raises:
+        UsageError: numbers instead of a tensor, or a tensor without elements.
+    """
+    numbers = isinstance(example_inputs, (tuple, list)) and all(type(one) is int for one in example_inputs)
+    if numbers and example_inputs:
+        shape = ", ".join(str(one) for one in example_inputs)
+        raise UsageError(
+            f"the example inputs are {tuple(example_inputs)!r}, numbers",
+            "a network is recorded by running it on a tensor, the batch included",
+            f"pass a tensor of that shape, torch.zeros({'1, ' * (len(example_inputs) < 4)}{shape})",
+        )
+    several = example_inputs.values() if isinstance(example_inputs, Mapping) else example_inputs
+    for one in several if isinstance(several, (tuple, list, type({}.values()))) else [several]:
+        if isinstance(one, Tensor) and not one.numel():
+            raise UsageError(
+                f"an example input of shape {tuple(one.shape)} has no element",
+                "costs are counted on the example, so it holds one image at least",
+                "give a batch of 1",
+            )
+
+
+def check_rate(lr: Any) -> float:
+    """A learning rate that step() was given, as a number.
+
+    Raises:
+        UsageError: it is none, or negative, or not finite.
+    """
+    from morphsearch.loop.judging import number_of
+
+    rate = number_of(lr)
+    if rate is None or not math.isfinite(rate) or rate < 0:
+        raise UsageError(
+            f"lr={lr!r}",
+            "lr is the learning rate of the optimizer's step, a number, zero or more",
+            "leave it out: it is read from the optimizer that is followed",
+        )
+    return rate
+
+
 def check_options(options: Mapping[str, Any], taker: Callable[..., Any], taken: Container[str]) -> None:
     """Refuse options that `taker`, which they are handed on to, does not know; those `taken` are given to it already.
 
@@ -68,6 +196,16 @@ def check_strength(strategy: Strategy, strength: float | None) -> None:
             f"strength={strength!r} with strategy {strategy.name!r}",
             f"{strategy.name} takes units away by rank; nothing presses them",
             "leave the strength out, or use a strategy that presses, such as gamma-l1",
+        )
+
+
+def require_ungated(model: nn.Module) -> None:
+    """Raise UsageError for a network that another search has put its gates on."""
+    if isinstance(model, nn.Module) and gated(model):
+        raise UsageError(
+            "the network wears the gates of another search",
+            "a search that judges by gates holds its network until it is over",
+            "call detach() on the other search first, and search the network that it returns; or build it anew",
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from morphsearch import plugins
 from morphsearch.errors import UnknownName, UsageError
 from morphsearch.loop.budget_text import parse_schedule
+from morphsearch.strategies.places import places, speaking
 from morphsearch.types import StrategyRecord
 
 if TYPE_CHECKING:
@@ -64,18 +65,23 @@ def check_named(strategy: str, options: Mapping[str, Any]) -> None:
 
 
 def by_network(strategy: str, graph: ConvGraph, strength: float | None) -> str:
-    """The strategy that the network calls for, where it is left open: norms are judged by where there are enough."""
+    """The strategy that the network calls for, where it is left open: norms are judged by where there are enough that
+    are trained."""
     if strategy != AUTO:
         return strategy
     free = np.array([not group.frozen for group in graph.groups.values()], bool)[np.asarray(graph.unit_group)]
     scaled = np.zeros(graph.num_units, bool)
+    resting = {name for name, p in graph.model.named_parameters(remove_duplicate=False) if not p.requires_grad}
     for binding in graph.bindings:
-        if binding.role == "norm":
+        if binding.role == "norm" and binding.tensor not in resting:
             units = np.asarray(binding.units, np.int64)
             scaled[units[units >= 0]] = True
     if not free.any() or (scaled & free).sum() >= NORMED * free.sum():
         return "gamma-l1"
-    return "taylor" if strength is None else "group-lasso"  # nothing presses what is ranked
+    ranked = strength is None  # nothing presses what is ranked
+    if not any(place.tensor.requires_grad for place in speaking(places(graph.model, graph))):
+        return "magnitude" if ranked else "logistic-sigmoid"  # frozen: what judges parameters as they are
+    return "taylor" if ranked else "group-lasso"
 
 
 def why(strategy: str) -> str:
@@ -84,6 +90,8 @@ def why(strategy: str) -> str:
         "trials": "the budget counts parameters alone",
         "gamma-l1": "norms scale most units",
         "taylor": "norms scale few units",
+        "magnitude": "what units speak through is frozen",
+        "logistic-sigmoid": "what units speak through is frozen, and a strength wants something to press",
         "group-lasso": "norms scale few units, and a strength wants something to press",
     }
     return f"{strategy} was chosen, since {reasons[strategy]} (--strategy NAME takes another)."

@@ -47,25 +47,30 @@ class RunDirectory:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path, asked: Mapping[str, Any]) -> RunDirectory:
+    def create(cls, path: str | Path, asked: Mapping[str, Any], *, python: bool = False) -> RunDirectory:
         """Start a run: write ``run.json``.
+
+        Args:
+            python: its network and data are a program's, so that no command can go on with it.
 
         Raises:
             UsageError: there is a run already.
             InputError: the folder cannot be written to.
         """
         run = cls(path)
-        run.refuse_existing()
+        run.refuse_existing(python=python)
         write_json(run.record, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asked})
         return run
 
-    def refuse_existing(self) -> None:
-        """Raise UsageError if there is a run already."""
+    def refuse_existing(self, *, python: bool = False) -> None:
+        """Raise UsageError if there is a run already; `python`: see :meth:`create`."""
         if self.exists():
             raise UsageError(
                 f"{self.path} already holds a run",
                 "a run is never overwritten",
-                f"go on with it (morphsearch resume {self.path}), or choose another --run-dir",
+                "go on with it (resume=True and the same arguments), or choose another run_dir"
+                if python
+                else f"go on with it (morphsearch resume {self.path}), or choose another --run-dir",
             )
 
     @classmethod

@@ -16,17 +16,24 @@ from morphsearch.graph import record
 from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
-from morphsearch.loop.checks import check_arguments, check_strength, require_convolutions
+from morphsearch.loop.checks import (
+    check_arguments,
+    check_examples,
+    check_extra,
+    check_kinds,
+    check_rate,
+    check_strength,
+    require_convolutions,
+    require_ungated,
+)
 from morphsearch.loop.controller import HOLD, LET_GO, Controller
 from morphsearch.loop.deciding import AUTO, by_network, check_named
 from morphsearch.loop.hardware import hardware_for, keep_hardware
-from morphsearch.loop.judging import measured, told
+from morphsearch.loop.judging import measured
+from morphsearch.loop.phasing import Phasing
 from morphsearch.loop.pressing import spared_of
 from morphsearch.loop.records import architecture_of, asked
 from morphsearch.loop.rundir import RunDirectory, iteration_line
-from morphsearch.loop.selection import fill_up
-from morphsearch.loop.weighing import Weighing
-from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.registry import get as get_strategy
 from morphsearch.strategies.widths import largest_multiplier, lowest
 
@@ -37,7 +44,7 @@ MUCH = 0.1  # of a budget that is spent at the lowest possible widths already
 PRICINGS = ("share", "unit")
 
 
-class Search(Weighing):
+class Search(Phasing):
     """Learns which units matter while the user trains :attr:`model`, then shrinks and expands it.
 
     Args:
@@ -46,7 +53,8 @@ class Search(Weighing):
         budget: one budget or several, such as ``"flops=50%"`` or ``"params<=1.2M"``; or a falling schedule of them,
             ``"flops=80%,65%,50%"``, one for each morph.
         strategy: name of a strategy, see ``morphsearch plugins``; ``"auto"``: `gamma-l1` where norms scale most units,
-            else `taylor`, or `group-lasso` where a strength is given.
+            else `taylor`, or `group-lasso` where a strength is given (of frozen networks `magnitude`, or
+            `logistic-sigmoid`).
         run_dir: where architectures and metrics are saved; None saves nothing.
         steps: length of the shrinking schedule of a morph, in optimizer steps; without it the controller paces itself.
         strength: a fixed lambda instead of the controller's (per unit of learning rate: see :meth:`follow`).
@@ -111,6 +119,21 @@ class Search(Weighing):
         record_extra: Mapping[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
+        check_kinds(
+            budget=budget,
+            strategy=strategy,
+            strategy_options=strategy_options,
+            pricing=pricing,
+            record_extra=record_extra,
+            run_dir=run_dir,
+            hardware=hardware,
+            seed_spec=seed_spec,
+            expand=expand,
+            live=live,
+            resume=resume,
+        )
+        check_extra(record_extra or {})
+        check_examples(example_inputs)
         check_arguments(
             steps=steps,
             strength=strength,
@@ -123,8 +146,6 @@ class Search(Weighing):
         )
         if pricing not in PRICINGS:
             raise UnknownName.of("pricing", pricing, PRICINGS)
-        if not isinstance(live, bool):
-            raise UsageError(f"live={live!r}", "live is true or false", "use True")
         self.pricing, self.live = pricing, live
         self.model, self.example_inputs = model, example_inputs
         self.inputs = describe_inputs(example_inputs)
@@ -137,6 +158,7 @@ class Search(Weighing):
             plugins.record("strategies", strategy, (AUTO,))
             self.strategy = get_strategy(strategy, **self.strategy_options)
             check_strength(self.strategy, strength)
+        require_ungated(model)
         self.graph = record(model, example_inputs)
         require_convolutions(self.graph)
         if strategy == AUTO:
@@ -180,10 +202,12 @@ class Search(Weighing):
         """Lambda as it is now."""
         return self.controller.strength
 
+    @named_arguments
     def regularized(self) -> set[str]:
         """Names of parameters that must stay out of weight decay, since the strategy regularizes them itself."""
         return self.strategy.regularized()
 
+    @named_arguments
     def penalty(self) -> Tensor:
         """The strategy's penalty at this moment, a scalar to add to the loss.
 
@@ -203,6 +227,7 @@ class Search(Weighing):
             )
         return self.strategy.penalty(self._prices, self.controller.strength)
 
+    @named_arguments
     def step(self, lr: float | None = None) -> None:
         """To be called after every ``optimizer.step()``.
 
@@ -216,7 +241,7 @@ class Search(Weighing):
         """
         self._require_going_on("step()")
         self._penalties = 0
-        rate = self.lr if lr is None else lr
+        rate = self.lr if lr is None else check_rate(lr)
         self._require_followed()
         if self.morph_step % self.controller.every == 0:
             self._require_own()
@@ -239,6 +264,7 @@ class Search(Weighing):
         if self.run is not None and self.morph_step % LOG_EVERY == 0:
             self.run.log("step", iteration=len(self.architectures) + 1, step=self.total_steps, **self.status())
 
+    @named_arguments
     def status(self) -> dict[str, Any]:
         """Costs and number of the units that are alive, how full they make the budget that binds, and the strength."""
         widths = self._alive_widths(self._facts())
@@ -266,7 +292,7 @@ class Search(Weighing):
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)
         self.leaving = live.Leaving.none(self.graph)
         self._start = self._start_load = None
-        self._followed = True
+        self._followed, self._phased = True, False
         self._threshold = self.rules.threshold
         self.morph_step = self._penalties = 0
         warmup = self.warmup if self.warmup is not None else (LATER_WARMUP if self.architectures else WARMUP)
@@ -276,58 +302,7 @@ class Search(Weighing):
 
     # -- morphing --------------------------------------------------------------------------------------------------
 
-    @property
-    def judges(self) -> bool:
-        """Whether the strategy has a phase of its own before a morph, see :meth:`run_phase`."""
-        return getattr(type(self.strategy), "run_phase", Strategy.run_phase) is not Strategy.run_phase
-
-    def run_phase(
-        self,
-        loss: Callable[[], float],
-        on_step: Callable[[dict[str, int], float], None] | None = None,
-        train: Callable[[dict[str, int], float], float] | None = None,
-    ) -> int:
-        """Let a strategy that judges by evaluation choose the widths; to be called right before :meth:`morph`.
-
-        Args:
-            loss: returns the loss of :attr:`model`, as it is at that moment, on held-out data; always the same data.
-                Batch norms should take the statistics of the batch.
-            on_step: hears widths and their loss on the way.
-            train: for strategies that try candidates out (`trials`): trains ``search.graph.resize(widths)`` for a share
-                of the epochs, and returns its loss on held-out data, infinity where it diverged.
-
-        Returns:
-            How often the strategy evaluated; 0 for one that has no such phase.
-
-        Raises:
-            UsageError: a function that is none, or does not return a number. DivergedError: a loss is NaN.
-        """
-        self._require_going_on("run_phase()")
-        self._require_own()
-        share, round_to, together = self.rules.shrink_to, self.rules.round_to, self.strategy.together
-        phase = Phase(
-            self.model,
-            self.graph,
-            told(loss, "loss", together=together),
-            lambda widths: self.budgets.fits(widths, share),
-            self.budgets.load,
-            round_to=round_to,
-            on_step=on_step,
-            meets=self.budgets.fits,
-            fill=lambda widths: fill_up(
-                self.graph,
-                widths,
-                self.budgets.fits,
-                limit=self.rules.limit,
-                round_to=round_to,
-                load=self.budgets.load,
-            ),
-            train=told(train, "train", together=together) if train is not None else None,
-        )
-        self.strategy.run_phase(phase)
-        self.notes += [note for note in self.strategy.notes if note not in self.notes]
-        return phase.evaluations
-
+    @named_arguments
     def morph(self, judge: Callable[[nn.Module], Mapping[str, float | None]] | None = None) -> Architecture:
         """Shrink to the units that matter, expand to the budget, save; :attr:`model` becomes the new network.
 
@@ -343,10 +318,12 @@ class Search(Weighing):
             GraphError: the network cannot follow. DivergedError: scores are not finite. InputError: it cannot be saved;
                 then :attr:`model` is the former network still, and the morph can be repeated.
         """
+        check_kinds(judge=judge)
         self._require_going_on("morph()")
         self._require_own()
         choice = self._choice()
         number = len(self.architectures)
+        choice.notes += self._unjudged()
         if self.followers is not None:
             self.followers.check(self.model)
             self._count_others()
@@ -382,6 +359,7 @@ class Search(Weighing):
         self.architectures.append(architecture)
         self._begin_morph()
 
+    @named_arguments
     def detach(self) -> nn.Module:
         """End the search: :attr:`model`, which is returned, is a plain network from here on.
 
@@ -391,25 +369,11 @@ class Search(Weighing):
         self.detached = True
         return self.model
 
-    def _require_going_on(self, call: str) -> None:
-        if self.detached:
-            raise UsageError(
-                f"{call} after detach()",
-                "detach() ends the search and leaves search.model plain",
-                "make a new Search of this network to search on",
-            )
-        if self.over:
-            raise UsageError(
-                f"{call} after the last of {self.budgets.stages} budgets",
-                "a schedule of budgets makes one morph for each, and then the search is over",
-                "train search.model with your own loss alone, without penalty() and step()",
-            )
-
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _open(self, run: RunDirectory, resume: bool) -> None:
         if not (resume and run.exists()):
-            self.run = RunDirectory.create(run.path, asked(self))
+            self.run = RunDirectory.create(run.path, asked(self), python="config" not in self.extra)
             keep_hardware(self.hardware, run.path)
             return
         run.require_same(asked(self))

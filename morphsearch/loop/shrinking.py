@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from morphsearch.errors import GraphError, InputError
+from morphsearch.arguments import named_arguments
+from morphsearch.errors import GraphError, InputError, UsageError
 from morphsearch.loop import live, morphing
 from morphsearch.loop.controller import Controller
 from morphsearch.loop.following import Following
@@ -155,6 +156,7 @@ class Shrinking(Following):
 
     # -- files -------------------------------------------------------------------------------------------------------
 
+    @named_arguments(title="Search.state")
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a search that is resumed amid a morph needs beside the model's weights and the saved architectures."""
         tensors, state = self.strategy.state_dict()
@@ -173,18 +175,26 @@ class Shrinking(Following):
             "notes": self.notes,
         }
 
+    @named_arguments(title="Search.load_state")
     def load_state(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state`, within the same morph: units that had left by then leave again.
 
         Load the weights and the optimizer's state afterwards; they are of the widths of then.
 
         Raises:
-            InputError: the state is of another network or another morph, or is not one.
+            InputError: the state is of another network or another morph, or is damaged. UsageError: it is not one.
         """
+        if not (isinstance(tensors, Mapping) and isinstance(state, Mapping)):
+            raise UsageError(
+                f"load_state() got a {type(tensors).__name__} and a {type(state).__name__}",
+                "it takes the two dicts that Search.state() gave, tensors and then data",
+                "call search.load_state(*state), where state is what search.state() returned",
+            )
+        if isinstance(state.get("architectures"), int) and state["architectures"] != len(self.architectures):
+            raise another_morph(state["architectures"], len(self.architectures), self.run is not None)
         own = {k.removeprefix("strategy."): v for k, v in tensors.items() if k.startswith("strategy.")}
         try:
-            if state["architectures"] != len(self.architectures):
-                raise ValueError(f"it belongs to morph {state['architectures'] + 1}")
+            state["architectures"]
             self._go_back()
             for positions in state["cuts"]:
                 with self.strategy.plain():
@@ -208,3 +218,23 @@ class Shrinking(Following):
                 "a state holds all that Search.state() gave, unchanged",
                 "take a copy that is whole, or delete the checkpoint to repeat this morph",
             ) from error
+
+
+def another_morph(then: int, now: int, has_run: bool) -> InputError:
+    """The error for a state of another morph: `then` and `now` count the architectures found before."""
+    if then < now:
+        rule = "a state is gone on with in its own morph, which is over here"
+        repair = "take the state of this morph, or search anew, with resume=False and another run_dir"
+    else:
+        rule = "a state holds its own morph; the networks of those before are in the run directory"
+        repair = (
+            "take the run_dir that the state was taken in"
+            if has_run
+            else "make the Search with the run_dir that the former one had, and resume=True, and load the state then "
+            "(without a run_dir, a state can be gone on with in the first morph only)"
+        )
+    return InputError(
+        f"the saved state of the search cannot be used: it belongs to morph {then + 1}, and this is morph {now + 1}",
+        rule,
+        repair,
+    )

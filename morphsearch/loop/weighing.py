@@ -87,7 +87,8 @@ class Weighing(Shrinking):
             raise DivergedError(
                 "the scores of some units are not finite",
                 "a network whose weights are not finite has nothing to tell",
-                "lower the learning rate, clip gradients, or train in float32; the last saved state is kept",
+                "check the data for NaN, lower the learning rate, clip gradients, or train in float32"
+                + ("; the last saved state is kept" if self.run is not None else ""),
             )
         judged = self.strategy.scored().cpu().numpy()
         alive = self.strategy.alive(self.rules.threshold if threshold is None else threshold).cpu().numpy()

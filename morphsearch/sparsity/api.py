@@ -70,7 +70,7 @@ def sparsify(
     )
     given = table(recipe, "recipe", "recipe fields", '{"lr": 0.02}')
     if run_dir is not None and not resume:
-        RunDirectory(run_dir).refuse_existing()
+        RunDirectory(run_dir).refuse_existing(python=True)
     data = as_splits(train_data, val_data, test_data)
     base = {"batch_size": batch_size_for(len(data.train))}
     training = masked_recipe({**base, **given, "epochs": epochs, "device": device})
@@ -94,6 +94,6 @@ def sparsify(
         if resume and run.exists():
             run.require_same(asked)
         else:
-            RunDirectory.create(run_dir, asked)
+            RunDirectory.create(run_dir, asked, python=True)
     again = "ms.sparsify(..., resume=True) with the same arguments goes on"
     return Runner(trainer, sparsifier, data, run, listener, judge_start=True, again=again).go()

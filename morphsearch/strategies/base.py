@@ -82,6 +82,7 @@ class Strategy(ABC):
         live: units may leave while it trains. One that cannot go on with a smaller network in :meth:`leave` sets False.
         default_threshold: what :meth:`alive` is asked with unless the user says otherwise.
         notes: what the user should know about this network, one sentence each; filled by :meth:`attach`.
+        decided: it has chosen what :meth:`run_phase` chooses; False: nobody has asked it to yet.
         progress: the share of the schedule that is done, 0 to 1, for what is annealed; set by the loop.
         together: processes of a ``torch.distributed`` group train one network: what is taken from gradients is averaged
             over them, see :mod:`morphsearch.strategies.ranks`. False where one process searches by itself.
@@ -95,6 +96,7 @@ class Strategy(ABC):
     live: bool = True
     default_threshold: float = 0.0
     notes: Sequence[str] = ()
+    decided: bool = True
     progress: float = 0.0
     uniform_share: float = 0.5
     together: bool = True

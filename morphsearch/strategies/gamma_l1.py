@@ -41,7 +41,8 @@ from morphsearch import plugins
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.flat import FlatScales
-from morphsearch.strategies.judging import flag
+from morphsearch.strategies.judging import FROZEN_TOO, flag
+from morphsearch.strategies.places import places, speaking
 from morphsearch.strategies.shrinking import shrink_l2, shrink_max
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class GammaL1(Strategy):
                 tensors.append(scale)
                 units.append(owners)
         if not tensors:
-            raise self._nothing_to_do(bool(free_group.any()))
+            spoken = [place.tensor for place in speaking(places(model, graph))]
+            raise self._nothing_to_do(bool(free_group.any()), trained=any(p.requires_grad for p in spoken))
         self._scales = FlatScales(tensors, units)
         self._scored = torch.zeros(graph.num_units, dtype=torch.bool, device=self._scales.device)
         self._scored[self._scales.units] = True
@@ -161,9 +163,9 @@ class GammaL1(Strategy):
         """`k` float32: the prices of the units that have scales."""
         return prices.to(self._scales.device, torch.float32).index_select(0, self._scales.units)
 
-    def _nothing_to_do(self, any_free: bool) -> UsageError:
+    def _nothing_to_do(self, any_free: bool, trained: bool) -> UsageError:
         known = plugins.registry("strategies")
-        fits = [name for name in _WITHOUT_SCALES if name in known]
+        fits = [name for name in (_WITHOUT_SCALES if trained else FROZEN_TOO) if name in known]
         if not any_free:
             return UsageError(
                 "every group of this network is frozen",

@@ -23,6 +23,12 @@ from morphsearch.strategies.places import Place, owners
 Source = Callable[[nn.Module], Tensor | None]
 
 
+def gated(model: nn.Module) -> bool:
+    """Whether gates are installed on `model`, or on a part of it."""
+    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
+    return any(isinstance(getattr(hook, "__self__", None), Gates) for hook in hooks)
+
+
 class Gates:
     """Multiplies what units say.
 

@@ -136,7 +136,7 @@ class GroupLasso(Strategy):
             if place.kind in (ROWS, SCALE) and place.tensor.requires_grad
         ]
         if not self._members:
-            raise nothing_to_judge(self.name, graph, "rows of weights or a scale that is trained")
+            raise nothing_to_judge(self.name, graph, "rows of weights or a scale that is trained", trained=True)
         units = [member.place.units for member in self._members]
         self._lengths = [part.size for part in units]
         self._units = PerUnit(np.concatenate(units), graph.num_units)

@@ -58,13 +58,22 @@ def flag(option: str, value: Any) -> bool:
     raise UsageError(f"{option}={value!r}", f"{option} is true or false", "write true or false")
 
 
-def nothing_to_judge(strategy: str, graph: ConvGraph, needed: str) -> UsageError:
-    """The error for a network in which a strategy finds nothing."""
+FROZEN_TOO = ("magnitude", "logistic-sigmoid", "uniform", "random")  # what judges, or needs not, parameters as they are
+
+
+def nothing_to_judge(strategy: str, graph: ConvGraph, needed: str, *, trained: bool = False) -> UsageError:
+    """The error for a network in which a strategy finds nothing; `trained`: it only looks at what is trained."""
     if all(group.frozen for group in graph.groups.values()):
         return UsageError(
             "every group of this network is frozen",
             f"{strategy} needs units that may leave",
             "run morphsearch verify SEED to see which operation freezes them",
+        )
+    if trained:
+        return UsageError(
+            f"no unit of this network that may leave has {needed}",
+            f"{strategy} judges units by them, and parameters without requires_grad are not trained",
+            f"train them (requires_grad_()), or use a strategy that needs no training of them: {', '.join(FROZEN_TOO)}",
         )
     return UsageError(
         f"no unit of this network that may leave has {needed}",

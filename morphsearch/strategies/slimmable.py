@@ -96,6 +96,11 @@ class Slimmable(Strategy):
         """The smallest share of a group that is trained and chosen."""
         return self.relative_least * min(1.0, self.uniform_share)
 
+    @property
+    def decided(self) -> bool:  # type: ignore[override]
+        """Whether widths were chosen."""
+        return self._chosen is not None
+
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
         """Find where units speak.
 

@@ -83,7 +83,7 @@ class Taylor(Strategy):
         self.detach()
         found = [place for place in speaking(places(model, graph)) if place.tensor.requires_grad]
         if not found:
-            raise nothing_to_judge(self.name, graph, "parameters that are trained")
+            raise nothing_to_judge(self.name, graph, "parameters that are trained", trained=True)
         self._places = found
         units = np.concatenate([place.units for place in found])
         self._units = PerUnit(units, graph.num_units)

@@ -67,6 +67,11 @@ class Trials(TrainingFree):
         self.point: tuple[float, ...] | None = None
         self._shapes: Shapes | None = None
 
+    @property
+    def decided(self) -> bool:  # type: ignore[override]
+        """Whether a shape was chosen, or given."""
+        return self.point is not None
+
     def attach(self, model: nn.Module, graph: ConvGraph) -> None:
         """Any network will do that has a free group.
 
