@@ -117,8 +117,8 @@ def describe(operation: RawOperation | None, reason: str) -> str:
         return f"the network cannot run at other widths: {reason}"
     where = f"{operation.kind} in {operation.module}" if operation.module else operation.kind
     return (
-        f"the operation {where} {CANNOT_FOLLOW} ({reason}); "
-        "write it in terms of its input's shape, or teach it through the hook morphsearch_operations"
+        f"the operation {where} {CANNOT_FOLLOW} ({reason}); where code has a size written into it, take the size from "
+        "a tensor's shape; an operation is taught through the hook morphsearch_operations"
     )
 
 

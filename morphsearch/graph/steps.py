@@ -11,7 +11,7 @@ from morphsearch.graph.plan import Plan
 from morphsearch.graph.rules.aten import MOVING
 from morphsearch.graph.tape import RawOperation, Tape
 
-CANNOT_FOLLOW = "has sizes written into it or cannot follow"  # what is said of an operation that freezes units
+CANNOT_FOLLOW = "cannot follow other widths"  # what is said of an operation that a trial failed at
 
 
 @dataclass

@@ -353,6 +353,21 @@ def a_norm_of_joined_parameters() -> nn.Module:
 # -- states that recurrences begin with --------------------------------------------------------------------------------
 
 
+@case(2, 2, 3, 6, 6, removable=0.9)
+def a_convolutional_state_whose_sizes_have_a_name() -> nn.Module:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        sizes = (len(x), 12, *x.shape[-2:])
+        state = cell = torch.zeros(sizes, dtype=x.dtype)
+        for time in range(x.shape[1]):
+            read = torch.cat([s.stem(x[:, time]).relu(), state], 1)
+            i, f, o, new = s.gates(read).split(12, 1)
+            cell = f.sigmoid() * cell + i.sigmoid() * new.tanh()
+            state = o.sigmoid() * cell.tanh()
+        return s.head(state)
+
+    return net(forward, stem=conv(3, 8), gates=conv(20, 48), head=head(12))
+
+
 def _sequence(x: Tensor) -> Tensor:
     """`n x c x h x w` -> `n x w x c`."""
     return x.mean(2).transpose(1, 2)
@@ -468,3 +483,41 @@ def a_parameter_viewed_at_a_written_size() -> nn.Module:
         return s.out((tokens * (s.scale * 2).view(1, 64, 12)).relu().mean(1))
 
     return net(forward, a=cbr(3, 12), scale=nn.Parameter(torch.randn(64, 12)), out=nn.Linear(12, 4))
+
+
+# -- mixtures of experts -----------------------------------------------------------------------------------------------
+
+
+def _experts(weigh: str) -> nn.Module:
+    """Three experts for every image, side by side, and how much each of them counts (arXiv 1701.06538)."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.stem(x)
+        gate = s.gate(x.mean((2, 3))).softmax(-1)
+        y = torch.stack([expert(x) for expert in s.experts], 1)
+        y = torch.einsum("be,bechw->bchw", gate, y) if weigh else (gate[:, :, None, None, None] * y).sum(1)
+        return s.head(F.relu(x + y) + s.last(y))
+
+    experts = nn.ModuleList([nn.Sequential(conv(8, 5), nn.ReLU(), conv(5, 8)) for _ in range(3)])
+    return net(forward, stem=cbr(3, 8), gate=nn.Linear(8, 3), experts=experts, last=conv(8, 8), head=head(8))
+
+
+@case(removable=0.8, exact=True, reason="summed with weights whose number is fixed")
+def experts_by_einsum() -> nn.Module:
+    return _experts("einsum")
+
+
+@case(removable=0.8, exact=True, reason="it weighs parts of another tensor")
+def experts_by_a_sum() -> nn.Module:
+    return _experts("")
+
+
+@case(removable=0.9)
+def stacked_and_laid_flat() -> nn.Module:
+    """Stacked channels take turns; what is stacked has one shape."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = torch.stack([s.a(x), s.b(x)], 2).flatten(1, 2)
+        return s.head(s.c(x))
+
+    return net(forward, a=cbr(3, 8), b=cbr(3, 8), c=cbr(16, 6), head=head(6))

@@ -135,7 +135,7 @@ def test_methods_that_cannot_be_copied_keep_their_sizes() -> None:
 
     graph = record(Private(), torch.zeros(2, 3, 8, 8))
     assert graph.free == []
-    assert "sizes written into it" in str(graph.groups["a"].frozen)
+    assert "cannot follow other widths" in str(graph.groups["a"].frozen)
 
 
 def test_noise_lets_copies_learn_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import networkx as nx
 import pytest
@@ -215,7 +216,7 @@ def test_parts_of_one_layer_are_not_mistaken_for_each_other(kept: list[int]) -> 
 
 
 class _Recurrent(nn.Module):
-    """A convolutional recurrent cell (arXiv 1506.04214) whose first state has sizes from nowhere."""
+    """A convolutional recurrent cell (arXiv 1506.04214) whose first state is a row of zeros before it has a shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,7 +227,7 @@ class _Recurrent(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`n t 3 h w` to `n 4`."""
         sizes = (len(x), 12, *x.shape[-2:])
-        state = cell = torch.zeros(sizes, dtype=x.dtype)
+        state = cell = torch.zeros(math.prod(sizes), dtype=x.dtype).view(sizes)
         for time in range(x.shape[1]):
             read = torch.cat([self.stem(x[:, time]).relu(), state], 1)
             i, f, o, new = self.gates(read).split(12, 1)

@@ -18,7 +18,7 @@ from morphsearch.graph.rules.binding import (
 from morphsearch.graph.rules.common import Rule, finish, input_labels, plain_name, short_name
 from morphsearch.graph.rules.convolutions import convolution
 from morphsearch.graph.rules.embeddings import embedding
-from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, shuffled, view
+from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, shuffled, stack, view
 from morphsearch.graph.rules.norms import per_channel_norm
 from morphsearch.graph.rules.pairs import on_both_sides
 from morphsearch.graph.rules.products import product
@@ -140,12 +140,13 @@ _MOVING: dict[str, Rule] = {
     ),
     **_table(
         on_both_sides(move),
-        "permute transpose t transpose_ split split_with_sizes chunk slice select narrow unbind stack expand flip roll"
+        "permute transpose t transpose_ split split_with_sizes chunk slice select narrow unbind expand flip roll"
         " index_select index repeat repeat_interleave pixel_shuffle pixel_unshuffle rot90 as_strided"
         " movedim swapaxes unfold diagonal split_copy unbind_copy select_copy slice_copy",
     ),
     **_table(on_both_sides(shuffled), "channel_shuffle native_channel_shuffle"),
     **_table(cat, "cat concat"),
+    **_table(on_both_sides(stack), "stack"),
     **_table(laid_out, "im2col"),
     **_table(as_complex, "view_as_complex view_as_real"),
     **_table(pad, "constant_pad_nd"),

@@ -36,6 +36,7 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if len(active) > 1:
         tensors = [t for t, labels in found if labels is not None and labels.parameter is None]
         lifted = [_loosen(t, ids, moving) for t, ids in zip(tensors, lifted, strict=True)]
+        lifted = _weighed(tape, tensors, lifted)
     result = lifted[0]
     for other in lifted[1:]:
         result = meet(tape, short_name(func), result, other)
@@ -65,6 +66,33 @@ def _loosen(tensor: Tensor, ids: Tensor, moving: set[int]) -> Tensor:
     offset = ids.dim() - tensor.dim()
     spans = any(d >= offset and tensor.shape[d - offset] > 1 and tensor.stride(d - offset) for d in moving)
     return ids if spans else torch.where(ids == RIGID, LOOSE, ids)
+
+
+def _weighed(tape: Tape, tensors: list[Tensor], lifted: list[Tensor]) -> list[Tensor]:
+    """Of two operands one weighs parts of the other (experts, arXiv 1701.06538): its units lie along a dimension where
+    the other has a fixed number of parts, so they stay, and the other's go on to be free."""
+    natural = None
+    if len(lifted) == 2:
+        for weight, other in ((0, 1), (1, 0)):
+            along, units = (
+                {d for d, size in enumerate(ids.shape) if size > 1 and bool((ids > 0).any())}
+                for ids in (lifted[weight], lifted[other])
+            )
+            if along and units and not along & units:
+                parts = all(_size(tensors[other], lifted[other].dim(), d) > 1 for d in along)
+                spread = all(_size(tensors[weight], lifted[weight].dim(), d) == 1 for d in units)
+                natural = str(weight) if parts and spread else natural
+    chosen = tape.decide("weighed parts", natural, strict=True)
+    if chosen is None:
+        return lifted
+    tape.pin(lifted[int(chosen)], f"{tape.where(tape.doing)}: it weighs parts of another tensor, of a fixed number")
+    return [torch.full_like(ids, LOOSE) if place == int(chosen) else ids for place, ids in enumerate(lifted)]
+
+
+def _size(tensor: Tensor, rank: int, dim: int) -> int:
+    """Of a dimension of a tensor that is broadcast to `rank`, or repeated to fill a size."""
+    own = dim - (rank - tensor.dim())
+    return tensor.shape[own] if own >= 0 and tensor.stride(own) else 1
 
 
 def meet(tape: Tape, what: str, a: Tensor, b: Tensor) -> Tensor:

@@ -77,6 +77,25 @@ def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     finish(tape, func, inputs, out, [made], attrs={"dim": dim})
 
 
+def stack(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+    """Tensors side by side along a dimension of their own: they are of one shape, so they lose the same channels."""
+    parts, dim = args[0], (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
+    known = [as_large_as(tape, part, tape.labels(part)) for part in parts]
+    if any(one is None or one.parameter is not None for one in known):
+        move(tape, func, args, kwargs, out)
+        return
+    labels = [one for one in known if one is not None]
+    places = {tuple(one.varying()) for one in labels if not one.blank}
+    # Where a single unit is left, the seed knows that there were more.
+    if tape.decide("stack", "alike" if len(places) == 1 and max(places) else None, strict=True) is None:
+        move(tape, func, args, kwargs, out)
+        return
+    ids = labels[0].ids
+    for one in labels[1:]:
+        ids = meet(tape, "stack", ids, one.ids)
+    finish(tape, func, labels, out, [Labels(ids.unsqueeze(dim), tuple(out.shape))], attrs={"dim": dim})
+
+
 def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Anything else that only moves elements: executed on the labels."""
     sources = [(t, tape.labels(t)) for t in tensors_in((args, kwargs)) if not _is_index(t)]
