@@ -99,8 +99,7 @@ class GammaL1(Strategy):
                 tensors.append(scale)
                 units.append(owners)
         if not tensors:
-            spoken = [place.tensor for place in speaking(places(model, graph))]
-            raise self._nothing_to_do(bool(free_group.any()), trained=any(p.requires_grad for p in spoken))
+            raise self._nothing_to_do(model, graph, bool(free_group.any()))
         self._scales = FlatScales(tensors, units)
         self._scored = torch.zeros(graph.num_units, dtype=torch.bool, device=self._scales.device)
         self._scored[self._scales.units] = True
@@ -163,15 +162,16 @@ class GammaL1(Strategy):
         """`k` float32: the prices of the units that have scales."""
         return prices.to(self._scales.device, torch.float32).index_select(0, self._scales.units)
 
-    def _nothing_to_do(self, any_free: bool, trained: bool) -> UsageError:
-        known = plugins.registry("strategies")
-        fits = [name for name in (_WITHOUT_SCALES if trained else FROZEN_TOO) if name in known]
+    def _nothing_to_do(self, model: nn.Module, graph: ConvGraph, any_free: bool) -> UsageError:
         if not any_free:
             return UsageError(
                 "every group of this network is frozen",
                 "gamma-l1 needs units that may leave",
                 "run morphsearch verify SEED to see which operation freezes them",
             )
+        trained = any(place.tensor.requires_grad for place in speaking(places(model, graph)))
+        known = plugins.registry("strategies")
+        fits = [name for name in (_WITHOUT_SCALES if trained else FROZEN_TOO) if name in known]
         return UsageError(
             "no unit of this network that may leave has a scale parameter",
             "gamma-l1 regularizes the scales (gamma) of batch, instance, group or layer norms",
