@@ -270,7 +270,8 @@ def measure(spec: str, line: dict[str, Any], *, whole: bool = True) -> None:
     from morphsearch.graph import record
     from morphsearch.graph.recording import OUTPUT, as_arguments
     from morphsearch.graph.tape import tensors_in
-    from morphsearch.loop.verification import behaviour, random_keep, randomise, relative_error, zeroed
+    from morphsearch.loop.behaviour import behaviour
+    from morphsearch.loop.verification import random_keep, randomise, relative_error, zeroed
 
     skeleton = build(spec, "meta")
     count = layers(skeleton)
@@ -394,7 +395,7 @@ def measure(spec: str, line: dict[str, Any], *, whole: bool = True) -> None:
         if not detector and [t.shape for t in original] != [t.shape for t in found]:
             raise AssertionError("the shrunk network's outputs have other shapes")
     line["phase"] = "behaviour"
-    line["runs"] = behaviour(shrunk, args, kwargs) if not detector else behaviour_of_detector(shrunk, args)
+    line["runs"] = behaviour(shrunk, model, args, kwargs) if not detector else behaviour_of_detector(shrunk, args)
     del shrunk
     for factor in (0.7, 1.5):
         line["phase"] = f"resize {factor}"
