@@ -269,7 +269,7 @@ def measure(spec: str, line: dict[str, Any], *, whole: bool = True) -> None:
     import morphsearch as ms
     from morphsearch.graph import record
     from morphsearch.graph.recording import OUTPUT, as_arguments
-    from morphsearch.graph.tape import tensors_in
+    from morphsearch.graph.tensors import tensors_in
     from morphsearch.loop.behaviour import behaviour
     from morphsearch.loop.verification import random_keep, randomise, relative_error, zeroed
 

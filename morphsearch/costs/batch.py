@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from morphsearch.graph.recording import as_arguments
-from morphsearch.graph.tape import RawOperation, tensors_in
+from morphsearch.graph.tape import RawOperation
+from morphsearch.graph.tensors import tensors_in
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from morphsearch.errors import MorphError
 from morphsearch.graph.rules.imaginary import comes_from, meets_complex
 from morphsearch.graph.shapes import quick_shape
-from morphsearch.graph.tape import Call, Tape, Untraceable, tensors_in
+from morphsearch.graph.tape import Call, Tape, Untraceable
+from morphsearch.graph.tensors import tensors_in
 
 
 @dataclass

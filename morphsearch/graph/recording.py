@@ -17,7 +17,8 @@ from morphsearch.graph.modes import Rules, recording
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
 from morphsearch.graph.state import COMPILED, INTERNAL, State, as_it_was, held_by, put_back
-from morphsearch.graph.tape import Tape, all_given, tensors_in
+from morphsearch.graph.tape import Tape
+from morphsearch.graph.tensors import all_given, tensors_in
 
 _within = [0]  # how many of these contexts are open
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
-from morphsearch.graph.tape import all_given, tensors_in
+from morphsearch.graph.tensors import all_given, tensors_in
 
 
 def behaviour(model: nn.Module, seed: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.precision import in_precision
 from morphsearch.graph.recording import as_arguments
-from morphsearch.graph.tape import all_given, tensors_in
+from morphsearch.graph.tensors import all_given, tensors_in
 from morphsearch.loop.behaviour import behaviour
 from morphsearch.loop.checks import check_arguments
 from morphsearch.strategies.widths import lowest as lowest_widths

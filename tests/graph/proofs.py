@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.precision import in_precision
 from morphsearch.graph.recording import OUTPUT
-from morphsearch.graph.tape import tensors_in
+from morphsearch.graph.tensors import tensors_in
 from morphsearch.loop.verification import inputs_like, random_keep, randomise, relative_error, zeroed
 
 TOLERANCE = 1e-6

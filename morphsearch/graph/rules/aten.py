@@ -25,7 +25,8 @@ from morphsearch.graph.rules.products import product
 from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial, unpooled
 from morphsearch.graph.rules.vectors import vector_product
 from morphsearch.graph.rules.windows import as_complex, laid_out, put_back, transformed
-from morphsearch.graph.tape import Tape, tensors_in
+from morphsearch.graph.tape import Tape
+from morphsearch.graph.tensors import tensors_in
 
 pointwise = on_both_sides(elementwise.pointwise)
 

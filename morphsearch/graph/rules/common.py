@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from morphsearch.graph.labels import Labels
-from morphsearch.graph.tape import Tape, tensors_in, unseen
+from morphsearch.graph.tape import Tape, unseen
+from morphsearch.graph.tensors import tensors_in
 
 Rule = Callable[[Tape, Any, Any, Any, Any], None]
 

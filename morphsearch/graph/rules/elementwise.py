@@ -16,7 +16,8 @@ from morphsearch.graph.rules.binding import (
 )
 from morphsearch.graph.rules.common import finish, numbers_in, short_name
 from morphsearch.graph.rules.likeness import as_large_as
-from morphsearch.graph.tape import Tape, tensors_in
+from morphsearch.graph.tape import Tape
+from morphsearch.graph.tensors import tensors_in
 
 
 def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:

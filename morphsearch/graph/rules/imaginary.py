@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from morphsearch.graph.tape import Tape, tensors_in
+from morphsearch.graph.tape import Tape
+from morphsearch.graph.tensors import tensors_in
 
 
 def meets_complex(tape: Tape, what: str, args: Any, kwargs: Any) -> str:

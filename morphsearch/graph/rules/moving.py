@@ -16,7 +16,8 @@ from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.joining import joined
 from morphsearch.graph.rules.layouts import in_parts, laid_out, skewed
 from morphsearch.graph.rules.likeness import as_large_as
-from morphsearch.graph.tape import Tape, Untraceable, storage_key, tensors_in
+from morphsearch.graph.tape import Tape, Untraceable, storage_key
+from morphsearch.graph.tensors import tensors_in
 
 
 def identity(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:

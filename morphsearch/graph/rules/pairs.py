@@ -17,7 +17,8 @@ from torch import Tensor
 
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.rules.common import Rule
-from morphsearch.graph.tape import Tape, tensors_in
+from morphsearch.graph.tape import Tape
+from morphsearch.graph.tensors import tensors_in
 
 
 def on_both_sides(rule: Rule) -> Rule:

@@ -13,7 +13,8 @@ from morphsearch.graph.rules.binding import learned, mixes_parameter
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import lockstep
-from morphsearch.graph.tape import Tape, tensors_in
+from morphsearch.graph.tape import Tape
+from morphsearch.graph.tensors import tensors_in
 
 
 def spatial(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:

@@ -14,7 +14,8 @@ from morphsearch.graph.modes import Rules
 from morphsearch.graph.rules.binding import bind, channel_labels
 from morphsearch.graph.rules.elementwise import pointwise
 from morphsearch.graph.rules.reducing import spatial
-from morphsearch.graph.tape import RIGID, Tape, tensors_in
+from morphsearch.graph.tape import RIGID, Tape
+from morphsearch.graph.tensors import tensors_in
 from morphsearch.plugins import registry
 
 
