@@ -185,11 +185,17 @@ def _recorded_without(graph: ConvGraph, names: Iterable[str], *, meta: bool) -> 
     _leave_out(graph, twin, removal)
     groups = list(graph.groups)
     decisions = graph.decisions | {GONE + groups[one]: LEFT for one in removal.groups}
+
+    def blank() -> Tape:
+        tape = Tape(twin, decisions=decisions)
+        tape.remembers = not meta
+        return tape
+
     try:
         tape, evaluated, on_meta = run_tape(
             twin,
             graph.example_inputs,
-            blank=lambda: Tape(twin, decisions=decisions),
+            blank=blank,
             modes=(graph.on_meta,),
             like=graph.tape,
         )

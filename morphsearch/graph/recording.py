@@ -130,7 +130,8 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
         if moved:
             put_back(dict(modules), moved)
             held = held_by(module for _, module in modules)
-        tape.state = State([path for path, _ in modules], held)
+        if like is None or tape.remembers:  # a check would keep the network that it checked
+            tape.state = State([path for path, _ in modules], held)
         for _, module in modules:
             vars(module).pop(COMPILED, None)  # compiled code cannot be watched; it comes back with what modules held
         stack.enter_context(torch.no_grad())

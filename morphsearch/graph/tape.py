@@ -135,6 +135,7 @@ class Tape:
         self.watched: dict[str, Any] = {}  # which of their nodes is which operation, by path
         self.calls: dict[str, Call | None] = {}  # how modules were called; None: several times
         self.keeps_calls = False
+        self.remembers = False  # what the modules hold, though it is a recording of a rewritten network
         self.state: State | None = None  # what the modules held when this recording began
         # Memory that is written in slices, by its key: a reference that keeps that key from being used again (and not
         # the memory from being freed), and a label for each element.

@@ -73,8 +73,10 @@ def learned(tape: Tape, x: Tensor, dim: int) -> Labels | None:
 def never_silent(tape: Tape, x: Tensor, weight: Tensor, arriving: Ids) -> None:
     """Say so where a weight reads units of `x` and goes on to do so with their parameters at zero: a buffer, or what is
     made of a parameter otherwise. Whatever a unit gives then, the sigmoid of zero for instance, would be read."""
-    labels = tape.labels(weight)
-    name = labels.parameter if labels is not None else None
+    name = tape.name_of(weight)  # its labels would number every element
+    if name is None:
+        labels = tape.labels(weight)
+        name = labels.parameter if labels is not None else None
     if (name not in tape.buffers and name not in tape.lifted) or silent(tape, tape.activation(x)):
         return
     if name in tape.buffers:
