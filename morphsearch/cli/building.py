@@ -123,13 +123,7 @@ def explain(graph: ConvGraph, name: str) -> str:
 
 def load_architecture(path: Path) -> Architecture:
     """The architecture in a file, or the last one of a run."""
-    from morphsearch.loop.architecture import FILE, Architecture
+    from morphsearch.loop.architecture import Architecture
+    from morphsearch.loop.found import architectures
 
-    found = [path] if not path.is_dir() else [*sorted(path.glob(f"iterations/*/{FILE}")), *path.glob(FILE)]
-    if not found:
-        raise InputError(
-            f"{path} holds no architecture",
-            f"a run keeps its architectures in iterations/NNN/{FILE}",
-            f"let the search come to its first: morphsearch resume {path}",
-        )
-    return Architecture.load(found[-1])
+    return Architecture.load(architectures(path)[-1] if path.is_dir() else path)
