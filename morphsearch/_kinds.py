@@ -27,22 +27,26 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of record: what one is called in messages, the type of its records and the hook that returns them."""
+    """A kind of record: what one is called in messages, the type of its records and the hook that returns them.
+
+    `methods`: what every product of a factory has, by which a wrong one is told at once.
+    """
 
     noun: str
     record: type[Record]
     hook: str
+    methods: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, Kind] = {
-    "cost_models": Kind("cost model", CostModelRecord, "morphsearch_cost_models"),
-    "strategies": Kind("strategy", StrategyRecord, "morphsearch_strategies"),
+    "cost_models": Kind("cost model", CostModelRecord, "morphsearch_cost_models", ("bind",)),
+    "strategies": Kind("strategy", StrategyRecord, "morphsearch_strategies", ("scores",)),
     "operations": Kind("operation rule", OperationRecord, "morphsearch_operations"),
     "models": Kind("model", ModelRecord, "morphsearch_models"),
     "data": Kind("data source", DataRecord, "morphsearch_data"),
-    "exporters": Kind("exporter", ExporterRecord, "morphsearch_exporters"),
-    "executors": Kind("executor", ExecutorRecord, "morphsearch_executors"),
-    "latency_backends": Kind("latency backend", LatencyBackendRecord, "morphsearch_latency_backends"),
+    "exporters": Kind("exporter", ExporterRecord, "morphsearch_exporters", ("export",)),
+    "executors": Kind("executor", ExecutorRecord, "morphsearch_executors", ("run",)),
+    "latency_backends": Kind("latency backend", LatencyBackendRecord, "morphsearch_latency_backends", ("check",)),
     "commands": Kind("command", CommandRecord, "morphsearch_commands"),
 }
 EVENTS = ("morphsearch_iteration_end", "morphsearch_search_end")

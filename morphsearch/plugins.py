@@ -140,11 +140,12 @@ def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
 
     Raises:
         UnknownName: no plugin registered the name.
-        PluginError: the plugin's factory failed (a built-in's exceptions, and every MorphError, pass unchanged).
+        PluginError: the plugin's factory failed, or made something else (a built-in's exceptions, and every MorphError,
+            pass unchanged).
     """
     found = record(kind, name)
     try:
-        return found.factory(*args, **options)
+        made = found.factory(*args, **options)
     except MorphError:
         raise
     except Exception as error:
@@ -155,6 +156,14 @@ def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
             "a factory returns what its record promises",
             f"report it to the authors of {found.origin}, or choose another {KINDS[kind].noun}",
         ) from error
+    missing = [method for method in KINDS[kind].methods if not callable(getattr(made, method, None))]
+    if missing:
+        raise PluginError(
+            f"the factory of the {KINDS[kind].noun} {name!r} of {found.origin} returned {made!r}",
+            f"what it returns has {' and '.join(f'{method}()' for method in missing)}",
+            f"return the {KINDS[kind].noun} itself, or report it to the authors of {found.origin}",
+        )
+    return made
 
 
 def fire(event: str, **arguments: Any) -> None:

@@ -53,7 +53,15 @@ def seed(spec: str, shape: tuple[int, ...] | None, *, allow_code: bool) -> Built
             "a network is recorded by running it once on an input of the right shape",
             "add --input, for example --input 1,3,224,224",
         )
-    return Built(spec, found.model, torch.randn(full, generator=torch.Generator().manual_seed(0)))
+    try:
+        example = torch.randn(full, generator=torch.Generator().manual_seed(0))
+    except RuntimeError as error:  # torch has no type of its own for memory that is not there
+        raise InputError(
+            f"an example input of shape {','.join(map(str, full))} cannot be made here",
+            "it must fit into memory, and the activations of the network with it",
+            "check --input; smaller heights, widths and batches cost less",
+        ) from error
+    return Built(spec, found.model, example)
 
 
 def graph(target: str | Path, shape: tuple[int, ...] | None, *, allow_code: bool) -> Recorded:
@@ -115,13 +123,7 @@ def explain(graph: ConvGraph, name: str) -> str:
 
 def load_architecture(path: Path) -> Architecture:
     """The architecture in a file, or the last one of a run."""
-    from morphsearch.loop.architecture import FILE, Architecture
+    from morphsearch.loop.architecture import Architecture
+    from morphsearch.loop.found import architectures
 
-    found = [path] if not path.is_dir() else [*sorted(path.glob(f"iterations/*/{FILE}")), *path.glob(FILE)]
-    if not found:
-        raise InputError(
-            f"{path} holds no architecture",
-            f"a run keeps its architectures in iterations/NNN/{FILE}",
-            f"let the search come to its first: morphsearch resume {path}",
-        )
-    return Architecture.load(found[-1])
+    return Architecture.load(architectures(path)[-1] if path.is_dir() else path)

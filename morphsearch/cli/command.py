@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+from morphsearch.cli import output
+from morphsearch.cli.state import current
 
 Example = tuple[str, str]
 """A command line and what it does."""
@@ -49,7 +53,14 @@ class EpilogMixin(click.Command):
 
 
 class MorphCommand(EpilogMixin):
-    """A command of morphsearch."""
+    """A command of morphsearch; with ``--json`` nothing but its JSON comes out of stdout."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        # A plugin's command may print its JSON as it likes; ours go through `emit`.
+        ours = str(getattr(self.callback, "__module__", "")).startswith("morphsearch.cli.")
+        with output.reserved(current()) if ours else contextlib.nullcontext():
+            return super().invoke(ctx)
 
 
 def command(name: str, *, examples: Sequence[Example]) -> Callable[[Callable[..., None]], click.Command]:

@@ -66,9 +66,9 @@ def _fail(error: MorphError | str, state: State, cause: BaseException) -> int:
             data = (
                 error.to_dict()
                 if isinstance(error, MorphError)
-                else {"error": "Defect", "arrived": error, "exit_code": code}
+                else {"error": "Defect", "arrived": click.unstyle(error), "exit_code": code}
             )
-            click.echo(json.dumps(data, indent=2))
+            click.echo(json.dumps({**state.beside, **data}, indent=2))
         sys.stdout.flush()
     except OSError:
         _close_pipe()

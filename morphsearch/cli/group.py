@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from morphsearch.cli import errors, names
+from morphsearch.cli import errors, names, output
 from morphsearch.cli.command import EpilogMixin
 from morphsearch.cli.state import State
 from morphsearch.errors import PluginError, UnknownName
@@ -96,6 +96,7 @@ class RootGroup(EpilogMixin, click.Group):
         """Run the command line; with `standalone_mode` every outcome becomes a message and an exit code."""
         if not standalone_mode:
             return super().main(args, prog_name or PROGRAM, complete_var, standalone_mode=False, **extra)
+        output.usable_streams()
         self._complete(complete_var or COMPLETE)
         arguments = list(sys.argv[1:] if args is None else args)
         options = arguments[: arguments.index("--")] if "--" in arguments else arguments

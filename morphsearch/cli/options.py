@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from morphsearch.cli import settings
+from morphsearch.cli.names import label
 from morphsearch.cli.params import (
     BudgetText,
     Device,
@@ -21,9 +22,14 @@ from morphsearch.cli.params import (
     SourceSpec,
 )
 from morphsearch.cli.state import current
+from morphsearch.errors import UsageError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
+
+
+MOST_SEED = 2**32 - 1
+"""The largest seed that every generator takes (NumPy's has 32 bits)."""
 
 
 class About(click.Argument):
@@ -39,10 +45,25 @@ SEED_ABOUT = (
 )
 
 seed_spec = click.argument("model", metavar="SEED", type=SourceSpec("models"), cls=About, about=SEED_ABOUT)
+
+
+class PathText(click.Path):
+    """``click.Path`` that takes text alone, and not an empty one (a shell variable that is not set)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A path."""
+        if not isinstance(value, str | Path) or not str(value).strip():
+            name = label(param)
+            raise UsageError(
+                f"{name} is empty" if value == "" else f"{name} {value!r}", f"{name} is a path", "write one as text"
+            )
+        return super().convert(value, param, ctx)
+
+
 run = click.argument(
     "run_dir",
     metavar="RUN",
-    type=click.Path(path_type=Path),
+    type=PathText(path_type=Path),
     cls=About,
     about="A run directory, as --run-dir of search named it.",
 )
@@ -87,7 +108,9 @@ epochs = click.option("--epochs", type=Number(float, above=0), help="Epochs of e
 steps = click.option(
     "--steps", type=Number(int, least=1), help="Length of the shrinking schedule in steps; default: it paces itself."
 )
-seed = click.option("--seed", type=Number(int, least=0), default=0, show_default=True, help="Random seed.")
+seed = click.option(
+    "--seed", type=Number(int, least=0, most=MOST_SEED), default=0, show_default=True, help="Random seed."
+)
 seeds = click.option(
     "--seeds", type=Seeds(), default="3", show_default=True, metavar="N|A,B,C", help="How many random seeds, or which."
 )
@@ -95,7 +118,7 @@ device = click.option(
     "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."
 )
 run_dir = click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="Where the run is kept; default: a new folder under runs/."
+    "--run-dir", type=PathText(path_type=Path), help="Where the run is kept; default: a new folder under runs/."
 )
 recipe = click.option(
     "--set", "recipe", type=KeyValue(), multiple=True, help="Field of the training recipe, as lr=0.05. Repeatable."
@@ -147,7 +170,7 @@ as_json = click.option("--json", "as_json", is_flag=True, callback=_json, help="
 quiet = click.option("--quiet", "-q", is_flag=True, help="No progress.")
 config = click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=PathText(path_type=Path),
     is_eager=True,
     expose_value=False,
     callback=settings.load,

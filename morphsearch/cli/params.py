@@ -67,7 +67,7 @@ class SeedOrPath(SourceSpec):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A Path for what is there as a folder or ends like a file of ours, text otherwise."""
         text = str(value).strip()
-        if text.endswith(".json") or Path(text).is_dir():
+        if text and (text.endswith(".json") or Path(text).is_dir()):
             return Path(text)
         return super().convert(value, param, ctx)
 
@@ -128,8 +128,9 @@ class Number(click.ParamType):
         least: float | None = None,
         above: float | None = None,
         below: float | None = None,
+        most: float | None = None,
     ) -> None:
-        self.kind, self.least, self.above, self.below = kind, least, above, below
+        self.kind, self.least, self.above, self.below, self.most = kind, least, above, below, most
         self.name = "n" if kind is int else "x"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
@@ -141,7 +142,8 @@ class Number(click.ParamType):
         except (TypeError, ValueError):
             number = math.nan
         low = (self.least is None or number >= self.least) and (self.above is None or number > self.above)
-        if not (math.isfinite(number) and low and (self.below is None or number < self.below)):
+        high = (self.below is None or number < self.below) and (self.most is None or number <= self.most)
+        if not (_finite(number) and low and high):
             name = names.label(param)
             default = getattr(param, "default", None)
             sample = default if isinstance(default, int | float) else self.least or (1 if self.kind is int else 0.5)
@@ -149,9 +151,18 @@ class Number(click.ParamType):
         return number
 
     def _rule(self) -> str:
-        bounds = ((self.least, "at least"), (self.above, "above"), (self.below, "below"))
-        limits = " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None)
+        bounds = ((self.least, "at least"), (self.above, "above"), (self.below, "below"), (self.most, "at most"))
+        limits = " and ".join(
+            f"{word} {bound if isinstance(bound, int) else f'{bound:g}'}" for bound, word in bounds if bound is not None
+        )
         return f"{'a whole number' if self.kind is int else 'a number'}{', ' if limits else ''}{limits}"
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 class KeyValue(click.ParamType):

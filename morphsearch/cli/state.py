@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import click
 
@@ -13,13 +14,16 @@ class State:
     """Facts about the running command that an error message may need.
 
     `line`: the command as it was typed. `json`: errors go to stdout as JSON too. `run_dir`: the run that an interrupt
-    leaves behind.
+    leaves behind. `beside`: what the JSON of a failure holds besides. `stdout`: where JSON goes while ``sys.stdout``
+    is kept free for it.
     """
 
     line: str = ""
 
     json: bool = False
     run_dir: Path | None = None
+    beside: dict[str, Any] = field(default_factory=dict)
+    stdout: IO[str] | None = None
 
 
 def current() -> State:

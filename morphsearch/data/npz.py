@@ -52,7 +52,7 @@ def load(argument: str | None, options: DataOptions) -> DataSplits:
     layout = next((item for item in _LAYOUTS if all(key in arrays for key in item["train"])), None)
     if layout is None:
         known = [key for item in _LAYOUTS for pair in item.values() for key in pair]
-        close = [f"{key} -> {near[0]}" for key in arrays if (near := nearest(key, known))]
+        close = [f"{key} -> {near[0]}" for key in arrays if key not in known and (near := nearest(key, known))]
         raise InputError(
             f"{path} has the keys {', '.join(arrays) or '(none)'}",
             _RULE,

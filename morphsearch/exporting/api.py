@@ -12,10 +12,11 @@ from torch import nn
 
 from morphsearch import plugins
 from morphsearch.arguments import named_arguments
-from morphsearch.errors import InputError, MorphError, PluginError, UsageError
+from morphsearch.errors import MorphError, PluginError, UsageError
 from morphsearch.exporting.source import Source, Weights
 from morphsearch.files import read_tensors
 from morphsearch.loop.architecture import FILE, Architecture
+from morphsearch.loop.found import architectures
 from morphsearch.sparsity.source import weights_of
 
 
@@ -138,13 +139,7 @@ def find(path: Path, iteration: int | None = None) -> Architecture:
         if iteration is not None:
             raise UsageError(f"{path} and an iteration", "a file holds one architecture", "leave the iteration out")
         return Architecture.load(path)
-    found = [*sorted(path.glob(f"iterations/*/{FILE}")), *path.glob(FILE)]
-    if not found:
-        raise InputError(
-            f"{path} holds no architecture",
-            f"a run keeps its architectures in iterations/NNN/{FILE}",
-            f"let the search come to its first: morphsearch resume {path}",
-        )
+    found = architectures(path)
     if iteration is None:
         return Architecture.load(found[-1])
     numbered = {int(one.parent.name): one for one in found if one.parent.name.isdigit()}

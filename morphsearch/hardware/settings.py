@@ -52,8 +52,15 @@ class Settings:
         """The device, once it is known to be there.
 
         Raises:
-            InputError: there is no such device here.
+            InputError: there is no such device here, or it has fewer processors than `threads`.
         """
+        processors = os.cpu_count() or self.threads
+        if self.threads > processors:
+            raise InputError(
+                f"threads={self.threads} on a machine with {processors} processors",
+                "more threads than processors wait for each other, and the times say nothing",
+                f"use {processors} or fewer",
+            )
         kind = self.device.split(":")[0]
         there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         if not there.get(kind, False):

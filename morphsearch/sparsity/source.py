@@ -14,7 +14,8 @@ from morphsearch.data import DataSplits, check_model_input
 from morphsearch.data import load as load_data
 from morphsearch.errors import InputError, UsageError, nearest
 from morphsearch.files import read_tensors
-from morphsearch.loop.architecture import FILE, Architecture
+from morphsearch.loop.architecture import Architecture
+from morphsearch.loop.found import architectures
 from morphsearch.models import build_seed
 from morphsearch.sparsity.config import FRESH, SparsifyConfig
 
@@ -42,14 +43,7 @@ def architecture_of(model: str) -> Architecture | None:
         return Architecture.load(path)
     if not path.is_dir():
         return None
-    found = [*sorted(path.glob(f"iterations/*/{FILE}")), *path.glob(FILE)]
-    if not found:
-        raise InputError(
-            f"{path} holds no architecture",
-            f"a search keeps its architectures in iterations/NNN/{FILE}",
-            f"let the search come to its first (morphsearch resume {path}), or name a seed or an {FILE}",
-        )
-    return Architecture.load(found[-1])
+    return Architecture.load(architectures(path)[-1])
 
 
 def data_of(config: SparsifyConfig, architecture: Architecture | None) -> DataSplits:

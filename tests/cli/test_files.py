@@ -110,6 +110,11 @@ def test_a_missing_file_and_a_folder_without_one(tmp_path: Path) -> None:
     result = run("inspect", tmp_path)
     assert result.exit_code == 5
     assert "holds no architecture" in result.stderr
+    assert "resume" not in result.stderr  # it is no run
+    (tmp_path / "run.json").write_text("{}")
+    assert f"morphsearch resume {tmp_path}" in run("inspect", tmp_path).stderr
+    (tmp_path / "run.json").write_text('{"kind": "sparsify"}')
+    assert "it is a sparsification" in run("inspect", tmp_path).stderr
 
 
 def test_a_file_that_names_code_needs_leave_to_run_it(tmp_path: Path) -> None:

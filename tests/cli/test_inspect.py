@@ -105,6 +105,8 @@ def test_explain_says_why_layers_change_together() -> None:
     result = run("inspect", "digits_net", "--explain", "residual1.conv2.conv")
     assert result.exit_code == 0, result.output
     assert "stem.conv" in result.stdout
+    data = json.loads(run("inspect", "digits_net", "--explain", "residual1.conv2.conv", "--json").stdout)
+    assert data == {"layer": "residual1.conv2.conv", "explanation": result.stdout.removesuffix("\n")}
     wrong = run("inspect", "digits_net", "--explain", "residual1.conv9.conv")
     assert wrong.exit_code == 2
     assert "did you mean residual1.conv" in wrong.stderr
@@ -151,3 +153,31 @@ def test_a_network_without_convolutions_is_still_described(nets: Path) -> None:
     result = run("inspect", f"{nets}:plain", "--input", "1,3,8,8", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["totals"]["params"] == 3 * 8 * 8 * 4 + 4
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_what_a_network_prints_stays_out_of_the_json(nets: Path, command: str) -> None:
+    loud = nets.with_name("loud.py")
+    loud.write_text(
+        "from torch import nn\n"
+        "class Loud(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        print('building')\n"
+        "        self.layer = nn.Conv2d(3, 4, 3)\n"
+        "    def forward(self, x):\n"
+        "        print('running')\n"
+        "        return self.layer(x)\n"
+    )
+    result = run(command, f"{loud}:Loud", "--input", "1,3,8,8", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)
+    assert "building" in result.stderr
+    assert "running" in result.stderr
+
+
+def test_an_input_that_no_memory_holds_is_refused() -> None:
+    result = run("inspect", "digits_net", "--input", "99999999,1,9999,9999")
+    assert result.exit_code == 5, result.output
+    assert "--input" in result.stderr
+    assert "defect" not in result.stderr

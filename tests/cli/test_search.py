@@ -147,6 +147,11 @@ def test_an_impossible_budget_is_refused_with_the_lowest_possible(nets: Path, tm
     plan = json.loads(run("search", f"{nets}:tiny", "--dry-run", "--json", "--budget", "params=99%").stdout)
     lowest = plan["budgets"][0]["lowest"]
     assert f"{lowest:,} parameters" in result.stderr
+    refused = run("search", f"{nets}:tiny", "--json", "--budget", "params<=3", *dry)
+    data = json.loads(refused.stdout)  # one document
+    assert (refused.exit_code, data["exit_code"]) == (3, 3)
+    assert data.get("satisfiable", False) is False
+    assert ("budgets" in data) == bool(dry)
     assert not (tmp_path / "x").exists()
 
 

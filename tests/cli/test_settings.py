@@ -84,6 +84,7 @@ def test_a_file_holds_options_arguments_and_tables(tmp_path: Path, parsed: dict[
         ("strategy = 'gamma'", 2, "unknown strategy 'gamma'"),
         ("recipe = 3", 2, "recipe"),
         ("expand = 'no'", 2, "expand"),
+        ("run-dir = ['a']", 2, "--run-dir ['a']"),
         ("epochs = \nseed = 1", 5, "line 1"),
         ("\xff", 5, "options.toml"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -14,7 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from morphsearch import plugins
-from morphsearch.cli import main
+from morphsearch.cli import main, options, output
+from morphsearch.cli.command import command
 from morphsearch.cli.group import BUILT_IN
 from morphsearch.hookspecs import hookimpl
 from morphsearch.types import CommandRecord
@@ -148,6 +151,11 @@ def test_a_misspelt_name_gets_the_nearest(arguments: list[str], nearest: str) ->
         (["retrain", "x", "--seeds", "a,b"], "--seeds 'a,b'"),
         (["retrain", "x", "--all", "--iteration", "1"], "--all"),
         (["inspect", "resnet20", "--depth", "0"], "--depth '0'"),
+        (["verify", "resnet20", "--seed", "4294967296"], "--seed '4294967296'"),
+        (["search", "resnet20", "--seed", "9" * 400], "--seed '999"),
+        (["search", "resnet20", "--dry-run", "--run-dir", ""], "--run-dir is empty"),
+        (["runs", ""], "[FOLDER] is empty"),
+        (["inspect", ""], "SEED|RUN|FILE is empty"),
     ],
 )
 def test_a_bad_value_is_named_with_the_rule_and_the_repair(arguments: list[str], named: str) -> None:
@@ -189,20 +197,27 @@ def test_plugins_are_listed_for_people_and_for_programs() -> None:
 
 
 class Greeting:
-    """A plugin with a command that works, one that raises and one that is none."""
+    """A plugin with a command that works, one in JSON, one that raises and one that is none."""
 
     @hookimpl
     def morphsearch_commands(self) -> list[CommandRecord]:
-        """Three commands."""
+        """Four commands."""
 
         def greet() -> click.Command:
             return click.Command("greet", callback=lambda: click.echo("hello"))
+
+        def shout() -> click.Command:
+            def callback(as_json: bool) -> None:
+                click.echo(json.dumps("hello"))
+
+            return command("shout", examples=())(options.as_json(callback))
 
         def fall() -> click.Command:
             return click.Command("fall", callback=lambda: int("x"))
 
         return [
             CommandRecord("greet", "Say hello.", greet),
+            CommandRecord("shout", "Say hello in JSON.", shout),
             CommandRecord("fall", "Raise.", fall),
             CommandRecord("nothing", "No command.", lambda: "text"),
         ]
@@ -222,6 +237,10 @@ def test_commands_of_plugins_are_listed_and_run(greeting: object) -> None:
     assert "did you mean greet" in run("gret").stderr
 
 
+def test_a_plugins_command_prints_its_own_json(greeting: object) -> None:
+    assert json.loads(run("shout", "--json").stdout) == "hello"
+
+
 def test_a_plugins_command_that_fails_is_the_plugins_failure(greeting: object) -> None:
     for name in ("fall", "nothing"):
         result = run(name)
@@ -238,7 +257,9 @@ def test_a_defect_has_its_own_exit_code_and_a_traceback_on_request(monkeypatch: 
     assert result.exit_code == 1
     assert "this is a defect of morphsearch: ZeroDivisionError" in result.stderr
     assert "Traceback" not in result.stderr
-    assert json.loads(run("plugins", "--json").stdout)["error"] == "Defect"
+    found = json.loads(CliRunner().invoke(main, ["plugins", "--json"], color=True).stdout)
+    assert found["error"] == "Defect"
+    assert found["arrived"].startswith("defect: this is")
     monkeypatch.setenv("MORPHSEARCH_DEBUG", "1")
     assert "Traceback" in run("plugins").stderr
 
@@ -258,6 +279,32 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     command = f"{sys.executable} -m morphsearch.cli plugins --json | head -c 1; echo ${{PIPESTATUS[0]}} >&2"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("[", "0\n")
+
+
+@pytest.mark.parametrize("arguments", ["plugins --json", "plugins", "inspect nope"])
+def test_a_closed_stdout_is_no_error_of_its_own(arguments: str) -> None:
+    command = f"{sys.executable} -m morphsearch {arguments} >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == (2 if "nope" in arguments else 0), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "defect" not in done.stderr
+
+
+def test_a_terminal_without_a_character_gets_a_plain_one() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    with contextlib.redirect_stdout(stream):
+        output.usable_streams()
+        sys.stdout.write("97.68 ± 0.32 % \u2713\n")
+    stream.flush()
+    assert raw.getvalue() == b"97.68 +- 0.32 % ?\n"
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "morphsearch", "--version"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.split()[:1]) == (0, ["morphsearch"]), done.stderr
 
 
 def test_a_full_disk_is_named() -> None:

@@ -101,6 +101,8 @@ def test_labels_may_be_names_or_any_numbers(tmp_path: Path) -> None:
     ("arrays", "words"),
     [
         ({"a": 1}, ["keys a", "x_train"]),
+        ({"image": 1, "labels": 1}, ["rename: image -> images"]),
+        ({"foo": 1, "labels": 1}, ["save the arrays under those names"]),
         ({}, ["(none)"]),
         ({"x_trian": images(4, 8, 8), "y_trian": np.arange(4)}, ["x_trian -> x_train"]),
         ({"images": images(4, 8), "labels": np.arange(4)}, ["images", "(4, 8)", "n x c x h x w"]),

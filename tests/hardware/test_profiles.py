@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -161,3 +162,10 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         Settings(device="cuda:9").require_device()
     assert "cuda:9" in caught.value.arrived
+
+
+def test_more_threads_than_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    Settings(threads=2).require_device()
+    with pytest.raises(InputError, match="threads=3 on a machine with 2 processors"):
+        Settings(threads=3).require_device()

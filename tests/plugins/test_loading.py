@@ -46,7 +46,7 @@ def test_a_plugin_is_found_with_its_origin(install) -> None:
     install("morphsearch-joules", GOOD, version="2.3")
     record = plugins.record("cost_models", "energy")
     assert record.origin == "morphsearch-joules 2.3"
-    assert plugins.create("cost_models", "energy") == 42
+    assert record.factory() == 42
     assert not plugins.problems()
 
 
@@ -268,6 +268,13 @@ def test_a_factory_that_fails_names_its_plugin(install) -> None:
     with pytest.raises(PluginError, match=r"cost model 'energy' of joules 1\.0.*ZeroDivisionError") as caught:
         plugins.create("cost_models", "energy")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_factory_that_makes_something_else_names_its_plugin(install) -> None:
+    install("joules", GOOD)
+    with pytest.raises(PluginError, match=r"cost model 'energy' of joules 1\.0 returned 42") as caught:
+        plugins.create("cost_models", "energy")
+    assert "bind()" in caught.value.rule
 
 
 def test_listing_has_names_origins_and_what_is_broken(install) -> None:

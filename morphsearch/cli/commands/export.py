@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.params import Number, RegisteredName, SeedOrPath
 from morphsearch.errors import UsageError
 
@@ -48,7 +48,7 @@ from morphsearch.errors import UsageError
 @click.option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path),
+    type=options.PathText(path_type=Path),
     metavar="FILE",
     help="The file; default: named after the seed and the architecture, such as resnet20_001.py.",
 )
@@ -92,4 +92,7 @@ def command(
         done = api.export(source, format=format_, path=output, weights=weights, allow_code=allow_code)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(json.dumps(done.to_dict(), indent=2) if as_json else str(done.path))
+    if as_json:
+        emit(done.to_dict())
+    else:
+        click.echo(str(done.path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.params import Number, SeedOrPath
 from morphsearch.errors import UsageError
 
@@ -66,11 +66,15 @@ def command(
 
     if explain is not None:
         graph = building.graph(model, input_, allow_code=allow_code).graph
-        click.echo(building.explain(graph, explain))
+        text = building.explain(graph, explain)
+        if as_json:
+            emit({"layer": explain, "explanation": text})
+        else:
+            click.echo(text)
         return
     found: Inspection = building.inspection(model, input_, costs, allow_code=allow_code, hardware=hardware)
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+        emit(found.to_dict())
         return
     from rich.text import Text
 

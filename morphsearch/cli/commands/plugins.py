@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.params import NearChoice
 
 KINDS = ("strategies", "cost_models", "models", "data", "operations", "exporters", "executors", "commands", "events")
@@ -36,7 +35,7 @@ def command(kind: str | None, as_json: bool) -> None:
 
     rows = [row for row in plugins.listing() if kind is None or row.kind == kind]
     if as_json:
-        click.echo(json.dumps([row.to_dict() for row in rows], indent=2))
+        emit([row.to_dict() for row in rows])
         return
     from morphsearch.report import console, tables
 

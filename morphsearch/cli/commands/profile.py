@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 from morphsearch.cli import options
 from morphsearch.cli.command import EpilogMixin
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.params import NearChoice, Number, RegisteredName, SourceSpec
 from morphsearch.errors import StoppedError, UsageError
 
@@ -100,7 +100,9 @@ threads = click.option("--threads", type=Number(int, least=1), default=1, show_d
 @batch
 @threads
 @click.option("--name", help="Name of the profile; default: made of the settings.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write it here; default: your folder.")
+@click.option(
+    "--output", type=options.PathText(path_type=Path, dir_okay=False), help="Write it here; default: your folder."
+)
 @click.option(
     "--limit", type=Number(float, above=0), default=120.0, show_default=True, help="Seconds to measure for, at most."
 )
@@ -145,7 +147,7 @@ def measure(
         )
     path = found.save(output)
     if as_json:
-        click.echo(json.dumps({"path": str(path), **_summary(found)}, indent=2))
+        emit({"path": str(path), **_summary(found)})
         raise click.exceptions.Exit(INTERRUPTED if interrupted else 0)
     from morphsearch.report import console, hardware
 
@@ -240,7 +242,7 @@ def list_(as_json: bool) -> None:
             rows.append({"hardware": name, "path": str(path), "kind": "damaged", "problem": error.arrived})
     rows += [{"hardware": name, "kind": "roofline", "path": None} for name in profiles.rooflines()]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        emit(rows)
         return
     from morphsearch.report import console, hardware
 
@@ -260,7 +262,7 @@ def show(hardware: str, as_json: bool) -> None:
 
     summary = _summary(profiles.load(hardware))
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
+        emit(summary)
         return
     from morphsearch.report import console
     from morphsearch.report import hardware as tables
@@ -300,7 +302,7 @@ def verify(
         )
     result = verifying.verify(profile, _targets(models, input_), networks=networks, seed=seed)
     if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=2))
+        emit(result.to_dict())
         return
     from morphsearch.report import console
     from morphsearch.report import hardware as tables

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.params import NameList, Number, RegisteredName
 from morphsearch.cli.running import listening, resuming_with, searched_run
 from morphsearch.cli.state import current
@@ -87,7 +87,7 @@ def command(
 def show_comparison(comparison: Comparison, as_json: bool) -> None:
     """Print the table of retrained architectures and the verdict."""
     if as_json:
-        click.echo(json.dumps(comparison.to_dict(), indent=2))
+        emit(comparison.to_dict())
         return
     from morphsearch.report import console, tables
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.running import find_runs
 
 
@@ -23,7 +23,7 @@ from morphsearch.cli.running import find_runs
 @click.argument(
     "folder",
     default="runs",
-    type=click.Path(path_type=Path),
+    type=options.PathText(path_type=Path),
     metavar="[FOLDER]",
     cls=options.About,
     about="Where to look, three folders deep; default: runs.",
@@ -35,7 +35,7 @@ def command(folder: Path, as_json: bool) -> None:
     found = find_runs(folder)
     rows = _states(found) if found else []
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        emit(rows)
         return
     from morphsearch.report import console, tables
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,9 @@ import click
 
 from morphsearch.cli import options, settings
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.running import listening, new_run_dir, refuse_existing, remember, resume_command, resuming_with
+from morphsearch.cli.state import current
 
 if TYPE_CHECKING:
     from morphsearch.loop.run import Plan, SearchResult
@@ -80,8 +81,12 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     plan = run.plan(config, data=data)
     if values["strategy"] == deciding.AUTO:
         plan.notes.append(deciding.why(plan.strategy))
-    _show_plan(plan, as_json=as_json and values["dry_run"], err=not values["dry_run"])
-    if not all(row.satisfiable for row in plan.budgets):
+    possible = all(row.satisfiable for row in plan.budgets)
+    if as_json and values["dry_run"] and not possible:
+        current().beside = plan.to_dict()  # one document: the plan, and why it is impossible
+    else:
+        _show_plan(plan, as_json=as_json and values["dry_run"], err=not values["dry_run"])
+    if not possible:
         raise budget.impossible(plan.budgets, config.round_to)
     if values["dry_run"]:
         return
@@ -95,7 +100,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
 def _show_plan(plan: Plan, as_json: bool, err: bool) -> None:
     if as_json:
-        click.echo(json.dumps(plan.to_dict(), indent=2))
+        emit(plan.to_dict())
         return
     from morphsearch.report import console, tables
 
@@ -106,7 +111,7 @@ def show_result(result: SearchResult, as_json: bool) -> None:
     """Print what a search found and the command that comes next."""
     following = f"morphsearch retrain {result.run_dir} --baselines uniform,random --seeds 3"
     if as_json:
-        click.echo(json.dumps({"run_dir": str(result.run_dir), **result.summary, "next": following}, indent=2))
+        emit({"run_dir": str(result.run_dir), **result.summary, "next": following})
         return
     from morphsearch.report import console, tables
 

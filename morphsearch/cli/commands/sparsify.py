@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from click.core import ParameterSource
 
 from morphsearch.cli import options, settings
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.params import NearChoice, Number, RegisteredName, SeedOrPath
 from morphsearch.cli.running import listening, new_run_dir, refuse_existing, remember, resume_command, resuming_with
 
@@ -136,7 +136,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 def show_result(result: SparsifyResult, as_json: bool) -> None:
     """Print what became of the network, and how its file is loaded."""
     if as_json:
-        click.echo(json.dumps({"run_dir": str(result.run_dir), **result.to_dict()}, indent=2))
+        emit({"run_dir": str(result.run_dir), **result.to_dict()})
         return
     from morphsearch.report import console, sparsity
 
@@ -146,7 +146,7 @@ def show_result(result: SparsifyResult, as_json: bool) -> None:
 
 def _show_plan(plan: Any, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(plan.to_dict(), indent=2))
+        emit(plan.to_dict())
         return
     from morphsearch.report import console, sparsity
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from morphsearch.cli import options
 from morphsearch.cli.command import command as morph_command
+from morphsearch.cli.output import emit
 from morphsearch.cli.params import Number
 from morphsearch.errors import GraphError
 
@@ -35,7 +34,7 @@ def command(model: str, input_: tuple[int, ...] | None, trials: int, seed: int, 
     found = verify(built.model, built.example, trials=trials, seed=seed)
     record = {"model": built.spec, **found.to_dict()}
     if as_json:
-        click.echo(json.dumps(record, indent=2))
+        emit(record)
     else:
         from morphsearch.report import console, tables
 
