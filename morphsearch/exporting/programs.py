@@ -69,7 +69,10 @@ class Program:
                 args, kwargs = self.examples(2 if open_batch else None)
                 try:
                     with quietly(), torch.no_grad():
-                        made = export(model, args, kwargs, _open(model, args, kwargs) if open_batch else None)
+                        # A copy: code that keeps what it computed (anchors of a detector) would keep tracers in it.
+                        made = export(
+                            copy.deepcopy(model), args, kwargs, _open(model, args, kwargs) if open_batch else None
+                        )
                 except Exception as failure:
                     first = first or failure
                     continue

@@ -144,6 +144,26 @@ def test_the_batch_of_arguments_behind_a_star_is_open(tmp_path: Path, format: st
         assert torch.allclose(found, model(*given), atol=1e-5)
 
 
+def test_an_exporter_gets_a_copy_since_code_may_keep_what_it_computed() -> None:
+    """Anchors that a detector keeps would stay an exporter's tracers, and the check would compare with those."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(3, 8, 3)
+            self.kept: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.inner(x)
+            self.kept = [torch.arange(found.shape[-1])]
+            return found + self.kept[0]
+
+    program = programs.Program(Source.given(Detector(), torch.zeros(1, 3, 8, 8), "detector"), None, False)
+    before = program.model.kept
+    program.attempt(lambda model, args, kwargs, shapes: model(*args, **kwargs))
+    assert program.model.kept is before
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_program_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
     class Named(nn.Module):
