@@ -11,6 +11,8 @@ from torch.utils._pytree import tree_map
 
 from morphsearch.exporting.steps import leaves
 
+ROUNDINGS = 1000  # the largest gradient's last digit times this: what a sum of many that cancel may leave
+
 
 def tensors(tree: Any) -> list[Tensor]:
     """All tensors of an output, in order."""
@@ -37,6 +39,21 @@ def error(expected: Any, found: Any) -> float:
             if bool(good.any()):
                 worst = max(worst, float((a[good] - b[good]).abs().max()) / (scale or 1.0))
     return worst
+
+
+def gradient_error(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> float:
+    """:func:`error`, but for gradients that are nothing but rounding beside the others: that of a bias in front of a
+    batch norm is zero, and a sum in another order (another memory format) makes another rounding of it."""
+    largest = max((float(value.abs().max()) for value in expected.values() if value.numel()), default=0.0)
+    some = next(iter(expected.values()), None)
+    least = 0.0 if some is None else largest * torch.finfo(some.dtype).eps * ROUNDINGS
+    kept = [
+        name
+        for name, value in expected.items()
+        if value.shape != found[name].shape
+        or not all(bool((part.abs() <= least).all()) for part in (value, found[name]))
+    ]
+    return error([expected[name] for name in kept], [found[name] for name in kept])
 
 
 def random_inputs(

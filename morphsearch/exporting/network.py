@@ -203,6 +203,7 @@ class NetworkSource:
         name = self._name(path)
         if path == "":
             lines += self._ties()
+            lines += self._frozen()
             lines += ["self.reset_parameters()"] if self.reset else []
         text = [f"class {NAME}({head}):", f"        super().__init__({start})", *(f"        {line}" for line in lines)]
         reserved = {*module._modules, *module._parameters, *module._buffers, *dir(nn.Module)}
@@ -262,6 +263,14 @@ class NetworkSource:
                 lines.append(f"{self.paths.reach('', name)} = {self.paths.reach('', first[id(parameter)])}")
             first.setdefault(id(parameter), name)
         return lines
+
+    def _frozen(self) -> list[str]:
+        """Parameters that do not train, where a constructor of torch makes ones that do."""
+        names = [name for name, parameter in self.fresh[""].named_parameters() if not parameter.requires_grad]
+        if not names:
+            return []
+        listed = ", ".join(quoted(name) for name in names) + ("," if len(names) == 1 else "")
+        return [f"for name in ({listed}):", "    self.get_parameter(name).requires_grad_(False)"]
 
     # -- forward -----------------------------------------------------------------------------------------------
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
+import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from morphsearch.errors import InputError
 from morphsearch.exporting.comparing import error, random_inputs
+from morphsearch.exporting.outputs import require_plain
 from morphsearch.exporting.python import construct, source_of
 from morphsearch.exporting.source import inputs_of, load
 
@@ -35,11 +40,6 @@ class Program:
     def examples(self, batch: int | None, seed: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Random inputs."""
         return random_inputs(self.inputs, batch=batch, seed=seed)
-
-    def shapes(self) -> Any:
-        """Dynamic shapes for ``torch.export``: the first dimension of every input."""
-        named = {entry["name"]: {0: torch.export.Dim.DYNAMIC} for entry in self.inputs if entry.get("name")}
-        return named or tuple({0: torch.export.Dim.DYNAMIC} for _ in self.inputs)
 
     def stand_in(self) -> tuple[nn.Module, list[str]]:
         """The same network made of its own source, for code that an exporter cannot follow."""
@@ -69,15 +69,21 @@ class Program:
                 args, kwargs = self.examples(2 if open_batch else None)
                 try:
                     with quietly(), torch.no_grad():
-                        made = export(model, args, kwargs, self.shapes() if open_batch else None)
+                        # A copy: code that keeps what it computed (anchors of a detector) would keep tracers in it.
+                        made = export(
+                            copy.deepcopy(model), args, kwargs, _open(model, args, kwargs) if open_batch else None
+                        )
                 except Exception as failure:
                     first = first or failure
                     continue
                 size = self.inputs[0]["shape"][0]
                 return made, open_batch, notes + ([] if open_batch else [f"the batch is fixed at {size}"])
-        lines = str(first).strip().splitlines()
+        assert first is not None
+        args, kwargs = self.examples(None)
+        with torch.no_grad():
+            require_plain(self.model(*args, **kwargs))
         raise InputError(
-            f"this network cannot be exported: {type(first).__name__}: {lines[0] if lines else ''}",
+            f"this network cannot be exported: {_reason(first)}",
             "torch.export has to follow its forward code",
             "export it as python, which follows whatever runs",
         ) from first
@@ -101,6 +107,21 @@ class Program:
                 raise _differs(f"outputs differ by {worst:.2g}, relative to the largest")
 
 
+def _open(model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Dynamic shapes for ``torch.export``: the first dimension of every input, laid out as the forward code names its
+    arguments (all that ``*args`` takes is one of them)."""
+    given = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    return {name: tree_map(lambda _: {0: torch.export.Dim.DYNAMIC}, value) for name, value in given.items()}
+
+
+def _reason(failure: BaseException) -> str:
+    """The first line of what went wrong at first: exporters wrap it in advice on themselves."""
+    while failure.__cause__ is not None and str(failure.__cause__).strip():
+        failure = failure.__cause__
+    lines = re.sub("\x1b\\[[0-9;]*m", "", str(failure)).strip().splitlines()
+    return f"{type(failure).__name__}: {lines[0] if lines else ''}"
+
+
 def _differs(what: str) -> InputError:
     return InputError(
         f"the exported program is not the network that was asked for: {what}",
@@ -117,7 +138,7 @@ def quietly() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -36,6 +36,7 @@ class Pt2Exporter:
             made = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             buffer = io.BytesIO()
             torch.export.save(made, buffer)
+            torch.export.load(io.BytesIO(buffer.getvalue()))  # not all that is saved can be read back
             return buffer.getvalue()
 
         data, open_batch, notes = program.attempt(export)

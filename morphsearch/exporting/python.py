@@ -17,7 +17,7 @@ from torch import nn
 from morphsearch.errors import GraphError, InputError, UsageError
 from morphsearch.exporting.assemble import assemble
 from morphsearch.exporting.capture import Captured, capture
-from morphsearch.exporting.comparing import cast, error, random_inputs, step
+from morphsearch.exporting.comparing import cast, error, gradient_error, random_inputs, step
 from morphsearch.exporting.source import Source, inputs_of, load
 from morphsearch.files import read_tensors, write_tensors, write_text
 from morphsearch.loop.verification import randomise
@@ -180,7 +180,7 @@ def _check_training(
             raise _mismatch(f"{what} of a training step differ by {worst:.2g}")
     one = {name: gradients[name] for name in sorted(gradients)}
     other = {name: own_gradients[name] for name in sorted(own_gradients)}
-    worst = error(one, other) if list(one) == list(other) else float("inf")
+    worst = gradient_error(one, other) if list(one) == list(other) else float("inf")
     if worst > 10 * tolerance:
         return [f"its gradients differ from the seed's (by {worst:.2g}): the seed brings gradients of its own"]
     return []

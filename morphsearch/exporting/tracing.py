@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from morphsearch.exporting.numbers import TracedFloat, TracedInt, traced
+from morphsearch.exporting.outputs import require_plain
 from morphsearch.exporting.steps import Call, Const, Lit, Op, Par, Ref, Size, Step, Unsupported, Value, walk
 from morphsearch.exporting.whole import kept_whole
 
@@ -245,6 +246,7 @@ class _Tracer(TorchFunctionMode):
         finally:
             self.frames.pop()
         if parent is None:
+            require_plain(result)
             return result
         numbers: dict[int, Value] = {}
 

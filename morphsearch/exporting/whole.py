@@ -110,7 +110,7 @@ def _same(module: nn.Module, kind: type[nn.Module], given: Arguments) -> bool:
             return False
     if not exact:
         return not made._modules.keys() - module._modules.keys()
-    if {n: type(m) for n, m in made.named_modules()} != {n: type(m) for n, m in module.named_modules()}:
+    if _layout(made) != _layout(module):
         return False
     there = vars(made)
     return all(
@@ -118,6 +118,12 @@ def _same(module: nn.Module, kind: type[nn.Module], given: Arguments) -> bool:
         for name, value in vars(module).items()
         if not name.startswith("_") and name != "training" and isinstance(value, _SAME)
     )
+
+
+def _layout(module: nn.Module) -> Any:
+    """Classes of all modules, shapes of all parameters and buffers: attention may have an output of another width."""
+    held = [*module.named_parameters(), *module.named_buffers()]
+    return {n: type(m) for n, m in module.named_modules()}, {n: tuple(tensor.shape) for n, tensor in held}
 
 
 def _shape(tensor: Tensor | None) -> Any:

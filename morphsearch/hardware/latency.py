@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from morphsearch.errors import UsageError
 from morphsearch.hardware import profiles
 from morphsearch.hardware.profiles import MeasuredProfile
 
@@ -40,10 +41,19 @@ class Latency:
 
         Raises:
             UnknownName: no such hardware. InputError: a damaged file, or this device has not been measured.
+            UsageError: something that is no hardware.
         """
         if self.hardware is None or self.hardware == "":
             return profiles.default()
-        return profiles.load(self.hardware) if isinstance(self.hardware, str | Path) else self.hardware
+        if isinstance(self.hardware, str | Path):
+            return profiles.load(self.hardware)
+        if not callable(getattr(self.hardware, "bind", None)):
+            raise UsageError(
+                f"hardware={self.hardware!r}",
+                "hardware is a profile, its file or name, or the name of known hardware",
+                'write hardware="v100", or see `morphsearch profile list`',
+            )
+        return self.hardware
 
     def bind(self, graph: ConvGraph) -> BoundCost:
         """The latency of `graph` as a function of its widths.

@@ -19,6 +19,7 @@ import numpy as np
 
 from morphsearch.errors import InputError, MorphError, UnknownName, nearest
 from morphsearch.files import read_json, write_json
+from morphsearch.hardware.intact import require_whole
 from morphsearch.hardware.kinds import Fusion
 from morphsearch.hardware.predictor import NetworkSample, Predictor
 from morphsearch.hardware.settings import Settings, describe_device, describe_versions
@@ -40,10 +41,10 @@ _SCHEMA: dict[str, Any] = {
         "name": {"type": "string", "minLength": 1},
         "created": {"type": "string"},
         "device": {"type": "object"},
-        "settings": {"type": "object"},
+        "settings": {"type": "object", "properties": {"backend": {"type": "string"}, "device": {"type": "string"}}},
         "versions": {"type": "object", "additionalProperties": {"type": "string"}},
-        "error": {"type": "object"},
-        "noise": {"type": "object"},
+        "error": {"type": "object", "additionalProperties": {"type": "number"}},
+        "noise": {"type": "object", "additionalProperties": {"type": "number"}},
         "fusion": {
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"type": "string"}},
@@ -63,6 +64,7 @@ _SCHEMA: dict[str, Any] = {
                         "properties": {
                             **dict.fromkeys(("theta", "centre", "scale", "weights", "bend", "low", "high"), _NUMBERS),
                             "places": _NUMBERS,
+                            "length": {"type": "number", "exclusiveMinimum": 0},
                         },
                     },
                 },
@@ -112,7 +114,12 @@ class MeasuredProfile:
         from morphsearch.hardware.bound import BoundLatency
         from morphsearch.hardware.work import works_of
 
-        return BoundLatency(works_of(graph, self.fusion, self.settings.batch), self.predictor, len(graph.groups))
+        bound = BoundLatency(works_of(graph, self.fusion, self.settings.batch), self.predictor, len(graph.groups))
+        with np.errstate(all="ignore"):
+            time = bound.milliseconds(np.array([group.width for group in graph.groups.values()], np.float64))
+        if not 0 <= time < np.inf:
+            raise damaged(f"hardware profile {self.name}", "fit", f"it makes {time:.3g} ms of this network")
+        return bound
 
     def strangeness(self) -> list[str]:
         """How this machine differs from the one that was measured, in words; empty where it does not."""
@@ -318,29 +325,11 @@ def _read(path: Path, stamp: int, shown: str) -> Any:
         own = {key: value for key, value in data.items() if key not in ("format", "schema_version")}
         return importlib.import_module("morphsearch.hardware.roofline").RooflineProfile.from_dict(own)
     try:
-        return _whole(MeasuredProfile.from_dict(data))
+        profile = MeasuredProfile.from_dict(data)
+        require_whole(profile.predictor)
+        return profile
     except (KeyError, TypeError, ValueError) as problem:
         raise damaged(shown, "fit", str(problem)) from problem
-
-
-def _whole(profile: MeasuredProfile) -> MeasuredProfile:
-    """The same, its arrays checked to fit each other, so that a damaged file never predicts."""
-    from morphsearch.hardware.fitting import coordinates, terms
-
-    for name, fit in profile.predictor.families.items():
-        if not all(
-            np.isfinite(part).all() for part in (fit.theta, fit.places, fit.weights, fit.bend, fit.centre, fit.scale)
-        ):
-            raise ValueError(f"the family {name} has numbers that are not finite")
-        row = np.ones((1, len(COLUMNS)))
-        sizes = (terms(name, row).shape[1], coordinates(name, row).shape[1])
-        if fit.theta.shape != sizes[:1] or (fit.weights.size and fit.places.shape[1:] != sizes[1:]):
-            raise ValueError(f"the family {name} has arrays of other sizes")
-        if fit.bend.size and fit.bend.shape != (1 + sizes[1],):
-            raise ValueError(f"the family {name} has arrays of other sizes")
-        if fit.weights.size and not fit.centre.shape == fit.scale.shape == sizes[1:]:
-            raise ValueError(f"the family {name} has arrays of other sizes")
-    return profile
 
 
 def damaged(source: str, where: str, message: str) -> InputError:

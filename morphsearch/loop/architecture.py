@@ -39,7 +39,7 @@ SCHEMA: dict[str, Any] = {
         "format": {"const": FORMAT},
         "schema_version": {"type": "integer", "minimum": 1},
         # Folders are named after it.
-        "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
+        "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z"},
         "seed": {
             "type": "object",
             "required": ["spec", "inputs"],
@@ -176,6 +176,8 @@ class Architecture:
         data["kept"] = {name: [int(unit) for unit in units] for name, units in data.get("kept", {}).items()}
         _check_groups(data, source)
         seed = data["seed"]
+        for entry in seed["inputs"]:
+            entry["shape"] = [int(size) for size in entry["shape"]]
         known = {key: data[key] for key in cls.__dataclass_fields__ if key in data and key not in ("path", "inputs")}
         return cls(seed_spec=seed["spec"], inputs=seed["inputs"], path=source, **known)
 

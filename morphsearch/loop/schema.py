@@ -40,7 +40,7 @@ def read_checked(source: Path, schema: Mapping[str, Any], *, form: str, version:
             "check the path, or restore it from a copy",
         )
     found = data.get("schema_version")
-    if isinstance(found, int) and found > version:
+    if isinstance(found, int | float) and found > version:
         raise InputError(
             f"{source}{line_of(source, 'schema_version')}: schema_version is {found}",
             f"this morphsearch reads versions up to {version}",

@@ -114,6 +114,91 @@ def test_code_that_torch_export_cannot_follow_goes_through_its_source(tmp_path: 
     assert any("decides by the numbers" in note for note in done.notes)
 
 
+class Several(nn.Module):
+    """Its forward code takes any number of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = CASES["plain"].build()
+
+    def forward(self, *images: Tensor) -> Tensor:
+        return torch.stack([self.inner(image) for image in images]).sum(0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=needs_onnx)])
+def test_the_batch_of_arguments_behind_a_star_is_open(tmp_path: Path, format: str) -> None:
+    model, example = Several().eval(), torch.zeros(1, 3, 8, 8)
+    done = ms.export(model, format=format, path=tmp_path / "net", example_inputs=(example, example))
+    assert done.notes == []
+    given = (torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8))
+    if format == "pt2":
+        found = torch.export.load(done.path).module()(*given)
+    else:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+        names = [entry.name for entry in session.get_inputs()]
+        found = torch.from_numpy(session.run(None, {n: x.numpy() for n, x in zip(names, given, strict=True)})[0])
+    with torch.no_grad():
+        assert torch.allclose(found, model(*given), atol=1e-5)
+
+
+def test_an_exporter_gets_a_copy_since_code_may_keep_what_it_computed() -> None:
+    """Anchors that a detector keeps would stay an exporter's tracers, and the check would compare with those."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(3, 8, 3)
+            self.kept: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.inner(x)
+            self.kept = [torch.arange(found.shape[-1])]
+            return found + self.kept[0]
+
+    program = programs.Program(Source.given(Detector(), torch.zeros(1, 3, 8, 8), "detector"), None, False)
+    before = program.model.kept
+    program.attempt(lambda model, args, kwargs, shapes: model(*args, **kwargs))
+    assert program.model.kept is before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = CASES["plain"].build()
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            return {"out": self.inner(x), "kind": "logits"}
+
+    with pytest.raises(InputError, match="cannot be exported") as caught:
+        ms.export(Named(), format="pt2", example_inputs=torch.zeros(1, 3, 8, 8), path=tmp_path / "net.pt2")
+    assert "python" in caught.value.repair
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_onnx
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_names_the_cause_and_not_its_own_steps(tmp_path: Path) -> None:
+    class Fourier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Conv2d(3, 8, 3)
+            self.phase = nn.Parameter(torch.randn(8, dtype=torch.cfloat))
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = (torch.fft.fft2(self.inner(x)) * self.phase[:, None, None]).abs()
+            return found
+
+    with pytest.raises(InputError, match="cannot be exported") as caught:
+        ms.export(Fourier(), format="onnx", example_inputs=torch.zeros(1, 3, 8, 8), path=tmp_path / "net.onnx")
+    assert "complex" in caught.value.arrived
+    assert "\x1b" not in caught.value.arrived
+
+
 def test_an_architecture_is_exported_from_a_run_and_its_weights_load(saved: Architecture, tmp_path: Path) -> None:
     trained = saved.build()
     with torch.no_grad():

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 import morphsearch as ms
 from morphsearch.errors import InputError, UsageError
 from morphsearch.exporting import python
+from morphsearch.exporting.python import source_of
 from morphsearch.files import read_tensors
 from tests import torchvision_shim
-from tests.export.exporting import assert_same, construct, resized, source
-from tests.graph import usual
+from tests.export.exporting import assert_same, construct, resized, source, tensors
+from tests.graph import multihead, usual
 from tests.graph.mechanisms import CASES, cbr, conv, head, net
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +32,10 @@ MECHANISMS = (
     " res2net interleaved flatten_linear view_written pixel_unshuffle focus_by_view padded_shortcut written_in_place"
     " squeeze_excite layer_scale learned_gate layer_norm_map group_norm batch_norm_plain shared_head tied_weights"
     " two_inputs functional buffers blur_pool_written weight_standardisation summed_weights control_flow never_called"
-    " auxiliary_head one_dimensional three_dimensional eca attention multihead_attention recurrent embedding_of_argmax"
-    " weight_norm spectral_norm conv_lstm conv_gru made_state"
+    " auxiliary_head one_dimensional three_dimensional eca attention multihead_attention recurrent"
+    " multihead_without_a_shortcut embedding_of_argmax weight_norm spectral_norm conv_lstm conv_gru made_state"
 ).split()
-assert usual.weight_norm.__name__ in CASES  # that file registers its networks
+assert {usual.weight_norm.__name__, multihead.attention_pool.__name__} <= CASES.keys()  # those files register networks
 Pair = namedtuple("Pair", ["first", "second"])
 
 
@@ -286,6 +288,46 @@ def test_gradients_that_the_seed_brings_itself_are_told() -> None:
     network, architecture = resized(model, torch.zeros(1, 3, 8, 8))
     _, notes = python.source_of(network, architecture)
     assert any("gradients differ" in note for note in notes)
+
+
+def test_parameters_that_do_not_train_stay_so() -> None:
+    seed = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 4, 3, bias=False))
+    seed[0].requires_grad_(False)
+    model, architecture = resized(seed, tensors(1, 3, 8, 8))
+    text, notes = source_of(model, architecture)
+    assert notes == []
+    trains = {name: parameter.requires_grad for name, parameter in construct(text).named_parameters()}
+    assert trains == {"0.weight": False, "0.bias": False, "2.weight": True}
+
+
+def test_gradients_that_are_rounding_are_not_told_as_the_seeds_own() -> None:
+    """That of a bias in front of a batch norm is zero, and another memory format sums it in another order."""
+    seed = nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 4, 3))
+    seed = seed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model, architecture = resized(seed, tensors(1, 3, 8, 8))
+    assert source_of(model, architecture)[1] == []
+
+
+@dataclass
+class Found:
+    """An output of a class of its own."""
+
+    logits: Tensor
+    features: Tensor
+
+
+@pytest.mark.parametrize("format", ["python", "onnx", "pt2"])
+def test_outputs_of_a_class_of_its_own_are_refused_by_name(tmp_path: Path, format: str) -> None:
+    def forward(s: nn.Module, x: Tensor) -> Found:
+        features = s.a(x)
+        return Found(s.head(features), features)
+
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+    model = net(forward, a=cbr(3, 8), head=head(8))
+    with pytest.raises(InputError, match="returns an object of class Found") as caught:
+        ms.export(model, format=format, path=tmp_path / "net", example_inputs=tensors(1, 3, 8, 8))
+    assert "{'logits': out.logits, 'features': out.features}" in caught.value.repair
 
 
 def test_code_that_torch_does_not_see_is_refused() -> None:

@@ -13,7 +13,7 @@ import hardware_fakes as fakes
 import pytest
 
 import morphsearch as ms
-from morphsearch.errors import InputError, MorphError, UnknownName
+from morphsearch.errors import InputError, MorphError, UnknownName, UsageError
 from morphsearch.hardware import HardwareWarning, Latency, Settings, load
 from morphsearch.hardware.profiles import MeasuredProfile
 
@@ -105,6 +105,10 @@ def test_a_profile_made_here_for_this_network_does_not_warn(made: MeasuredProfil
         ({"kind": "guessed"}, "kind"),
         ({"fit": {}}, "fit"),
         ({"settings": []}, "settings"),
+        ({"settings": {"backend": None}}, "settings.backend"),
+        ({"settings": {"device": 3}}, "settings.device"),
+        ({"error": {"mape": "small"}}, "error.mape"),
+        ({"noise": {"repeated": None}}, "noise.repeated"),
     ],
 )
 def test_damaged_files_are_refused_with_the_field(
@@ -134,6 +138,51 @@ def test_numbers_that_are_none_never_predict(made: MeasuredProfile, tmp_path: Pa
     path.write_text(json.dumps(data))
     with pytest.raises(InputError, match="fit"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("families.conv.length", 0),
+        ("families.conv.length", {}),
+        ("families.conv.low", [1.0]),
+        ("scales.conv", float("nan")),
+        ("per_step", float("nan")),
+        ("constant", float("inf")),
+    ],
+)
+def test_a_damaged_fit_is_refused_with_what_is_damaged(
+    made: MeasuredProfile, tmp_path: Path, place: str, value: Any
+) -> None:
+    data = made.to_dict()
+    *way, last = place.split(".")
+    part = data["fit"]
+    for key in way:
+        part = part[key]
+    part[last] = value
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert "fit" in caught.value.arrived
+    assert any(word in caught.value.arrived for word in place.split(".")[-2:])
+
+
+@pytest.mark.parametrize(("place", "value"), [("per_step", -9.0), ("constant", -1e6), ("per_step", 1e308)])
+def test_a_fit_whose_times_make_no_sense_is_refused(
+    made: MeasuredProfile, target: fakes.Target, tmp_path: Path, place: str, value: float
+) -> None:
+    data = made.to_dict()
+    data["fit"][place] = value
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="ms of this network"):
+        ms.cost(target.graph, "latency", hardware=path)
+
+
+def test_hardware_that_is_none_is_refused(target: fakes.Target) -> None:
+    with pytest.raises(UsageError, match="hardware=5"):
+        ms.cost(target.graph, "latency", hardware=5)
 
 
 def test_a_misspelt_name_gets_the_nearest(made: MeasuredProfile) -> None:

@@ -67,6 +67,7 @@ def test_an_architecture_survives_saving_and_loading(architecture: Path, tmp_pat
         ("parent", 3),
         ("name", ""),
         ("name", "../../etc"),
+        ("name", "001\n"),
         ("name", 7),
         ("decisions", {"a": 1}),
         ("budgets", [3]),
@@ -127,8 +128,21 @@ def test_widths_that_are_whole_numbers_written_as_fractions(architecture: Path) 
     assert all(type(width) is int for width in again.widths.values())
 
 
-def test_a_newer_schema_is_not_guessed_at(architecture: Path) -> None:
-    changed(architecture, lambda c: c.update(schema_version=2, widths="in another form"))
+def test_input_sizes_that_are_whole_numbers_written_as_fractions(architecture: Path) -> None:
+    def fractions(content: dict[str, Any]) -> None:
+        entry = content["seed"]["inputs"][0]
+        entry["shape"] = [float(size) for size in entry["shape"]]
+
+    expected = ms.Architecture.load(architecture).inputs
+    changed(architecture, fractions)
+    found = ms.Architecture.load(architecture)
+    assert found.inputs == expected
+    found.build()
+
+
+@pytest.mark.parametrize("version", [2, 2.0])
+def test_a_newer_schema_is_not_guessed_at(architecture: Path, version: float) -> None:
+    changed(architecture, lambda c: c.update(schema_version=version, widths="in another form"))
     with pytest.raises(InputError, match=r"schema_version is 2") as caught:
         ms.Architecture.load(architecture)
     assert "update" in caught.value.repair
