@@ -166,3 +166,15 @@ def transformer_layers() -> nn.Module:
     queries = nn.Parameter(torch.randn(1, 4, 12))
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     return attending(forward, encoder, decoder=decoder, queries=queries)
+
+
+@mechanism
+def decoder_of_embedded_queries() -> nn.Module:
+    """Queries that are the weight of an embedding, through norms that come first (arXiv 2005.12872)."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        asked = s.queries.weight.unsqueeze(0).expand(x.shape[0], -1, -1)
+        return s.head(s.attention(asked, tokens(s.a(x))).mean(1))
+
+    layer = nn.TransformerDecoderLayer(12, 3, 10, batch_first=True, norm_first=True)
+    return attending(forward, nn.TransformerDecoder(layer, 2), queries=nn.Embedding(4, 12))

@@ -58,6 +58,7 @@ def linear_labels(
             if found is not None:
                 tape.pin(found[0], reason)
         tape.pin(labels.ids, reason)
+        tape.pin(tape.activation(weight).ids, reason)
         out_labels = constant(RIGID, shape)
         tape.emit("linear", [labels], [out_labels])
         tape.put(out, out_labels)

@@ -15,6 +15,7 @@ from morphsearch.graph.rules.binding import (
     bind_elements,
     channel_labels,
     follows,
+    learned,
     mixes_parameter,
     named,
     unknown_part,
@@ -104,7 +105,8 @@ def layer_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     if list(x.shape[x.dim() - len(over) :]) != over:
         raise RuntimeError(f"a layer norm over {over} is given a tensor of {tuple(x.shape)}")
     out = torch.empty(x.shape, dtype=x.dtype, device="meta") if x.is_meta else func(*args, **kwargs)
-    labels = tape.activation(x)
+    tokens = learned(tape, x, x.dim() - 1) if len(over) == 1 and x.dim() > 2 else None
+    labels = tokens or tape.activation(x)
     dims = range(x.dim() - len(over), x.dim())
     carrying = [d for d in dims if d in labels.varying()]
     chosen = tape.decide("layer_norm", ",".join(map(str, carrying)) or None)
