@@ -32,7 +32,9 @@ def plot(cells: Cells, path: Path) -> None:
         layout="constrained",
     )
     for panel, ((network, budget), arms) in zip(axes[:, 0], shown.items(), strict=True):
-        seeds = [line for key, other in cells.items() if key[0] == network for line in other.get("seed", [])]
+        alike = [other for key, other in cells.items() if key[0] == network]
+        epochs = {line["epochs"] for lines in arms.values() for line in lines}
+        seeds = [line for other in alike for line in other.get("seed", []) if line["epochs"] in epochs]
         if seeds:
             panel.axvline(100 * statistics.mean(line["accuracy"] for line in seeds), color="#000000", lw=0.8, ls=":")
         for row, (arm, lines) in enumerate(arms.items()):
@@ -47,6 +49,6 @@ def plot(cells: Cells, path: Path) -> None:
         for side in ("top", "right", "left"):
             panel.spines[side].set_visible(False)
         panel.tick_params(left=False)
-    axes[-1, 0].set_xlabel("test accuracy, %; dotted: the seed")
+    axes[-1, 0].set_xlabel("test accuracy, %; dotted: the seed, trained as long")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
