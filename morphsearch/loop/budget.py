@@ -312,7 +312,12 @@ def impossible(rows: Sequence[BudgetRow], round_to: int = 1) -> BudgetError:
     if round_to > 1:
         rule += f"; widths are multiples of {round_to}"
     shares = [f"{row.metric}={100 * row.lowest / row.seed + 0.01 if row.seed else 100.0:.2f}%" for row in bad]
-    return BudgetError(told, rule, f"ask for {' and '.join(dict.fromkeys(shares))} or more")
+    repair = f"ask for {' and '.join(dict.fromkeys(shares))} or more"
+    if round_to > 1:
+        finer = f"round to a smaller multiple than {round_to}"
+        beyond = any(row.lowest > row.seed > 0 for row in bad)  # no share of the seed would do
+        repair = finer if beyond else f"{repair}, or {finer}"
+    return BudgetError(told, rule, repair)
 
 
 def _lowest_of(row: BudgetRow) -> str:

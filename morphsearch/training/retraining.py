@@ -348,5 +348,5 @@ def _check_same(folder: Path, what: str, found: dict[str, Any], asked: dict[str,
         raise UsageError(
             f"{folder} holds a {what} with {', '.join(parts)}",
             "a folder belongs to one label, seed and recipe",
-            "ask for the same again, choose another folder, or delete this one",
+            "ask for the same again, or rename or delete that folder",
         )

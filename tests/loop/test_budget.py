@@ -246,6 +246,13 @@ def test_all_budgets_in_the_way_are_named_with_what_holds_them() -> None:
     assert ms.Search(network(), example(), ["flops=60%", *wanted]).budgets.rows()[-1].satisfiable
 
 
+def test_rounding_that_no_budget_could_allow_is_what_to_change() -> None:
+    with pytest.raises(BudgetError) as caught:
+        ms.Search(network(), example(), "flops=50%", round_to=512)
+    assert "%" not in caught.value.repair
+    assert "smaller multiple than 512" in caught.value.repair
+
+
 def test_rounding_that_makes_a_budget_impossible_is_named() -> None:
     lowest = Budgets(ms.record(network(), example()), "flops=50%").rows()[0]
     share = 100 * lowest.lowest / lowest.seed + 0.1
