@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Widths = dict[str, int]
 
-FULL = 0.99  # of a budget: from here on no group takes a second step to fill it
+FULL = 0.99  # of a budget: from here on a group takes a single step to fill it
 
 
 @dataclass
@@ -170,9 +170,9 @@ def fill_up(
     Args:
         base: what the multiplier multiplies, not necessarily whole; default: `widths`.
         limit: no group becomes wider than so many times its base.
-        load: how full widths make the budget that binds, 1 for full. With it, a group takes a further step only below
-            :data:`FULL` and where that fills the budget more: nearly full, only the cheapest group would find room, for
-            dozens of steps out of all proportion.
+        load: how full widths make the budget that binds, 1 for full. With it, a group takes further steps only
+            where they fill the budget more, and from :data:`FULL` on a single one: nearly full, only the cheapest group
+            would find room, for dozens of steps out of all proportion.
     """
     reference = base or widths
     result = dict(widths)
@@ -186,18 +186,21 @@ def fill_up(
     queue = [waiting(name) for name in graph.free if result[name]]
     heapq.heapify(queue)
     full = load(result) if load is not None else 0.0
+    late: set[str] = set()  # groups that took a step when it was as good as full
     idle: list[str] = []  # groups whose step filled nothing: it may, once another budget binds
     while queue:
         name = heapq.heappop(queue)[-1]
         step = step_of(graph.groups[name], round_to)
         further = result[name] > widths[name]
         grown = {**result, name: result[name] + step}
-        if (further and full >= FULL) or grown[name] > max(limit * reference[name], step) or not fits(grown):
+        if name in late or grown[name] > max(limit * reference[name], step) or not fits(grown):
             continue
         then = load(grown) if load is not None else 0.0
         if further and load is not None and then <= full:
             idle.append(name)
             continue
+        if full >= FULL:
+            late.add(name)
         result, full = grown, then
         for waiter in (name, *idle):
             heapq.heappush(queue, waiting(waiter))
