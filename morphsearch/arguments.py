@@ -95,14 +95,24 @@ def require_module(model: object, *, kind: type[MorphError] = UsageError) -> Non
     )
 
 
+def is_path(value: object) -> bool:
+    """Text or a Path that names something."""
+    return isinstance(value, str | os.PathLike) and bool(os.fspath(value))
+
+
 def require_path(path: object, name: str) -> None:
     """Raise UsageError unless `path` can be one.
 
     Raises:
         UsageError: as said; nothing, too, is none, since the present folder would be meant by accident.
     """
-    named = isinstance(path, str | os.PathLike) and bool(os.fspath(path))
-    require(named, name, path, "the path of a file or folder, as text or a Path", f'write for example {name}="runs/a"')
+    require(
+        is_path(path),
+        name,
+        path,
+        "the path of a file or folder, as text or a Path",
+        f'write for example {name}="runs/a"',
+    )
 
 
 def shown(value: Any, most: int = 80) -> str:

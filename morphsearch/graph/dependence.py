@@ -43,15 +43,10 @@ def mark_dependent(
     own[graph.unit_group[owners[owners >= 0]]] = True
     # What an operation reads mostly has the width that its number follows from. Where that does not explain the change,
     # or another group's width would do as well, groups are tried apart from it.
-    open_cases = [
-        case
-        for case in operations
-        if not (_fitting(graph, *case[1:], multiplicity) & own).any()
-        or (_fitting(graph, *case[1:], multiplicity) & ~own).any()
-    ]
-    if not open_cases:
+    fitting = {index: _fitting(graph, before, after, multiplicity) for index, before, after in operations}
+    wanted = {index for index, fits in fitting.items() if not (fits & own).any() or (fits & ~own).any()}
+    if not wanted:
         return
-    wanted = {index for index, _, _ in open_cases}
     others = [int(group) for group in np.flatnonzero(~own) if (multiplicity[graph.unit_group == group] != 1).any()]
     found, tries = _followed(graph, wanted, others, multiplicity, dependent_at, MOST_TRIES)
     if tries <= 0:

@@ -7,7 +7,8 @@ from morphsearch.graph.tape import RawOperation, Tape
 
 _DENSE = frozenset("conv conv_transpose linear".split())
 _NORMS = frozenset("batch_norm layer_norm group_norm instance_norm".split())
-_JOINS = frozenset("add sub cat stack".split())
+_SUMS = frozenset("add sub".split())
+_JOINS = frozenset("cat stack".split())
 _SCALES = frozenset("mul div".split())
 # Of zeros they make zeros, whatever else they are given.
 ZERO_TO_ZERO = frozenset(
@@ -19,7 +20,7 @@ ZERO_TO_ZERO = frozenset(
     " max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d"
     " upsample_nearest2d upsample_bilinear2d upsample_bicubic2d reflection_pad2d replication_pad2d mean sum".split()
 )
-_READING = ZERO_TO_ZERO | _JOINS | _SCALES
+_READING = ZERO_TO_ZERO | _SUMS | _JOINS | _SCALES
 
 
 def silent(tape: Tape, labels: Labels) -> bool:
@@ -53,11 +54,13 @@ def _gives_zeros(tape: Tape, operation: RawOperation, sources: list[bool]) -> bo
         fixed = names & (tape.buffers | tape.lifted.keys())
         return "weight" in operation.parameters and not fixed - _statistics(operation)
     numbers = operation.attrs.get("numbers", ())
-    if kind in _JOINS:
-        return bool(sources) and all(sources) and not any(numbers)
+    if kind in _SUMS:
+        # Data that is added (the image, a buffer) is there whatever becomes of the units.
+        data = any(one.blank for one in operation.inputs) or bool(names & (tape.buffers | tape.lifted.keys()))
+        return bool(sources) and all(sources) and not any(numbers) and not data
     if kind in _SCALES:
         return any(sources)
-    return kind in ZERO_TO_ZERO and bool(sources) and all(sources)
+    return kind in ZERO_TO_ZERO | _JOINS and bool(sources) and all(sources)
 
 
 def _statistics(operation: RawOperation) -> set[str]:

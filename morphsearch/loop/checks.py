@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from morphsearch.arguments import is_path, shown
 from morphsearch.errors import GraphError, UnknownName, UsageError
 from morphsearch.loop.schema import finite
 from morphsearch.strategies.gates import gated
@@ -55,10 +56,6 @@ def _named(value: Any) -> bool:
     return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
 
 
-def _text_or_path(value: Any) -> bool:
-    return value is None or (isinstance(value, (str, Path)) and str(value) != "")
-
-
 def _texts(value: Any) -> bool:
     return isinstance(value, (str, Sequence)) and not isinstance(value, (bytes, bytearray))
 
@@ -74,7 +71,11 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "strategy_options": (_named, "options are keyword arguments of the strategy, by name", "write {'memory': 100}"),
     "pricing": (lambda v: isinstance(v, str), "pricing is 'share' or 'unit'", "leave it out for 'share'"),
     "record_extra": (_named, "what run.json should say too is a dict with text as keys", "write {'data': 'cifar10'}"),
-    "run_dir": (_text_or_path, "a run directory is a path", "write 'runs/a', or leave it out to save nothing"),
+    "run_dir": (
+        lambda v: v is None or is_path(v),
+        "a run directory is a path",
+        "write 'runs/a', or leave it out to save nothing",
+    ),
     "hardware": (
         lambda v: v is None or isinstance(v, (str, Path)) or hasattr(v, "bind"),
         "hardware is a profile, its file or its name",
@@ -108,10 +109,9 @@ def check_kinds(**values: Any) -> None:
         holds, rule, repair = _KINDS[name]
         if holds(value):
             continue
-        told = repr(value)
         if name == "budget" and isinstance(value, (int, float)):
             repair = f"write 'flops={value:g}%' or 'params<={value:g}'"
-        raise UsageError(f"{name}={told if len(told) <= 60 else type(value).__name__}", rule, repair)
+        raise UsageError(f"{name}={shown(value)}", rule, repair)
 
 
 def check_extra(extra: Mapping[str, Any]) -> None:

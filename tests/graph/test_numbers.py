@@ -98,6 +98,20 @@ def test_a_weight_that_does_not_leave_reads_what_a_unit_gives_at_zero(name: str,
     assert verify(model, IMAGE).exact
 
 
+@pytest.mark.parametrize("added", ["image", "buffer", "parameter", "number"])
+def test_what_is_added_is_read_though_a_unit_is_gone(added: str) -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        other = {"image": x[:, :1], "buffer": s.shift, "parameter": s.bias, "number": 0.5}[added]
+        return s.out(F.conv2d(F.relu(s.a(x)) + other, s.fixed[..., None, None]))
+
+    parts = {"fixed": torch.rand(6, 8), "shift": torch.rand(8, 1, 1), "bias": nn.Parameter(torch.rand(8, 1, 1))}
+    model = proofs.in_double(net(forward, a=conv(3, 8), out=conv(6, 3), **parts))
+    graph = record(model, IMAGE)
+    assert "a" in graph.free
+    assert bool(graph.groups["a"].mixes) is (added != "parameter")
+    assert verify(model, IMAGE).exact
+
+
 def test_positions_that_a_fixed_matrix_reads_stay() -> None:
     """Graph convolutions over joints: the adjacency is no weight whose rows could leave."""
 

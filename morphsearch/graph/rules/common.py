@@ -65,7 +65,7 @@ def _collect_numbers(values: Any, found: list[float], on_meta: bool) -> None:
             if not isinstance(value, bool):
                 found.append(float(value))
         elif isinstance(value, Tensor):
-            if on_meta and value.dim() == 0 and not value.is_meta:
+            if on_meta and value.dim() == 0 and not value.is_meta and not value.is_complex():
                 with unseen():
                     found.append(float(value))
         elif isinstance(value, (list, tuple)):

@@ -29,8 +29,9 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     shape = tuple(outputs[0].shape)
     found = [(t, as_large_as(tape, t, tape.labels(t))) for t in operands]
     active = [labels for _, labels in found if labels is not None and labels.parameter is None]
+    numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)
     if not active:
-        _derive(tape, found, outputs, shape, bool(numbers_in(args, kwargs)))
+        _derive(tape, found, outputs, shape, bool(numbers))
         return
     lifted = [_broadcast(labels, shape) for labels in active]
     moving = {d for ids in lifted for d, size in enumerate(ids.shape) if size > 1}
@@ -53,7 +54,6 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         )
     }
     produced = [compact(result, tuple(o.shape)) for o in outputs]
-    numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)
     finish(tape, func, active, out, produced, parameters=named, attrs={"numbers": numbers})
 
 
