@@ -42,7 +42,7 @@ class Trials(TrainingFree):
             default one more than the network has axes, since trials that are too short tell less than a further one.
         step: how far along an axis a candidate stands, in the logarithm of widths.
         limit: no group gets wider than so many times the seed's width.
-        point: the shape itself, one number an axis (those left out are 0); nothing is trained then.
+        point: the shape itself, one number an axis (those left out are 0), also as text; nothing is trained then.
 
     Raises:
         UsageError: an argument out of range.
@@ -155,6 +155,11 @@ class Trials(TrainingFree):
 
 def _numbers(point: Any) -> tuple[float, ...]:
     values = point if isinstance(point, (list, tuple)) else [point]
+    if isinstance(point, str):  # as the command line gives it
+        try:
+            values = [float(part) for part in point.strip("[]() ").split(",")]
+        except ValueError:
+            values = [point]
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and -3 <= v <= 3 for v in values):
         raise UsageError(
             f"point={point!r}", "a shape is numbers from -3 to 3, one an axis", "give for example [0.5, 0]"

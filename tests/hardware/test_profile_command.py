@@ -124,3 +124,9 @@ def test_an_interruption_before_a_fit_saves_nothing(profiles_folder: Path, monke
     monkeypatch.setattr(Session, "sample", interrupted)
     assert invoke("profile", "digits_net", "--quiet").exit_code == 130
     assert not list(profiles_folder.glob("*.json"))
+
+
+def test_a_misspelt_subcommand_is_no_seed() -> None:
+    found = invoke("profile", "shw")
+    assert found.exit_code == 2
+    assert "did you mean show" in found.output

@@ -172,3 +172,24 @@ def test_own_loops_bring_a_training_of_their_own():
 def test_options_out_of_range(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         get("trials", **options)
+
+
+@pytest.mark.parametrize("point", [[0.5], (0.5, 0.0), 0.5, "0.5", "[0.5, 0]"])
+def test_a_shape_by_hand_is_what_comes_out(graph, point):
+    budgets = Budgets(graph, "flops=50%")
+    strategy = get("trials", point=point)
+    strategy.attach(graph.model, graph)
+    expected = Shapes(graph, 4.0).widths((0.5, 0.0, 0.0), budgets.fits)
+    assert strategy.propose(graph, budgets.fits, np.random.default_rng(0)) == expected
+    assert expected != Shapes(graph, 4.0).widths((0.0, 0.0, 0.0), budgets.fits)
+
+
+@pytest.mark.parametrize("point", ["half", [True], [4.0], [0.1, "x"], float("nan"), {"early": 0.5}])
+def test_a_shape_that_is_none_is_refused(point):
+    with pytest.raises(UsageError, match="one an axis"):
+        get("trials", point=point)
+
+
+def test_a_shape_with_more_numbers_than_the_network_has_axes_is_refused(graph):
+    with pytest.raises(UsageError, match="3 numbers: early, middle, streams"):
+        get("trials", point=[0.1] * 4).attach(graph.model, graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from morphsearch.cli.command import EpilogMixin
 from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.output import emit
 from morphsearch.cli.params import NearChoice, Number, RegisteredName, SourceSpec
-from morphsearch.errors import StoppedError, UsageError
+from morphsearch.errors import StoppedError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ class ProfileGroup(EpilogMixin, click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert the default subcommand where none is named."""
         if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            if args and difflib.get_close_matches(args[0], self.commands, cutoff=0.75):  # no seed is called like that
+                raise UnknownName.of("profile command", args[0], [*self.commands])
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
