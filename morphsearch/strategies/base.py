@@ -138,7 +138,9 @@ class Strategy(ABC):
 
     def alive(self, threshold: float) -> Tensor:
         """`u` bool: units whose score is above `threshold`, and all that cannot be judged."""
-        return (self.scores() > threshold) | ~self.scored()
+        scores = self.scores()
+        # Which units can be judged never changes, so it may lie elsewhere than what changes with the network.
+        return (scores > threshold) | ~self.scored().to(scores.device)
 
     def regularized(self) -> set[str]:
         """Names of parameters to keep out of weight decay, since the strategy regularizes them itself."""

@@ -63,16 +63,27 @@ class FlatScales:
             self.buckets.append(Bucket(start, start + chosen.size, members, offset))
             gather.append(table.reshape(-1))
             ordered.append(found[chosen])
-        self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
-        #: `k`: flat index of every unit that has a scale.
-        self.units = torch.from_numpy(np.concatenate(ordered) if ordered else np.zeros(0, np.int64)).to(self.device)
-        self._gather = torch.from_numpy(np.concatenate(gather) if gather else np.zeros(0, np.int64)).to(self.device)
+        self._units = torch.from_numpy(np.concatenate(ordered) if ordered else np.zeros(0, np.int64))
+        self._gather = torch.from_numpy(np.concatenate(gather) if gather else np.zeros(0, np.int64))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the scales are now: a model may move after it was looked at."""
+        return self.parameters[0].device if self.parameters else torch.device("cpu")
+
+    @property
+    def units(self) -> Tensor:
+        """`k`: flat index of every unit that has a scale, on :attr:`device`."""
+        self._follow()
+        return self._units
+
+    def _follow(self) -> None:
+        if self._units.device != self.device:
+            self._units, self._gather = self._units.to(self.device), self._gather.to(self.device)
 
     def _flat(self) -> Tensor:
         """`n + 1`: all scales, and a zero to pad with."""
-        if self.parameters and self.parameters[0].device != self.device:
-            self.device = self.parameters[0].device
-            self.units, self._gather = self.units.to(self.device), self._gather.to(self.device)
+        self._follow()
         parts = [parameter.detach() for parameter in self.parameters]
         return torch.cat([*parts, torch.zeros(1, device=self.device, dtype=parts[0].dtype)])
 

@@ -242,6 +242,25 @@ class StrategyConformance:
         attached.after_step(prices, self.strength, self.lr)
         assert not torch.isfinite(attached.scores()).all()
 
+    def test_it_follows_a_model_that_moves(self, attached: Strategy, model: nn.Module, prices: Tensor) -> None:
+        """A model may go to another device once it is attached. The device of shapes alone finds what mixes devices."""
+        # The same objects elsewhere, as with a GPU; to this device, PyTorch would make new ones.
+        for parameter in model.parameters():
+            moved = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+            torch.utils.swap_tensors(parameter, moved)
+        for buffer in model.buffers():
+            torch.utils.swap_tensors(buffer, buffer.to("meta"))
+        try:
+            attached.alive(attached.default_threshold)
+            attached.penalty(prices, self.strength)
+            attached.after_step(prices, self.strength, self.lr)
+        except NotImplementedError:
+            pytest.skip("it reads numbers, which the device of shapes alone does not have")
+        except RuntimeError as error:
+            if "device" in str(error):
+                raise
+            pytest.skip(f"it does not run on the device of shapes alone: {error}")
+
     def test_proposals_are_legal_and_fit(self, attached: Strategy, graph: ConvGraph) -> None:
         """Where the strategy proposes widths: legal ones, within the budget, the same for the same random state."""
         flops = bind(graph, "flops")

@@ -45,3 +45,23 @@ def test_a_slice_that_is_pooled_may_not_lose_all_its_channels(name: str, left: r
     with pytest.raises(GraphError, match="cannot follow these widths"):
         graph.shrink({"1.conv": left})
     assert graph.shrink({"1.conv": range(2, 12)})(INPUTS).shape == (2, 2, 8, 8)
+
+
+ACTIVATIONS = (
+    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 RReLU SELU SiLU"
+    " Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink"
+).split()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_is_followed(name: str, inplace: bool) -> None:
+    """Which of them PyTorch calls element-wise differs between its versions."""
+    make = getattr(torch.nn, name)
+    if inplace and "inplace" not in make.__init__.__code__.co_varnames:
+        pytest.skip("it has no such form")
+    act = make(inplace=True) if inplace else make()
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), act, torch.nn.Conv2d(8, 4, 1)).eval()
+    graph = record(net.double(), INPUTS.double())
+    assert proofs.free_share(graph) == 1
+    proofs.shrinks_exactly(graph, INPUTS.double(), 0, skip=proofs.mixing(graph))

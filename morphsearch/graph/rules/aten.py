@@ -174,6 +174,12 @@ ATEN: dict[str, Rule] = {
         "native_dropout bernoulli_ bernoulli uniform_ normal_ where masked_fill masked_fill_ lerp prelu"
         " _prelu_kernel hardswish log_sigmoid_forward rrelu_with_noise rsub floor_divide",
     ),
+    # Element-wise by tag in newer versions of torch only; most of these have had it from 2.13 on.
+    **_table(
+        pointwise,
+        "_conj_physical celu elu hardshrink hardsigmoid hardtanh isfinite leaky_relu mish rad2deg relu6 rrelu selu"
+        " softplus softshrink threshold",
+    ),
     **_table(
         spatial,
         "max_pool2d_with_indices max_pool1d_with_indices max_pool3d_with_indices max_pool2d avg_pool1d avg_pool2d"
