@@ -85,9 +85,11 @@ def even_pace(samples: Sequence[NetworkSample]) -> list[NetworkSample]:
 
 def _at_pace(sample: NetworkSample, pace: float) -> NetworkSample:
     factor = pace / sample.pace
-    seen = (*sample.seen[:2], sample.seen[2] * factor)
-    sample = replace(sample, issued=sample.issued * factor)
-    return replace(sample, seen=seen, ms=sample.ms * factor, low=sample.low * factor, high=sample.high * factor)
+    whole, times = factor, sample.seen[2] * factor
+    if sample.issued.size:  # what changes is the processor's pace, not that of the device it queues for
+        whole, times = queueing.at_pace(sample.issued, sample.seen[2], sample.ms, factor), sample.seen[2]
+    sample = replace(sample, issued=sample.issued * factor, seen=(*sample.seen[:2], times))
+    return replace(sample, ms=sample.ms * whole, low=sample.low * whole, high=sample.high * whole)
 
 
 def drift(paces: np.ndarray) -> float:

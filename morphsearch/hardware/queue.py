@@ -39,6 +39,20 @@ def charged(issued: np.ndarray, running: np.ndarray) -> np.ndarray:
     return result
 
 
+def at_pace(issued: np.ndarray, running: np.ndarray, ms: float, factor: float) -> float:
+    """By what a network takes longer when queueing takes `factor` times as long, and running the same.
+
+    Args:
+        issued, running: `o` seconds, as observed. ms: of the whole network, which tells what lies between operations.
+    """
+    c, k = 1e3 * issued, 1e3 * running
+    low, high = 0.0, ms / max(1, len(c))
+    for _ in range(40):
+        between = (low + high) / 2
+        low, high = (between, high) if together(c + between, k) < ms else (low, between)
+    return together(factor * (c + low), k) / together(c + low, k)
+
+
 def _rest(running: np.ndarray) -> np.ndarray:
     """`o`: the sum from each operation to the last."""
     found: np.ndarray = np.cumsum(running[::-1])[::-1]

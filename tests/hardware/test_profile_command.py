@@ -10,6 +10,7 @@ import hardware_fakes as fakes
 import pytest
 from click.testing import CliRunner, Result
 
+from morphsearch import plugins
 from morphsearch.cli import main
 
 
@@ -73,6 +74,7 @@ def test_slips_are_named(arguments: tuple[str, ...], code: int, told: str) -> No
     assert told in done.stderr
 
 
+@pytest.mark.skipif("onnxruntime" in plugins.registry("latency_backends"), reason="it is there")
 def test_an_absent_onnxruntime_plugin_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke("profile", "digits_net", "--backend", "onnxruntime", "--quiet")
     assert done.exit_code == 5
