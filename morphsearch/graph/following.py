@@ -61,7 +61,7 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
     for dim in range(len(shape)):
         if labels.parameter is not None:
             found = axis_of(tape, labels, dim)
-            slot = tape.slots.get(found[:2], tape.merged.get(found[:2])) if found is not None else None
+            slot = _slot(tape, *found[:2]) if found is not None else None
             if found is None or slot is None:
                 shape[dim] = _merged_size(labels, dim, tape, resolution, multiplicity) if found is None else shape[dim]
                 continue
@@ -89,11 +89,16 @@ def _merged_size(labels: Labels, dim: int, tape: Tape, resolution: Resolution, m
         return size
     times = np.ones(size, np.int64)
     for own, places in enumerate(np.unravel_index(line, tape.shapes[labels.parameter])):
-        slot = tape.slots.get((labels.parameter, own), tape.merged.get((labels.parameter, own)))
+        slot = _slot(tape, labels.parameter, own)
         if slot is not None and (places != places[:1]).any():
             units = resolution.unit_of[slot[places]]
             times *= np.where(units < 0, 1, multiplicity[units])
     return int(times.sum())
+
+
+def _slot(tape: Tape, name: str, dim: int) -> np.ndarray | None:
+    name = tape.mixtures.get(name, name)
+    return tape.slots.get((name, dim), tape.merged.get((name, dim)))
 
 
 def by_class(ids: Tensor, resolution: Resolution, shape: tuple[int, ...]) -> Tensor:
