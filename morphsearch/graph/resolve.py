@@ -16,6 +16,8 @@ from morphsearch.graph.unionfind import components
 class Binding:
     """The slices of one parameter or buffer along one dimension, and the unit that each belongs to.
 
+    Of kernels that lie flat in a bank, rows and columns are two bindings along one dimension.
+
     Args:
         tensor: name in ``named_parameters()`` or ``named_buffers()``.
         dim: the dimension.
