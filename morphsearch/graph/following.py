@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -79,6 +79,15 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
         elif (times.sum(1) == times[0].sum()).all() and labels.parameter is None and sum(s > 1 for s in ids.shape) > 1:
             return None
     return tuple(shape)
+
+
+def with_images(sizes: Sequence[int], wrong: Sequence[int]) -> int | None:
+    """Of the dimensions of a view whose sizes are `wrong`, the one in which images may lie beside the channels
+    (``view(b * 64, 1, h, w)``): as large as is left for it, so that it goes on to follow the batch."""
+    if -1 in sizes or not wrong:
+        return None
+    first = 1 if sizes[0] == 1 and len(sizes) > 2 and 0 not in wrong else 0
+    return first if first in wrong else None
 
 
 def _merged_size(labels: Labels, dim: int, tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> int:

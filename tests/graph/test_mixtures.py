@@ -15,6 +15,7 @@ from morphsearch.errors import GraphError
 from morphsearch.graph import record
 from morphsearch.graph.fresh import break_symmetry
 from morphsearch.graph.recording import OUTPUT
+from morphsearch.loop.verification import relative_error, zeroed
 from tests.graph import mixtures, proofs
 from tests.graph.mechanisms import CASES, cbr, head, net
 from tests.graph.mixtures import around, bank, of_every_image
@@ -180,6 +181,18 @@ def test_a_bank_that_is_used_twice() -> None:
     proofs.shrinks_exactly(graph, inputs, 0)
     proofs.widens_exactly(graph, inputs)
     proofs.resizes(graph, inputs, 0.5)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.build.__module__ == mixtures.__name__])
+def test_a_rewritten_network_takes_any_number_of_images(name: str) -> None:
+    case = CASES[name]
+    graph = record(proofs.in_double(case.build()), case.inputs)
+    keep = {group: range(0, graph.groups[group].width, 2) for group in graph.free}
+    small = graph.shrink(keep)
+    for images in (1, 2, 5):
+        x = torch.randn(images, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(images))
+        with torch.no_grad():
+            assert relative_error(zeroed(graph, {k: list(v) for k, v in keep.items()})(x), small(x)) < 1e-12
 
 
 def test_groups_that_nobody_may_change_are_the_experts_alone() -> None:
