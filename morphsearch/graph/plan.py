@@ -59,6 +59,7 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
         column_dims = {
             name: column_dims[of] for name, of in ((other, one), (one, other)) if of in column_dims
         } | column_dims
+    column_dims = tape.beside | column_dims
     # In a sum of products one factor is shared out, the other repeated: the vector, where the weight's are rows.
     shared = {name: dim for (name, dim), (weight, own) in tape.vectors.items() if column_dims.get(weight) != own}
     column_dims = shared | column_dims

@@ -113,6 +113,8 @@ class Tape:
         self.vectors: dict[Slot, Slot] = {}  # a vector made of a parameter, and the slices that a product sums with it
         self.mixtures: dict[str, str] = {}  # names of weights mixed by data, and their parameters, see rules.mixtures
         self.makings: dict[str, list[tuple[Labels, Tensor]]] = {}  # what made them, and the elements that came out
+        self.addends: dict[str, list[dict[int, Slot]]] = {}  # what was added to them: by dimension of the parameter
+        self.beside: dict[str, int] = {}  # those parameters, and their dimension of columns
         self.weighed: dict[int, str] = {}  # operations that may have mixed a parameter, and which
         self.wishes: set[str] = set()  # parameters that convolutions read, weighed by data
         self.layouts: dict[str, Folded] = {}  # parameters that hold several dimensions as one

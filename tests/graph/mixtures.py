@@ -104,6 +104,46 @@ def mixed_kernels_from_the_left() -> nn.Module:
     return around(mixed, kernels=bank(4, 6, 8, 3, 3))
 
 
+@case(removable=0.8, reason=WEIGHED)
+def mixed_kernels_beside_a_static_one() -> nn.Module:
+    def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:
+        weight = torch.einsum("bk,koihw->boihw", share, s.kernels) * s.gain.view(-1, 1, 1, 1)
+        return of_every_image(x, weight + s.static)
+
+    return around(mixed, kernels=bank(4, 6, 8, 3, 3), gain=bank(6), static=bank(6, 8, 3, 3))
+
+
+@case(removable=0.8, reason=WEIGHED)
+def mixed_kernels_that_a_style_scales() -> nn.Module:
+    def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:
+        weight = torch.einsum("bk,koihw->boihw", share, s.kernels)
+        mean = x.mean((2, 3))
+        weight = weight * s.read(mean)[:, None, :, None, None] * s.made(mean)[:, :, None, None, None]
+        return of_every_image(x, weight, (s.shift * s.made(mean)).reshape(-1))
+
+    return around(mixed, kernels=bank(4, 6, 8, 3, 3), read=nn.Linear(8, 8), made=nn.Linear(8, 6), shift=bank(6))
+
+
+@case(removable=0.7, reason=WEIGHED)
+def one_mixed_kernel_for_all_channels() -> nn.Module:
+    """A blur that is another one for every image: where one channel is left, it is no weight of that channel."""
+
+    def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        weight = (share @ s.kernels.flatten(1)).view(-1, 1, 3, 3).repeat_interleave(c, 0)
+        return s.point(F.conv2d(x.reshape(1, -1, h, w), weight, padding=1, groups=n * c).view(n, c, h, w))
+
+    return around(mixed, kernels=bank(4, 1, 3, 3), point=nn.Conv2d(8, 6, 1))
+
+
+@case(removable=0.8, exact=False, reason="by which the weight is not zero")
+def mixed_kernels_that_are_never_zero() -> nn.Module:
+    def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:
+        return of_every_image(x.sigmoid(), torch.einsum("bk,koihw->boihw", share, s.kernels).exp())
+
+    return around(mixed, kernels=bank(4, 6, 8, 3, 3))
+
+
 class Experts(nn.Module):
     """Kernels that lie flat in a bank, mixed by routing weights (arXiv 1904.04971)."""
 

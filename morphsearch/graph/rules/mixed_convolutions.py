@@ -16,7 +16,7 @@ from morphsearch.graph.folded import Folded
 from morphsearch.graph.labels import Labels, along, compact
 from morphsearch.graph.rules.binding import Ids, bind, channel_labels, named, slot_of
 from morphsearch.graph.rules.grouped import decision, leaving
-from morphsearch.graph.rules.mixtures import makers
+from morphsearch.graph.rules.mixtures import makers, shared_out
 from morphsearch.graph.silence import silent
 from morphsearch.graph.tape import Slot, Tape
 
@@ -41,6 +41,9 @@ def mixed_convolution(
     kind = "conv_transpose" if transposed else "conv"
     arriving = channel_labels(tape, x, channel_dim, "a convolution of its own for every image")
     images = _images(known, arriving, groups, x.shape[0] if channel_dim else 1)
+    # Where a single channel is left, one kernel for all channels could pass for one of every image.
+    if tape.decide("weights of images", "followed" if images else None, strict=True) is None:
+        images = 0
     arriving, groups = arriving[: arriving.size // max(1, images)], groups // max(1, images)
     decided = decision(tape, name, arriving.size, groups)
     one = _of_one_image(known, name, max(1, images))
@@ -56,6 +59,7 @@ def mixed_convolution(
         tape.lifted.setdefault(name, lifted)
         if columns.size > 1 and not silent(tape, tape.activation(x)):
             tape.mix(arriving, f"{lifted}, by which the weight is not zero where {name} is")
+    shared_out(tape, mixture, column_slot)
     if mixture in tape.bent:
         tape.bent.setdefault(name, tape.bent[mixture])
     left = leaving(tape, arriving, rows, columns, column_slot, groups, transposed, decided)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, constant
 from morphsearch.graph.rules.binding import axis_of, slot_of
-from morphsearch.graph.tape import RawOperation, Tape
+from morphsearch.graph.tape import RawOperation, Slot, Tape
 from morphsearch.graph.tensors import tensors_in
 
 MIXED = ":mixed"  # ends decisions that begin with the name of a parameter
@@ -154,9 +154,9 @@ def mixed_by_elements(tape: Tape, func: Any, operands: list[Tensor], out: Any) -
     if chosen is None:
         return False
     along = -1 if chosen == "by data" else int(chosen)
-    axes = {
-        d: slot_of(tape, known, d - offset, "other") for d in range(rank) if d == along or min(own[d], other[d]) > 1
-    }
+    # Along a dimension of images the mixture is the same everywhere.
+    spans = [d for d in range(rank) if min(own[d], other[d]) > 1 and known.ids.shape[d - offset] > 1]
+    axes = {d: slot_of(tape, known, d - offset, "other") for d in range(rank) if d == along or d in spans}
     if any(found is None for found in axes.values()):
         return False
     where = f"{tape.where(name)}: it weighs {_parameter(tape, known)} by data of a fixed size"
@@ -202,22 +202,45 @@ def met(tape: Tape, known: list[Labels], main: Labels | None, numbers: tuple[flo
     if not mixed:
         return main
     if numbers:
-        tape.emit(tape.doing, [], [], attrs={"numbers": numbers})
+        tape.emit(tape.doing, makers(tape, mixed[0]), [], attrs={"numbers": numbers})
     if main is None or any(tape.mixtures[one.parameter or ""] != _parameter(tape, main) for one in mixed):
         return main
     if main.parameter not in tape.mixtures:
         main = _mixture(tape, main, main)
     name = main.parameter or ""
-    for one in mixed:
-        if one.parameter == name:
-            continue
+    for one in known:
         other = one.parameter or ""
-        tape.makings[name] += [
-            pair for pair in tape.makings[other] if all(pair[0] is not own[0] for own in tape.makings[name])
-        ]
-        if other in tape.bent:
-            tape.bent.setdefault(name, tape.bent[other])
+        if other != name and tape.doing in ("add", "sub"):
+            tape.addends[name] = [*tape.addends.get(name, ()), _beside(tape, one, main)]
+        if other != name and other in tape.mixtures:
+            there = tape.makings[name]
+            there += [pair for pair in tape.makings[other] if all(pair[0] is not made for made, _ in there)]
+            tape.addends[name] = [*tape.addends.get(name, ()), *tape.addends.get(other, ())]
+            if other in tape.bent:
+                tape.bent.setdefault(name, tape.bent[other])
     return main
+
+
+def _beside(tape: Tape, one: Labels, main: Labels) -> dict[int, Slot]:
+    """For the dimensions of the parameter of `main` the slots of what is added to it."""
+    found: dict[int, Slot] = {}
+    offset = len(main.shape) - len(one.shape)
+    for dim in one.varying():
+        own, its = axis_of(tape, one, dim), axis_of(tape, main, dim + offset)
+        if own is not None and its is not None:
+            found[its[1]] = (tape.mixtures.get(own[0], own[0]), own[1])
+    return found
+
+
+def shared_out(tape: Tape, mixture: str, column_slot: Slot) -> None:
+    """What was added to a weight has columns of its own; where it has none, copies of what is read cannot share
+    the weight."""
+    name, dim = column_slot
+    for slots in tape.addends.get(mixture, ()):
+        if dim in slots:
+            tape.beside.setdefault(*slots[dim])
+        else:
+            tape.bent.setdefault(name, tape.where("a sum"))
 
 
 # -- mixtures ----------------------------------------------------------------------------------------------------------
@@ -244,6 +267,8 @@ def _mixture(tape: Tape, source: Labels, elements: Labels, made: Labels | None =
     for table in (tape.bent, tape.lifted):
         if before in table:
             table.setdefault(name, table[before])
+    if before in tape.addends:
+        tape.addends[name] = tape.addends[before]
     return Labels(elements.ids, elements.shape, -1, name)
 
 
@@ -256,5 +281,6 @@ __all__ = [
     "mixed_by_elements",
     "mixed_by_product",
     "mixed_statistic",
+    "shared_out",
     "wish",
 ]
