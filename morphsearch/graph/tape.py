@@ -61,6 +61,15 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Making:
+    """What an operation gave that mixed a parameter by data, and which of its elements that is."""
+
+    parameter: str
+    made: Labels
+    elements: Tensor
+
+
+@dataclass(frozen=True)
 class Call:
     """What a module was called with: positional arguments, and the labels that their tensors had then."""
 
@@ -112,7 +121,7 @@ class Tape:
         self.merged: dict[Slot, np.ndarray] = {}  # their slices
         self.vectors: dict[Slot, Slot] = {}  # a vector made of a parameter, and the slices that a product sums with it
         self.mixtures: dict[str, str] = {}  # names of weights mixed by data, and their parameters, see rules.mixtures
-        self.makings: dict[str, list[tuple[Labels, Tensor]]] = {}  # what made them, and the elements that came out
+        self.makings: dict[str, list[Making]] = {}  # what made them
         self.addends: dict[str, list[dict[int, Slot]]] = {}  # what was added to them: by dimension of the parameter
         self.beside: dict[str, int] = {}  # those parameters, and their dimension of columns
         self.weighed: dict[int, str] = {}  # operations that may have mixed a parameter, and which

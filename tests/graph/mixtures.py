@@ -113,6 +113,29 @@ def mixed_kernels_beside_a_static_one() -> nn.Module:
     return around(mixed, kernels=bank(4, 6, 8, 3, 3), gain=bank(6), static=bank(6, 8, 3, 3))
 
 
+@case(removable=0.8, reason="by data of a fixed size")
+def mixed_kernels_one_by_one() -> nn.Module:
+    """The bank is a list of parameters, summed in Python."""
+
+    def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:
+        kernels = (s.one, s.two, s.three, s.four)
+        return of_every_image(x, sum(share[:, k].view(-1, 1, 1, 1, 1) * one for k, one in enumerate(kernels)))
+
+    return around(mixed, **{name: bank(6, 8, 3, 3) for name in ("one", "two", "three", "four")})
+
+
+@case(removable=0.8, reason=WEIGHED)
+def mixed_kernels_where_values_are_read() -> nn.Module:
+    """Recorded on real numbers, since the code asks for one."""
+
+    def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:
+        if float(share.detach().sum()) < 0:
+            return x
+        return of_every_image(x, (share @ s.kernels).view(x.shape[0], -1, x.shape[1], 3, 3))
+
+    return around(mixed, kernels=bank(4, 6 * 8 * 9))
+
+
 @case(removable=0.8, reason=WEIGHED)
 def mixed_kernels_that_a_style_scales() -> nn.Module:
     def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:

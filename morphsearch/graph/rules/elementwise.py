@@ -163,11 +163,14 @@ def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...
         result = unknown_part(tape, known, shape, tape.doing)
     else:
         result = Labels(main.ids, shape, -1, main.parameter)
-        if tape.doing in ("add", "sub") and len(found) > 1:
+        adds = tape.doing in ("add", "sub")
+        if adds and len(found) > 1:
             tape.sums += [(main.parameter or "", one.parameter or "") for one in known if one.shape == shape]
+        elif adds and not any(numbers):
+            pass  # a sum that starts at zero
         elif tape.doing not in ("mul", "div", "neg") or sum(one.parameter == main.parameter for one in known) > 1:
             tape.bent.setdefault(main.parameter or "", tape.where(tape.doing))
-        if tape.doing in _LIFTING or (tape.doing in ("add", "sub") and numbers):
+        if tape.doing in _LIFTING or (adds and any(numbers)):
             tape.lifted.setdefault(main.parameter or "", tape.where(tape.doing))
     for output in outputs:
         tape.put(output, Labels(result.ids, result.shape, -1, result.parameter))

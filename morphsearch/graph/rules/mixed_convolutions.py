@@ -153,12 +153,16 @@ def _bind_bias(tape: Tape, bias: Tensor, left: Ids, images: int) -> list[Labels]
 
 def _say_sizes(tape: Tape, mixture: str, row_slot: Slot, column_slot: Slot) -> None:
     """What was made on the way to the weight has its rows and its columns, both."""
-    name = row_slot[0]
-    for made, elements in tape.makings[mixture]:
-        if made.second is None and made.blank:
-            places = np.unravel_index(np.asarray(elements) - 1, tape.shapes[name])
-            rows, columns = (torch.from_numpy(tape.slots[slot][places[slot[1]]]) for slot in (row_slot, column_slot))
-            made.ids, made.second = compact(rows, made.shape).ids, compact(columns, made.shape).ids
+    places = [{slot[1]: slot for slot in (row_slot, column_slot)}, *tape.addends.get(mixture, ())]
+    for one in tape.makings[mixture]:
+        own = [of[d] for of in places for d in (row_slot[1], column_slot[1]) if d in of and of[d][0] == one.parameter][
+            :2
+        ]
+        if len(own) < 2 or one.made.second is not None or not one.made.blank:
+            continue
+        coordinates = np.unravel_index(np.asarray(one.elements) - 1, tape.shapes[one.parameter])
+        rows, columns = (torch.from_numpy(tape.slots[slot][coordinates[slot[1]]]) for slot in own)
+        one.made.ids, one.made.second = compact(rows, one.made.shape).ids, compact(columns, one.made.shape).ids
 
 
 __all__ = ["mixed_convolution"]

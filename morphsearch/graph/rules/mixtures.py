@@ -21,7 +21,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, constant
 from morphsearch.graph.rules.binding import axis_of, slot_of
-from morphsearch.graph.tape import RawOperation, Slot, Tape
+from morphsearch.graph.tape import Making, RawOperation, Slot, Tape
 from morphsearch.graph.tensors import tensors_in
 
 MIXED = ":mixed"  # ends decisions that begin with the name of a parameter
@@ -203,18 +203,19 @@ def met(tape: Tape, known: list[Labels], main: Labels | None, numbers: tuple[flo
         return main
     if numbers:
         tape.emit(tape.doing, makers(tape, mixed[0]), [], attrs={"numbers": numbers})
-    if main is None or any(tape.mixtures[one.parameter or ""] != _parameter(tape, main) for one in mixed):
-        return main
+    if main is None:
+        return None
     if main.parameter not in tape.mixtures:
         main = _mixture(tape, main, main)
     name = main.parameter or ""
     for one in known:
         other = one.parameter or ""
+        slots = _beside(tape, one, main) if other != name else {}
         if other != name and tape.doing in ("add", "sub"):
-            tape.addends[name] = [*tape.addends.get(name, ()), _beside(tape, one, main)]
+            tape.addends[name] = [*tape.addends.get(name, ()), slots]
         if other != name and other in tape.mixtures:
             there = tape.makings[name]
-            there += [pair for pair in tape.makings[other] if all(pair[0] is not made for made, _ in there)]
+            there += [one for one in tape.makings[other] if all(one.made is not own.made for own in there)]
             tape.addends[name] = [*tape.addends.get(name, ()), *tape.addends.get(other, ())]
             if other in tape.bent:
                 tape.bent.setdefault(name, tape.bent[other])
@@ -222,14 +223,22 @@ def met(tape: Tape, known: list[Labels], main: Labels | None, numbers: tuple[flo
 
 
 def _beside(tape: Tape, one: Labels, main: Labels) -> dict[int, Slot]:
-    """For the dimensions of the parameter of `main` the slots of what is added to it."""
-    found: dict[int, Slot] = {}
+    """For the dimensions of the parameter of `main` the slots, slice by slice, of another that meets it."""
+    own_name, name = _parameter(tape, one), _parameter(tape, main)
+    found: list[str] = []
     offset = len(main.shape) - len(one.shape)
-    for dim in one.varying():
+    for dim in one.varying() if own_name and own_name != name else []:
         own, its = axis_of(tape, one, dim), axis_of(tape, main, dim + offset)
-        if own is not None and its is not None:
-            found[its[1]] = (tape.mixtures.get(own[0], own[0]), own[1])
-    return found
+        if own is not None and its is not None and np.array_equal(own[2], its[2]):
+            found.append(f"{its[1]}:{own[1]}")
+    # Where single slices are left, the seed knows which they were.
+    chosen = tape.decide(f"beside {name}", ",".join(found) or None, strict=True)
+    slots: dict[int, Slot] = {}
+    for pair in chosen.split(",") if chosen else []:
+        its_dim, _, own_dim = pair.partition(":")
+        slots[int(its_dim)] = (own_name, int(own_dim))
+        tape.union(tape.slot(name, int(its_dim), "other"), tape.slot(own_name, int(own_dim), "norm"))
+    return slots
 
 
 def shared_out(tape: Tape, mixture: str, column_slot: Slot) -> None:
@@ -253,7 +262,7 @@ def _parameter(tape: Tape, labels: Labels) -> str:
 
 def makers(tape: Tape, labels: Labels) -> list[Labels]:
     """What the operations gave that made a mixture; nothing for parameters."""
-    return [made for made, _ in tape.makings.get(labels.parameter or "", ())]
+    return [one.made for one in tape.makings.get(labels.parameter or "", ())]
 
 
 def _mixture(tape: Tape, source: Labels, elements: Labels, made: Labels | None = None) -> Labels:
@@ -263,7 +272,9 @@ def _mixture(tape: Tape, source: Labels, elements: Labels, made: Labels | None =
     tape.mixtures[name] = weight
     tape.shapes[name], tape.parts[name] = tape.shapes[before], (weight,)
     tape.joins[name] = lambda dim, role: tape.slot(weight, dim, role)
-    tape.makings[name] = [*tape.makings.get(before, ()), *([(made, elements.ids)] if made is not None else [])]
+    tape.makings[name] = list(tape.makings.get(before, ()))
+    if made is not None:
+        tape.makings[name].append(Making(weight, made, elements.ids))
     for table in (tape.bent, tape.lifted):
         if before in table:
             table.setdefault(name, table[before])
