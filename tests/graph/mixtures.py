@@ -107,10 +107,11 @@ def mixed_kernels_from_the_left() -> nn.Module:
 @case(removable=0.8, reason=WEIGHED)
 def mixed_kernels_beside_a_static_one() -> nn.Module:
     def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:
-        weight = torch.einsum("bk,koihw->boihw", share, s.kernels) * s.gain.view(-1, 1, 1, 1)
+        weight = torch.einsum("bk,koihw->boihw", share, s.kernels) * s.mask * s.gain
         return of_every_image(x, weight + s.static)
 
-    return around(mixed, kernels=bank(4, 6, 8, 3, 3), gain=bank(6), static=bank(6, 8, 3, 3))
+    parts = {"gain": bank(6, 1, 1, 1), "mask": torch.ones(3, 3).tril()}
+    return around(mixed, kernels=bank(4, 6, 8, 3, 3), static=bank(6, 8, 3, 3), **parts)
 
 
 @case(removable=0.8, reason="by data of a fixed size")
@@ -145,6 +146,15 @@ def mixed_kernels_that_a_style_scales() -> nn.Module:
         return of_every_image(x, weight, (s.shift * s.made(mean)).reshape(-1))
 
     return around(mixed, kernels=bank(4, 6, 8, 3, 3), read=nn.Linear(8, 8), made=nn.Linear(8, 6), shift=bank(6))
+
+
+@case(removable=0.6, exact=False, reason="by data of a fixed size")
+def a_kernel_whose_places_are_weighed() -> nn.Module:
+    def mixed(s: nn.Module, x: Tensor, share: Tensor) -> Tensor:
+        weight = s.kernel * s.places(x.mean((2, 3))).view(-1, 1, 1, 3, 3).sigmoid()
+        return of_every_image(x, weight)
+
+    return around(mixed, kernel=bank(6, 8, 3, 3), places=nn.Linear(8, 9))
 
 
 @case(removable=0.7, reason=WEIGHED)

@@ -51,7 +51,9 @@ def wish(tape: Tape, weight: Tensor) -> None:
             continue
         seen.add(index)
         operation = tape.operations[index]
-        found = [name for name in _multiplied(tape, index, operation) if len(tape.shapes[name]) > 1]
+        found = [
+            name for name in _multiplied(tape, index, operation) if sum(size > 1 for size in tape.shapes[name]) > 1
+        ]
         tape.wishes.update(name for name in found if name not in tape.joins and name not in tape.imaginary)
         if not found and operation.kind not in _OTHER_LAYERS:
             pending += [one.producer for one in operation.inputs]
@@ -62,7 +64,9 @@ def _multiplied(tape: Tape, index: int, operation: RawOperation) -> list[str]:
         return [tape.weighed[index]]
     if operation.kind == "linear":
         return [operation.parameters["weight"]] if "weight" in operation.parameters else []
-    return list(operation.parameters.values()) if operation.kind in _SCALES else []
+    # A mask or a gain for each row is no kernel.
+    names = operation.parameters.values() if operation.kind in _SCALES else ()
+    return [name for name in names if name not in tape.buffers]
 
 
 def is_mixed(tape: Tape, labels: Labels | None) -> bool:
@@ -148,9 +152,10 @@ def mixed_by_elements(tape: Tape, func: Any, operands: list[Tensor], out: Any) -
     own, other = ((1,) * (rank - len(one.shape)) + one.shape for one in (known, scale))
     offset = rank - len(known.shape)
     units = [d + rank - len(scale.shape) for d in scale.varying()]
-    natural = ",".join(map(str, units))
-    fits = len(units) < 2 and all(own[d] > 1 for d in units)
-    chosen = tape.decide("scaled weight", (natural or "by data") if fits else None, strict=True)
+    # What weighs places of a kernel lies along two dimensions: of data that stays.
+    natural = str(units[0]) if len(units) == 1 else "by data"
+    fits = all(own[d] > 1 for d in units)
+    chosen = tape.decide("scaled weight", natural if fits else None, strict=True)
     if chosen is None:
         return False
     along = -1 if chosen == "by data" else int(chosen)
