@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph, Operation, TensorShape
 
 _INPUT = """
-    conv conv_transpose linear batch_norm layer_norm group_norm instance_norm max_pool1d_with_indices
+    conv conv_transpose linear mixture batch_norm layer_norm group_norm instance_norm max_pool1d_with_indices
     max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d
     _adaptive_avg_pool3d silu gelu hardswish hardsigmoid hardtanh relu6 mish leaky_relu elu celu selu prelu

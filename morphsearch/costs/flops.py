@@ -142,10 +142,16 @@ def _proportional(*sizes: Extent) -> bool:
     return all(shares(size) == shares(sizes[0]) for size in sizes[1:])
 
 
+def _mixture(op: Operation) -> Polynomial:
+    """A product of the weights that data gives to kernels with the bank that holds these."""
+    return elements(op.outputs[0]) * float(op.attrs["kernels"])
+
+
 _FORMULAS: dict[str, Callable[[Operation], Polynomial | None]] = {
     "conv": _conv,
     "conv_transpose": _conv_transpose,
     "linear": _linear,
+    "mixture": _mixture,
     "matmul": _matmul,
     "mm": _matmul,
     "bmm": _matmul,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,7 +61,7 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
     for dim in range(len(shape)):
         if labels.parameter is not None:
             found = axis_of(tape, labels, dim)
-            slot = tape.slots.get(found[:2], tape.merged.get(found[:2])) if found is not None else None
+            slot = _slot(tape, *found[:2]) if found is not None else None
             if found is None or slot is None:
                 shape[dim] = _merged_size(labels, dim, tape, resolution, multiplicity) if found is None else shape[dim]
                 continue
@@ -81,6 +81,15 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
     return tuple(shape)
 
 
+def with_images(sizes: Sequence[int], wrong: Sequence[int]) -> int | None:
+    """Of the dimensions of a view whose sizes are `wrong`, the one in which images may lie beside the channels
+    (``view(b * 64, 1, h, w)``): as large as is left for it, so that it goes on to follow the batch."""
+    if -1 in sizes or not wrong:
+        return None
+    first = 1 if sizes[0] == 1 and len(sizes) > 2 and 0 not in wrong else 0
+    return first if first in wrong else None
+
+
 def _merged_size(labels: Labels, dim: int, tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> int:
     """The size of a dimension along which several of a parameter lie: its columns, with the kernel beside them."""
     size = labels.shape[dim]
@@ -89,11 +98,16 @@ def _merged_size(labels: Labels, dim: int, tape: Tape, resolution: Resolution, m
         return size
     times = np.ones(size, np.int64)
     for own, places in enumerate(np.unravel_index(line, tape.shapes[labels.parameter])):
-        slot = tape.slots.get((labels.parameter, own), tape.merged.get((labels.parameter, own)))
+        slot = _slot(tape, labels.parameter, own)
         if slot is not None and (places != places[:1]).any():
             units = resolution.unit_of[slot[places]]
             times *= np.where(units < 0, 1, multiplicity[units])
     return int(times.sum())
+
+
+def _slot(tape: Tape, name: str, dim: int) -> np.ndarray | None:
+    name = tape.mixtures.get(name, name)
+    return tape.slots.get((name, dim), tape.merged.get((name, dim)))
 
 
 def by_class(ids: Tensor, resolution: Resolution, shape: tuple[int, ...]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from morphsearch.graph.computed import computed_weights
+from morphsearch.graph.folded import Folded, unfolded
 from morphsearch.graph.plan import Plan
 
 
@@ -32,7 +33,7 @@ def initialise(model: nn.Module, plan: Plan | None = None) -> None:
             except Exception:  # whatever its code raises at sizes that it does not expect
                 _redraw(module)
         elif added and not isinstance(module, ParametrizationList):  # its layer has seen to that
-            _redraw_copies(path, module, added)
+            _redraw_copies(path, module, added, plan.unfolded if plan is not None else {})
     network = getattr(model, "init_weights", None)
     if callable(network):
         network()
@@ -46,13 +47,19 @@ def _redraw(module: nn.Module) -> None:
                 parameter.normal_(float(parameter.mean()), float(parameter.std()))
 
 
-def _redraw_copies(path: str, module: nn.Module, added: Mapping[str, list[tuple[int, np.ndarray]]]) -> None:
+def _redraw_copies(
+    path: str,
+    module: nn.Module,
+    added: Mapping[str, list[tuple[int, np.ndarray]]],
+    layouts: Mapping[str, Folded],
+) -> None:
     """New values for what units that were added have in a module's own weights."""
     for own, parameter in module.named_parameters(recurse=False):
-        slices = added.get(f"{path}.{own}" if path else own)
+        name = f"{path}.{own}" if path else own
+        slices = added.get(name)
         if not slices or not parameter.is_floating_point() or sum(size > 1 for size in parameter.shape) < 2:
             continue
-        values = parameter.detach()
+        values = unfolded(parameter.detach(), layouts.get(name))
         if values.min() == values.max():
             continue  # a scale, at what it begins with
         mean, deviation = float(values.mean()), float(values.std())
@@ -75,11 +82,11 @@ def share_columns(model: nn.Module, plan: Plan) -> None:
     parameters = dict(model.named_parameters()) | dict(model.named_buffers())
     for (name, dim), copies in plan.copies.items():
         if dim == plan.column_dims.get(name) and name in parameters and (copies > 1).any():
-            shape = [1] * parameters[name].dim()
-            shape[dim] = copies.size
-            share = torch.from_numpy(1.0 / copies).reshape(shape)
             with torch.no_grad():
-                parameters[name].mul_(share.to(parameters[name]))
+                values = unfolded(parameters[name].detach(), plan.unfolded.get(name))
+                shape = [1] * values.dim()
+                shape[dim] = copies.size
+                values.mul_(torch.from_numpy(1.0 / copies).reshape(shape).to(values))
 
 
 def break_symmetry(model: nn.Module, plan: Plan, relative: float, generator: torch.Generator) -> None:
@@ -88,8 +95,8 @@ def break_symmetry(model: nn.Module, plan: Plan, relative: float, generator: tor
     parameters = dict(model.named_parameters())
     for (name, dim), number in plan.copy_number.items():
         if name in parameters and dim != plan.column_dims.get(name) and number.any() and parameters[name].dim() > 1:
-            parameter = parameters[name]
             with torch.no_grad():
+                parameter = unfolded(parameters[name].detach(), plan.unfolded.get(name))
                 noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                 copied = torch.from_numpy(number > 0).reshape([-1 if d == dim else 1 for d in range(parameter.dim())])
                 parameter.add_(noise * parameter.std().clamp(min=1e-8) * relative * copied.to(parameter.device))

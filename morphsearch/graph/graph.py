@@ -109,17 +109,28 @@ class ConvGraph:
 
     @cached_property
     def parameter_shapes(self) -> dict[str, tuple[Extent, ...]]:
-        """For every parameter (tied ones once) the size of each dimension as a function of the widths."""
+        """For every parameter (tied ones once) the size of each dimension as a function of the widths; of one that
+        holds several dimensions as one (kernels that lie flat in a bank) that of each of those."""
         shapes = {}
         for name, parameter in self.model.named_parameters():
-            slots = self.tape.slots
-            shapes[name] = tuple(
+            slots, layout = self.tape.slots, self.tape.layouts.get(name)
+            sizes = tuple(
                 extent_of(self.resolution.unit_of[slots[name, dim]], self.resolution)
                 if (name, dim) in slots
                 else Extent(size)
-                for dim, size in enumerate(parameter.shape)
+                for dim, size in enumerate(parameter.shape if layout is None else layout.shape)
             )
+            if sum(bool(size.coefficients) for size in sizes) > 2:  # kernels of a bank, whose number is fixed
+                sizes = tuple(self._settled(size) for size in sizes)
+            shapes[name] = sizes
         return shapes
+
+    def _settled(self, size: Extent) -> Extent:
+        """The size, a plain number where no group may change it."""
+        groups = list(self.groups.values())
+        if any(groups[group].frozen is None for group in size.coefficients):
+            return size
+        return Extent(float(size.at([group.width for group in groups])))
 
     def to_networkx(self) -> nx.DiGraph:
         """Operations as nodes (module, kind, shapes, parameters), tensors as edges."""

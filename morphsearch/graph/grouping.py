@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from morphsearch.graph.rules.mixtures import MIXED
 from morphsearch.graph.rules.moving import CREATED
 from morphsearch.graph.steps import CANNOT_FOLLOW
 
@@ -33,6 +34,17 @@ def regrouped(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvG
     if not choices:
         return graph
     return _freer(graph, record_with(choices))
+
+
+def with_mixtures(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:
+    """The graph in which weights that data mixes follow their parameters, where convolutions read such and that makes
+    more units free (see :mod:`~morphsearch.graph.rules.mixtures`); else `graph`.
+
+    Args:
+        record_with: records the same network with some choices made, by the name of the parameter.
+    """
+    choices = {name + MIXED: "by data" for name in sorted(graph.tape.wishes)}
+    return _freer(graph, record_with(choices)) if choices else graph
 
 
 def with_created(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from morphsearch.graph.folded import Folded, of_sizes
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.tape import Slot, Tape
 
@@ -18,6 +19,7 @@ class Plan:
     slices carry when the result is recorded again; the same unit and copy has the same identifier everywhere.
     `free`: for each of those identifiers, whether its unit may leave the seed. They are the seed's classes (`class_of`
     its identifiers, `times`: how often each occurs, `stays`: whether it does), `most` for each.
+    `folded` and `unfolded`: parameters that hold several dimensions as one, in the seed and in the new network.
     `dependent`: operations found to compute with other numbers than the seed's (``x / x.shape[1]``), and both.
     `decisions`: what a recording of the new network must be given, where it is not what the seed's must.
     """
@@ -33,6 +35,8 @@ class Plan:
     stays: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     times: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     most: int = 1
+    folded: dict[str, Folded] = field(default_factory=dict)
+    unfolded: dict[str, Folded] = field(default_factory=dict)
     dependent: list[tuple[int, tuple[float, ...], tuple[float, ...]]] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
 
@@ -55,6 +59,7 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
         column_dims = {
             name: column_dims[of] for name, of in ((other, one), (one, other)) if of in column_dims
         } | column_dims
+    column_dims = tape.beside | column_dims
     # In a sum of products one factor is shared out, the other repeated: the vector, where the weight's are rows.
     shared = {name: dim for (name, dim), (weight, own) in tape.vectors.items() if column_dims.get(weight) != own}
     column_dims = shared | column_dims
@@ -64,7 +69,11 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
     count = np.ones(int(resolution.class_of.max(initial=0)) + 1, np.int64)
     count[resolution.class_of] = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else 1
     class_of = resolution.class_of
-    return Plan(gather, ids, copies, number, first_free, column_dims, free, class_of, count > 0, count, most)
+    plan = Plan(gather, ids, copies, number, first_free, column_dims, free, class_of, count > 0, count, most)
+    if tape.layouts:
+        plan.folded = dict(tape.layouts)
+        plan.unfolded = of_sizes(plan.folded, {slot: index.size for slot, index in gather.items()})
+    return plan
 
 
 def _may_leave(resolution: Resolution, most: int, count: int) -> np.ndarray:

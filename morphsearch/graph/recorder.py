@@ -13,8 +13,9 @@ from morphsearch.errors import GraphError
 from morphsearch.graph import branches
 from morphsearch.graph.checked import freeze_again, freeze_what_fails
 from morphsearch.graph.graph import ConvGraph
-from morphsearch.graph.grouping import regrouped, with_created, with_parts
+from morphsearch.graph.grouping import regrouped, with_created, with_mixtures, with_parts
 from morphsearch.graph.recording import run_tape, uncollected
+from morphsearch.graph.rules.mixtures import MIXED
 from morphsearch.graph.rules.moving import CREATED
 from morphsearch.graph.tape import Tape
 
@@ -70,7 +71,9 @@ def record(
     def checked(chosen: Mapping[str, str]) -> ConvGraph:
         graph = recorded(chosen)
         if decisions is None:
-            graph = regrouped(graph, lambda more: recorded({**chosen, **more}))
+            graph = with_mixtures(graph, lambda more: recorded({**chosen, **more}))
+            mixed = {key: value for key, value in graph.tape.decisions.items() if key.endswith(MIXED)}
+            graph = regrouped(graph, lambda more: recorded({**chosen, **mixed, **more}))
         else:
             graph = freeze_again(graph, decisions)
         return freeze_what_fails(graph) if check else graph

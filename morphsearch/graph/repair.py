@@ -25,7 +25,7 @@ from morphsearch.graph.edits import (
     count_place,
     with_count,
 )
-from morphsearch.graph.following import by_class, line_of, new_shape, positions, varying
+from morphsearch.graph.following import by_class, line_of, new_shape, positions, varying, with_images
 from morphsearch.graph.labels import LOOSE, Labels, along
 from morphsearch.graph.plan import Plan, repeat_runs
 from morphsearch.graph.resolve import Resolution
@@ -159,6 +159,10 @@ class Repair(_InPlaceOf):
             wrong = [one for one in wanted if not isinstance(result, Tensor) or not self._brings(n, result, *one)]
             if wanted and not wrong:
                 return result
+            whole = bool(wrong) and not lost and all(self._keeps_all(n, *one) for one in wrong)
+        if whole and (found := self._resized_whole(n, result, wanted)) is not None:
+            return found
+        with unseen():
             repaired = next((found for one in wrong if (found := self._select(n, *one)) is not None), None)
         if repaired is None and not lost:
             repaired = self._resize(n, result)
@@ -310,6 +314,24 @@ class Repair(_InPlaceOf):
         chosen = self._places(found, dim, ids) if found is not None else None
         return self._choose(n, found, dim, chosen) if found is not None and chosen is not None else None
 
+    def _keeps_all(self, n: fx.Node, dim: int, ids: np.ndarray) -> bool:
+        """A view that has all channels of its source, in their order: it says how the images lie beside them."""
+        if name_of(n) not in ("view", "reshape") or not n.args:
+            return False
+        found = self._origin(n, dim)
+        chosen = self._places(found, dim, ids) if found is not None and found.source is n.args[0] else None
+        return found is not None and chosen is not None and np.array_equal(chosen, np.arange(found.value.shape[dim]))
+
+    def _resized_whole(self, n: fx.Node, result: Any, wanted: list[tuple[int, np.ndarray]]) -> Tensor | None:
+        """Such a view with other sizes, where that brings what it should: images of other batches lie so, too."""
+        count = len(self.log.edits)
+        found = self._resize(n, result)
+        with unseen():
+            if found is not None and all(self._brings(n, found, *one) for one in wanted):
+                return found
+        del self.log.edits[count:]
+        return None
+
     def _rebound(self, n: fx.Node, dim: int, ids: np.ndarray) -> Tensor | None:
         """An index that takes part of the image beside some of the channels: their slice gets other bounds."""
         source = n.args[0] if n.args else None
@@ -418,15 +440,16 @@ class Repair(_InPlaceOf):
             return None
         # What follows the batch and the image stays as it was written: on the example inputs it agrees already.
         wrong = [dim for dim, size in enumerate(sizes) if size not in (-1, wanted[dim])]
+        beside = with_images(sizes, wrong) if name_of(n) not in EXPANDS else None
         for dim in wrong:
-            sizes[dim] = wanted[dim]
+            sizes[dim] = -1 if dim == beside else wanted[dim]
         try:
             resized: Tensor = args[0].expand(sizes) if name_of(n) in EXPANDS else args[0].reshape(sizes)
         except RuntimeError:
             return None
         if tuple(resized.shape) != wanted:
             return None
-        self.log.edits += [Resized(n.name, dim, wanted[dim], len(wanted)) for dim in wrong]
+        self.log.edits += [Resized(n.name, dim, sizes[dim], len(wanted)) for dim in wrong]
         return resized
 
     def _unflatten(self, n: fx.Node, args: Any, wanted: tuple[int, ...]) -> Tensor | None:

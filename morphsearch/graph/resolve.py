@@ -16,6 +16,8 @@ from morphsearch.graph.unionfind import components
 class Binding:
     """The slices of one parameter or buffer along one dimension, and the unit that each belongs to.
 
+    Of kernels that lie flat in a bank, rows and columns are two bindings along one dimension.
+
     Args:
         tensor: name in ``named_parameters()`` or ``named_buffers()``.
         dim: the dimension.
@@ -135,7 +137,9 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
     for slot, ids in tape.slots.items():
         units = unit_of[ids]
         role, module = sorted(tape.roles[slot], key=lambda r: (_ROLE_ORDER.get(r[0], 9), r[1]))[0]
-        bindings.append(Binding(slot[0], slot[1], units, role, module))
+        layout = tape.layouts.get(slot[0])
+        dim = slot[1] if layout is None else layout.dim(slot[1])
+        bindings.append(Binding(slot[0], dim, units if layout is None else layout.spread(units, slot[1]), role, module))
     return Resolution(groups, tuple(bindings), unit_of, class_of, unit_group)
 
 

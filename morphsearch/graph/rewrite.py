@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
+from morphsearch.graph.folded import Folded
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.tape import RawOperation, Tape
 
@@ -41,7 +42,7 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> 
                 memo[id(tensor)] = tensor.clone()
             continue  # an index keeps its numbers, also in a trial
         new = tensor.detach().to("meta") if meta else tensor.detach()
-        new = gathered(new, [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())])
+        new = gathered(new, [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())], plan.folded.get(name))
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = new
@@ -50,8 +51,14 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> 
     return twin
 
 
-def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:
-    """`tensor` with the slices of each ``(dim, indices)``, always a copy of its own in the same memory format."""
+def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]], layout: Folded | None = None) -> Tensor:
+    """`tensor` with the slices of each ``(dim, indices)``, always a copy of its own in the same memory format.
+
+    Args:
+        layout: of a parameter that holds several dimensions as one; `dims` are those of the layout.
+    """
+    if layout is not None:
+        return layout.fold(gathered(layout.unfold(tensor), dims))
     result = tensor
     # The dimension that loses most goes first: the others then copy less.
     for dim, index in sorted(dims, key=lambda d: d[1].size / max(1, tensor.shape[d[0]])):
@@ -99,13 +106,16 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
         names = operation.parameters
         if operation.kind in ("conv", "conv_transpose"):
             transposed = operation.kind == "conv_transpose"
-            rows, columns = size(names, "weight", int(transposed)), size(names, "weight", int(not transposed))
+            row_dim, column_dim = operation.attrs.get("weight_dims", (int(transposed), int(not transposed)))
+            rows, columns = size(names, "weight", row_dim), size(names, "weight", column_dim)
             if rows is None or columns is None or operation.rows is None or operation.columns is None:
                 continue
             groups = new_groups(operation, rows, columns, transposed)
             set_size(module, "groups", groups)
             set_size(module, "out_channels", rows * groups if transposed else rows)
             set_size(module, "in_channels", columns if transposed else columns * groups)
+            if "weight_shape" in operation.attrs:
+                _update_shapes(module, operation.attrs["weight_shape"], (rows, columns), transposed)
         elif operation.kind == "linear":
             for owner in owners.get(names.get("weight", "")) or [module]:  # of whoever calls it
                 set_size(owner, "out_features", size(names, "weight", 0))
@@ -141,6 +151,15 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
         elif isinstance(module, nn.Transformer):
             layers = (one for one in module.modules() if isinstance(one, _OF_TRANSFORMERS))
             set_size(module, "d_model", next((one.linear1.weight.shape[1] for one in layers), None))
+
+
+def _update_shapes(module: nn.Module, before: tuple[int, ...], sizes: tuple[int, int], transposed: bool) -> None:
+    """Shapes of a kernel, and of its bias, that a module keeps for a bank that holds many of them."""
+    shape = (*(reversed(sizes) if transposed else sizes), *before[2:])
+    known = {before: shape, (before[int(transposed)],): (sizes[0],)}
+    for attribute, value in list(vars(module).items()):
+        if attribute.endswith("shape") and type(value) is tuple and value in known:
+            setattr(module, attribute, known[value])
 
 
 def _update_unflatten(module: nn.Unflatten, operation: RawOperation, plan: Plan) -> None:

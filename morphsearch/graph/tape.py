@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_map
 
+from morphsearch.graph.folded import Folded
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
 from morphsearch.graph.state import State
 from morphsearch.graph.tensors import tensors_in
@@ -57,6 +58,15 @@ class Layout:
     def bounds(self) -> tuple[int, int]:
         """The lowest and the highest identifier."""
         return (int(self.ids.min()), int(self.ids.max())) if self.ids.numel() else (0, 0)
+
+
+@dataclass(frozen=True)
+class Making:
+    """What an operation gave that mixed a parameter by data, and which of its elements that is."""
+
+    parameter: str
+    made: Labels
+    elements: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,13 @@ class Tape:
         self.parts: dict[str, tuple[str, ...]] = {}  # and which those are
         self.merged: dict[Slot, np.ndarray] = {}  # their slices
         self.vectors: dict[Slot, Slot] = {}  # a vector made of a parameter, and the slices that a product sums with it
+        self.mixtures: dict[str, str] = {}  # names of weights mixed by data, and their parameters, see rules.mixtures
+        self.makings: dict[str, list[Making]] = {}  # what made them
+        self.addends: dict[str, list[dict[int, Slot]]] = {}  # what was added to them: by dimension of the parameter
+        self.beside: dict[str, int] = {}  # those parameters, and their dimension of columns
+        self.weighed: dict[int, str] = {}  # operations that may have mixed a parameter, and which
+        self.wishes: set[str] = set()  # parameters that convolutions read, weighed by data
+        self.layouts: dict[str, Folded] = {}  # parameters that hold several dimensions as one
         self.sums: list[tuple[str, str]] = []  # parameters that are added, element by element, to make one weight
         self.bent: dict[str, str] = {}  # parameters that are computed with otherwise than linearly, and by what
         self.lifted: dict[

@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 from morphsearch.graph import slices
 from morphsearch.graph.creating import FUNCTIONS, METHODS, channels_made, sizes_of, with_size
 from morphsearch.graph.edits import PATCHED
+from morphsearch.graph.following import with_images
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.sized_calls import edit_call
 from morphsearch.graph.tape import Tape
@@ -164,6 +165,9 @@ def _resized(
     if kwargs or len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
         return func(*args, **kwargs)
     numbers = [None if size in (-1, wanted[dim]) else wanted[dim] for dim, size in enumerate(sizes)]
+    beside = with_images(sizes, [dim for dim, number in enumerate(numbers) if number is not None])
+    if func not in EXPANDING and beside is not None:
+        numbers[beside] = -1
     if func in EXPANDING:  # what has a size may keep it
         has = (1,) * (len(sizes) - args[0].dim()) + tuple(args[0].shape)
         numbers = [None if size == own else number for number, size, own in zip(numbers, sizes, has, strict=True)]

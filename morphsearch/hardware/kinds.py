@@ -15,7 +15,7 @@ _SAME = {
     "conv": "convolution _convolution conv1d conv2d conv3d mkldnn_convolution cudnn_convolution",
     "conv_transpose": "conv_transpose1d conv_transpose2d conv_transpose3d",
     "linear": "addmm mm _linear",
-    "matmul": "bmm baddbmm einsum",
+    "matmul": "bmm baddbmm einsum mixture",
     "batch_norm": "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _batch_norm_with_update",
     "layer_norm": "native_layer_norm",
     "group_norm": "native_group_norm",

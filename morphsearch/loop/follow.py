@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.errors import UsageError
+from morphsearch.graph.folded import unfolded
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.rewrite import gathered
 from morphsearch.loop.inplace import swap
@@ -240,8 +241,11 @@ def _shared(tensor: Tensor, name: str, plan: Plan) -> Tensor:
     copies = plan.copies.get((name, dim)) if dim is not None else None
     if dim is None or copies is None or not (copies > 1).any():
         return tensor
-    shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
-    return tensor / torch.from_numpy(copies).reshape(shape).to(tensor)
+    layout = plan.unfolded.get(name)
+    values = unfolded(tensor, layout)
+    shape = [-1 if d == dim else 1 for d in range(values.dim())]
+    shared = values / torch.from_numpy(copies).reshape(shape).to(tensor)
+    return shared if layout is None else layout.fold(shared)
 
 
 def _average(model: nn.Module, ema: Any) -> nn.Module | MutableMapping[str, Tensor]:
@@ -281,4 +285,4 @@ def _like(value: Any, parameter: Tensor) -> bool:
 
 
 def _cut(tensor: Tensor, name: str, plan: Plan, dims: Dims) -> Tensor:
-    return gathered(tensor, [(dim, plan.gather[name, dim]) for dim in dims.get(name, ())])
+    return gathered(tensor, [(dim, plan.gather[name, dim]) for dim in dims.get(name, ())], plan.folded.get(name))

@@ -23,7 +23,7 @@ from morphsearch.exporting.python import source_of
 from morphsearch.files import read_tensors
 from tests import torchvision_shim
 from tests.export.exporting import assert_same, construct, resized, source, tensors
-from tests.graph import multihead, usual
+from tests.graph import mixtures, multihead, usual
 from tests.graph.mechanisms import CASES, cbr, conv, head, net
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +34,10 @@ MECHANISMS = (
     " two_inputs functional buffers blur_pool_written weight_standardisation summed_weights control_flow never_called"
     " auxiliary_head one_dimensional three_dimensional eca attention multihead_attention recurrent"
     " multihead_without_a_shortcut embedding_of_argmax weight_norm spectral_norm conv_lstm conv_gru made_state"
+    " mixed_kernels experts_of_several_images demodulated"
 ).split()
-assert {usual.weight_norm.__name__, multihead.attention_pool.__name__} <= CASES.keys()  # those files register networks
+REGISTERED = (usual.weight_norm, multihead.attention_pool, mixtures.mixed_kernels)
+assert {one.__name__ for one in REGISTERED} <= CASES.keys()  # those files register networks
 Pair = namedtuple("Pair", ["first", "second"])
 
 

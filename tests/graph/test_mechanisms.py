@@ -13,11 +13,17 @@ from torch import nn
 from morphsearch.costs import cost
 from morphsearch.graph import record
 from morphsearch.loop.verification import random_keep
-from tests.graph import idioms, multihead, proofs, tokens, usual
+from tests.graph import idioms, mixtures, multihead, proofs, tokens, usual
 from tests.graph.mechanisms import CASES
 
 # These files register their networks.
-FIRST = (tokens.class_token, usual.weight_norm, multihead.attention_pool, idioms.a_sum_from_zeros_like)
+FIRST = (
+    tokens.class_token,
+    usual.weight_norm,
+    multihead.attention_pool,
+    idioms.a_sum_from_zeros_like,
+    mixtures.mixed_kernels,
+)
 assert {one.__name__ for one in FIRST} <= CASES.keys()
 
 

@@ -324,30 +324,6 @@ def spectral_norm() -> nn.Module:
     )
 
 
-@case(1, 3, 8, 8, removable=0.3, exact=False, reason="its weight is computed from data")
-def dynamic_convolution() -> nn.Module:
-    """A mixture of kernels for every image (arXiv 1912.03458): what it reads and writes stays."""
-
-    def forward(s: nn.Module, x: Tensor) -> Tensor:
-        x = s.a(x)
-        b, _, h, w = x.shape
-        share = s.share(x.mean((2, 3))).softmax(1)
-        weight = torch.mm(share, s.kernels.view(4, -1)).view(b * 6, 8, 3, 3)
-        shift = torch.mm(share, s.shifts).view(-1)
-        x = F.conv2d(x.reshape(1, -1, h, w), weight, shift, padding=1, groups=b).view(b, 6, h, w)
-        return s.head(s.b(x))
-
-    return net(
-        forward,
-        a=cbr(3, 8),
-        share=nn.Linear(8, 4),
-        kernels=nn.Parameter(torch.randn(4, 6, 8, 3, 3)),
-        shifts=nn.Parameter(torch.randn(4, 6)),
-        b=cbr(6, 12),
-        head=head(12),
-    )
-
-
 # -- recurrent layers --------------------------------------------------------------------------------------------------
 
 

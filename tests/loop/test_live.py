@@ -56,7 +56,24 @@ class Sized(nn.Module):
         return self.head(nn.functional.adaptive_avg_pool2d(x, 2).reshape(-1, 24))
 
 
-OWN: dict[str, type[nn.Module]] = {"gated": Gated, "sized": Sized}
+class Routed(nn.Module):
+    """Kernels that lie flat in a bank, mixed for every image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.routing, self.kernels = nn.Linear(16, 4), nn.Parameter(torch.randn(4, 12 * 16 * 9) * 0.1)
+        self.norm, self.head = nn.BatchNorm2d(12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        n, c, h, w = x.shape
+        weight = (self.routing(x.mean((2, 3))).sigmoid() @ self.kernels).view(-1, c, 3, 3)
+        x = nn.functional.conv2d(x.reshape(1, n * c, h, w), weight, padding=1, groups=n)
+        return self.head(torch.relu(self.norm(x.view(n, -1, h, w))).mean((2, 3)))
+
+
+OWN: dict[str, type[nn.Module]] = {"gated": Gated, "sized": Sized, "routed": Routed}
 
 
 def built(name: str) -> nn.Module:
@@ -102,7 +119,7 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "LEAST_STEPS", 0)
 
 
-CASES = [(name, "sgd") for name in ("plain", "residual", "depthwise", "grouped", "dense", "gated", "sized")]
+CASES = [(name, "sgd") for name in ("plain", "residual", "depthwise", "grouped", "dense", "gated", "sized", "routed")]
 CASES += [(name, other) for name in ("residual", "depthwise") for other in ("adam", "adamw", "rmsprop")]
 
 
@@ -189,13 +206,15 @@ def test_no_more_leave_than_the_target_asks_and_no_group_falls_below_its_floor()
     assert found.costs["flops"]["total"] <= 0.25 * search.budgets.seed_costs["flops"]
 
 
-@pytest.mark.parametrize("wrap", ["averaged", "copy", "dict"])
-def test_averages_and_schedulers_follow(wrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("wrap", "name"), [("averaged", "residual"), ("copy", "residual"), ("dict", "residual"), ("averaged", "routed")]
+)
+def test_averages_and_schedulers_follow(wrap: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Throughout, and through the morph too, the average is what it would be of the masked network."""
     tight(monkeypatch)
 
     def trained() -> tuple[ms.Search, Any, list[float], Any]:
-        search = searched("residual")
+        search = searched(name)
         optimizer = OPTIMIZERS["adamw"](search.model.parameters())
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 120)
         averaged = AveragedModel(search.model, multi_avg_fn=get_ema_multi_avg_fn(0.9))

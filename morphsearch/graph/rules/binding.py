@@ -44,6 +44,12 @@ def resolve_slot(tape: Tape, tensor: Tensor, dim: int, role: str) -> tuple[Ids, 
         return None
     if labels.parameter in tape.joins and role in ("rows", "columns"):
         return None  # of a weight that is joined of several
+    return slot_of(tape, labels, dim, role)
+
+
+def slot_of(tape: Tape, labels: Labels, dim: int, role: str) -> tuple[Ids, Slot] | None:
+    """The same for a rearrangement of a parameter."""
+    assert labels.parameter
     found: tuple[str, int, Ids] | None = None
     if _untouched(tape, labels):
         natural, found = None, (labels.parameter, dim, np.arange(labels.shape[dim]))
@@ -101,7 +107,7 @@ def follows(tape: Tape, labels: Labels, main: Labels) -> bool:
         return prod(labels.shape) == 1
     offset = len(main.shape) - len(labels.shape)
     for dim, size in enumerate(labels.shape):
-        if size == 1:
+        if size == 1 or labels.ids.shape[dim] == main.ids.shape[dim + offset] == 1:
             continue
         one, other = axis_of(tape, labels, dim), axis_of(tape, main, dim + offset)
         if one is None or other is None:
@@ -118,7 +124,7 @@ def mixes_parameter(tape: Tape, labels: Labels, dims: list[int], what: str) -> N
     """A statistic of a parameter over `dims` of its rearrangement: units along them influence each other."""
     if not labels.parameter:
         return
-    if labels.parameter in tape.joins:
+    if labels.parameter in tape.joins and labels.parameter not in tape.mixtures:
         unknown_part(tape, [labels], labels.shape, what)
         return
     where = tuple(slice(None) if d in dims else 0 for d in range(len(labels.shape)))
@@ -126,7 +132,7 @@ def mixes_parameter(tape: Tape, labels: Labels, dims: list[int], what: str) -> N
     coordinates = np.unravel_index(flat[flat >= 0], tape.shapes[labels.parameter])
     for dim, coordinate in enumerate(coordinates):
         if coordinate.size and (coordinate != coordinate[0]).any():
-            tape.parameter_mixes.append((labels.parameter, dim, what))
+            tape.parameter_mixes.append((tape.mixtures.get(labels.parameter, labels.parameter), dim, what))
 
 
 def unknown_part(tape: Tape, known: list[Labels], shape: tuple[int, ...], what: str) -> Labels:

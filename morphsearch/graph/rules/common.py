@@ -31,7 +31,8 @@ def input_labels(tape: Tape, args: Any, kwargs: Any) -> list[Labels]:
 
 
 def _seen(tape: Tape, tensor: Tensor) -> Labels | None:
-    return None if tape.name_of(tensor) is not None else tape.labels(tensor)
+    labels = None if tape.name_of(tensor) is not None else tape.labels(tensor)
+    return labels if labels is not None and labels.parameter is None else None
 
 
 def finish(tape: Tape, func: Any, inputs: Sequence[Labels], out: Any, labels: Sequence[Labels], **extra: Any) -> None:

@@ -15,14 +15,16 @@ from torch import Tensor
 from morphsearch.graph.labels import RIGID, along, constant
 from morphsearch.graph.rules.beside import beside_units
 from morphsearch.graph.rules.binding import (
-    Ids,
     bind,
     channel_labels,
     named,
     never_silent,
     resolve_slot,
 )
-from morphsearch.graph.tape import Slot, Tape
+from morphsearch.graph.rules.grouped import decision, leaving
+from morphsearch.graph.rules.mixed_convolutions import mixed_convolution
+from morphsearch.graph.rules.mixtures import wish
+from morphsearch.graph.tape import Tape
 
 
 def convolution(
@@ -37,6 +39,8 @@ def convolution(
     attrs: dict[str, Any],
 ) -> None:
     """Label the output of a convolution and bind its weight `o x c/g x k...` (transposed: `c x o/g x k...`)."""
+    if tape.mixtures and mixed_convolution(tape, x, weight, bias, out, groups, transposed, attrs):
+        return
     channel_dim = x.dim() - (weight.dim() - 1)
     what = "a transposed convolution" if transposed else "a convolution"
     if _along_channels(tape, x, weight, bias, out, channel_dim, attrs, transposed=transposed):
@@ -47,10 +51,10 @@ def convolution(
     row_dim, column_dim = (1, 0) if transposed else (0, 1)
     shape = tuple(out.shape)
     kind = "conv_transpose" if transposed else "conv"
-    decision = _decision(tape, weight, arriving.size, groups)
-    attrs["whole"] = decision == "whole"
+    decided = decision(tape, _weight_name(tape, weight), arriving.size, groups)
+    attrs["whole"] = decided == "whole"
     # Whole groups of a transposed convolution: its columns leave as the channels that it makes, and its rows never do.
-    by_column = transposed and decision == "whole"
+    by_column = transposed and decided == "whole"
     blurs = groups == arriving.size and shape[channel_dim] == groups and _shared_kernel(tape, weight)
     if tape.decide(kind, "one kernel for all channels" if blurs and groups > 1 else None) is not None:
         labels = along(arriving, channel_dim, shape)
@@ -66,6 +70,7 @@ def convolution(
             if found is not None:
                 tape.pin(found[0], reason)
         tape.pin(np.asarray(tape.activation(weight).ids).reshape(-1), reason)
+        wish(tape, weight)
         if bias is not None:
             tape.pin(np.asarray(tape.activation(bias).ids).reshape(-1), reason)
         labels = constant(RIGID, shape)
@@ -76,17 +81,11 @@ def convolution(
     if columns.size > 1:  # it sums over channels
         never_silent(tape, x, weight, arriving)
     channels_out = shape[channel_dim]
-    if decision is None:
-        tape.union(arriving, columns, column_slot)
-        tape.pin(columns[arriving == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
-        leaving = rows
-    else:
-        # Also for one group: the network may be a grouped one that has lost all others.
-        leaving = _grouped(tape, arriving, rows, columns, column_slot, groups, transposed, decision == "whole")
+    left = leaving(tape, arriving, rows, columns, column_slot, groups, transposed, decided)
     if bias is not None:
-        bind(tape, bias, 0, leaving, "bias")
-    labels = along(leaving, channel_dim, shape)
-    assert leaving.size == channels_out
+        bind(tape, bias, 0, left, "bias")
+    labels = along(left, channel_dim, shape)
+    assert left.size == channels_out
     tape.emit(
         kind,
         [tape.activation(x)],
@@ -141,66 +140,18 @@ def _along_channels(
     return True
 
 
-def _decision(tape: Tape, weight: Tensor, channels: int, groups: int) -> str | None:
-    """What leaves a grouped convolution, "whole" groups or channels in "lockstep": decided once for each weight."""
+def _weight_name(tape: Tape, weight: Tensor) -> str | None:
     name = tape.name_of(weight)
     if name is None:
         labels = tape.labels(weight)
         name = labels.parameter if labels is not None else None
-    if not name:
-        return None
-    if groups > 1 and name not in tape.decisions:
-        tape.decisions[name] = "whole" if groups >= channels // groups else "lockstep"
-    return tape.decisions.get(name)
+    return name
 
 
 def _shared_kernel(tape: Tape, weight: Tensor) -> bool:
     """The weight is the same for every row: one kernel, expanded or repeated."""
     labels = tape.labels(weight)
     return labels is not None and labels.parameter is not None and labels.ids.shape[0] == 1
-
-
-def _grouped(
-    tape: Tape, arriving: Ids, rows: Ids, columns: Ids, column_slot: Slot, groups: int, transposed: bool, whole: bool
-) -> Ids:
-    """Units of a grouped convolution, and what leaves it.
-
-    Either whole groups go (a depthwise convolution is the case of one channel a group) or the same channel of every
-    group does; whichever leaves more widths to choose from in the seed (`whole`).
-    """
-    arriving_gc = arriving.reshape(groups, -1)
-    per_group = arriving_gc.shape[1]
-    if transposed:
-        columns_gc, leaving = columns.reshape(groups, per_group), np.tile(rows, groups)
-    else:
-        columns_gc, leaving = np.tile(columns, (groups, 1)), rows
-    leaving_go = leaving.reshape(groups, -1)
-    if whole:
-        head = arriving_gc[:, :1]
-        tape.union(np.broadcast_to(head, arriving_gc.shape), arriving_gc)
-        if transposed:
-            # The rows of every group are the same slices of the weight, so no row can leave: only whole groups can.
-            tape.pin(rows, "every group of the transposed convolution shares it")
-            tape.union(arriving_gc, columns_gc, column_slot)
-            tape.pin(
-                columns_gc[arriving_gc == RIGID],
-                f"{tape.where('a convolution')} reads the network's input or a constant",
-            )
-            return np.repeat(head[:, 0], leaving_go.shape[1])
-        tape.union(np.broadcast_to(head, leaving_go.shape), leaving_go)
-        tape.pin(
-            leaving_go[np.broadcast_to(head == RIGID, leaving_go.shape)],
-            f"{tape.where('a convolution')} reads the network's input or a constant",
-        )
-        return leaving
-    tape.union(arriving_gc, columns_gc, column_slot)
-    tape.pin(columns_gc[arriving_gc == RIGID], f"{tape.where('a convolution')} reads the network's input or a constant")
-    if not transposed:
-        tape.union(np.broadcast_to(columns_gc[:1], columns_gc.shape), columns_gc)
-        tape.union(np.broadcast_to(leaving_go[:1], leaving_go.shape), leaving_go)
-    else:
-        tape.union(np.broadcast_to(columns_gc[:1], columns_gc.shape), columns_gc)
-    return leaving
 
 
 def conv_rule(dims: int, transposed: bool) -> Callable[..., Tensor]:

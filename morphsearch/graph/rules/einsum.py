@@ -14,6 +14,7 @@ from torch import Tensor
 from morphsearch.graph.labels import RIGID, along
 from morphsearch.graph.rules.binding import named, never_silent, resolve_slot
 from morphsearch.graph.rules.matrices import as_matrices
+from morphsearch.graph.rules.mixtures import is_mixed
 from morphsearch.graph.tape import Tape
 
 
@@ -60,6 +61,8 @@ def _linear(tape: Tape, equation: Any, operands: Any) -> tuple[Tensor, Tensor, i
     weights = [i for i, one in enumerate(labels) if one is not None and one.parameter]
     if len(terms) != 2 or len(weights) != 1 or any(len(set(term)) != len(term) for term in terms):
         return None
+    if tape.decisions and is_mixed(tape, labels[weights[0]]):
+        return None  # what PyTorch makes of it is followed
     weight, of_weight = operands[weights[0]], terms[weights[0]]
     x, of_x = operands[1 - weights[0]], terms[1 - weights[0]]
     contracted = [letter for letter in of_weight if letter in of_x and letter not in result]

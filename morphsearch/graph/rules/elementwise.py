@@ -16,6 +16,7 @@ from morphsearch.graph.rules.binding import (
 )
 from morphsearch.graph.rules.common import finish, numbers_in, short_name
 from morphsearch.graph.rules.likeness import as_large_as
+from morphsearch.graph.rules.mixtures import makers, met, mixed_by_elements
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -31,7 +32,9 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     active = [labels for _, labels in found if labels is not None and labels.parameter is None]
     numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)
     if not active:
-        _derive(tape, found, outputs, shape, bool(numbers))
+        _derive(tape, found, outputs, shape, numbers)
+        return
+    if tape.decisions and len(active) == 1 and len(found) == 2 and mixed_by_elements(tape, func, operands, out):
         return
     lifted = [_broadcast(labels, shape) for labels in active]
     moving = {d for ids in lifted for d, size in enumerate(ids.shape) if size > 1}
@@ -54,7 +57,8 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         )
     }
     produced = [compact(result, tuple(o.shape)) for o in outputs]
-    finish(tape, func, active, out, produced, parameters=named, attrs={"numbers": numbers})
+    made = [one for _, labels in found if labels is not None for one in makers(tape, labels)]
+    finish(tape, func, [*active, *made], out, produced, parameters=named, attrs={"numbers": numbers})
 
 
 def _broadcast(labels: Labels, shape: tuple[int, ...]) -> Tensor:
@@ -143,7 +147,7 @@ _LIFTING = frozenset(
 )
 
 
-def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...], numbers: bool) -> None:
+def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...], numbers: tuple[float, ...]) -> None:
     """Arithmetic on parameters alone: what has the shape of the result stays a rearrangement of its parameter.
 
     Other parameters that it meets (a scale per row) follow its slices; where they cannot, the result is of unknown
@@ -151,17 +155,22 @@ def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...
     """
     known = [labels for _, labels in found if labels is not None]
     main = next((labels for labels in known if labels.shape == shape and labels.parameter), None)
+    if tape.mixtures:
+        main = met(tape, known, main, numbers)
     if not known:
         result = constant(LOOSE, shape)
     elif main is None or not all(follows(tape, labels, main) for labels in known if labels is not main):
         result = unknown_part(tape, known, shape, tape.doing)
     else:
         result = Labels(main.ids, shape, -1, main.parameter)
-        if tape.doing in ("add", "sub") and len(found) > 1:
+        adds = tape.doing in ("add", "sub")
+        if adds and len(found) > 1:
             tape.sums += [(main.parameter or "", one.parameter or "") for one in known if one.shape == shape]
+        elif adds and not any(numbers):
+            pass  # a sum that starts at zero
         elif tape.doing not in ("mul", "div", "neg") or sum(one.parameter == main.parameter for one in known) > 1:
             tape.bent.setdefault(main.parameter or "", tape.where(tape.doing))
-        if tape.doing in _LIFTING or (tape.doing in ("add", "sub") and numbers):
+        if tape.doing in _LIFTING or (adds and any(numbers)):
             tape.lifted.setdefault(main.parameter or "", tape.where(tape.doing))
     for output in outputs:
         tape.put(output, Labels(result.ids, result.shape, -1, result.parameter))

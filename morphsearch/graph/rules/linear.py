@@ -18,6 +18,7 @@ from morphsearch.graph.rules.binding import (
     resolve_slot,
 )
 from morphsearch.graph.rules.layouts import lockstep
+from morphsearch.graph.rules.mixtures import may_mix, mixed_by_product
 from morphsearch.graph.tape import Tape
 
 
@@ -45,6 +46,8 @@ def linear_labels(
 ) -> None:
     """Label the output of a linear layer whose weight has rows along `row_dim` (the last for ``x @ w`` and
     ``addmm``)."""
+    if tape.decisions and mixed_by_product(tape, x, -1, weight, (row_dim, column_dim), bias, out):
+        return
     last = x.dim() - 1
     labels = learned(tape, x, last) or tape.activation(x)
     shape = tuple(out.shape)
@@ -60,7 +63,7 @@ def linear_labels(
         tape.pin(labels.ids, reason)
         tape.pin(tape.activation(weight).ids, reason)
         out_labels = constant(RIGID, shape)
-        tape.emit("linear", [labels], [out_labels])
+        may_mix(tape, weight, tape.emit("linear", [labels], [out_labels]))
         tape.put(out, out_labels)
         return
     (rows, _), (columns, column_slot) = found_rows, found_columns

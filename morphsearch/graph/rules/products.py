@@ -17,6 +17,7 @@ from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.rules.left import weight_on_the_left
 from morphsearch.graph.rules.linear import linear_labels
+from morphsearch.graph.rules.mixtures import may_mix, mixed_by_product
 from morphsearch.graph.rules.pairs import joined
 from morphsearch.graph.tape import Tape
 
@@ -32,6 +33,8 @@ def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         if weight is not None and weight.parameter is not None and weight.ids[..., :1, :1].numel() == 1:
             linear_labels(tape, a, b, bias, out, row_dim=b.dim() - 1, column_dim=b.dim() - 2)
             return
+    if tape.decisions and mixed_by_product(tape, b, -2, a, (a.dim() - 2, a.dim() - 1), bias, out):
+        return
     name = short_name(func)
     rows = weight_on_the_left(tape, a, b, out)
     if rows is not None:
@@ -42,7 +45,9 @@ def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     left, right = factor(tape, a, -1), factor(tape, b, -2)
     result = multiply(tape, name, left, right, tuple(out.shape))
     kind = {"mm": "matmul", "addmm": "matmul"}.get(name, "bmm")
-    tape.emit(kind, [left, right], [result], attrs=sizes(left, right))
+    index = tape.emit(kind, [left, right], [result], attrs=sizes(left, right))
+    for side in (a, b):
+        may_mix(tape, side, index)
     tape.put(out, result)
     if bias is not None:
         _add(tape, name, bias, out, result)

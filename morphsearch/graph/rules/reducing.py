@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, constant, reduce_ids, unknown
-from morphsearch.graph.rules.binding import learned, mixes_parameter
+from morphsearch.graph.rules.binding import learned, mixes_parameter, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import lockstep
+from morphsearch.graph.rules.mixtures import mixed_statistic
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -145,6 +146,13 @@ def _reduce_parameter(
 ) -> None:
     """Statistics of a weight (standardisation): they still follow the dimensions that stay, and mix along the
     others."""
+    if labels.parameter in tape.mixtures:
+        summed = mixed_statistic(tape, labels, dims, name, outputs)
+        if summed is None:
+            for tensor in outputs:
+                tape.put(tensor, unknown_part(tape, [labels], tuple(tensor.shape), name))
+            return
+        labels = summed
     mixes_parameter(tape, labels, dims, tape.where(f"{name} of the weight"))
     ids = reduce_ids(labels, dims)
     if not keepdim:
