@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from morphsearch.hardware.bound import BoundLatency
 from morphsearch.hardware.predictor import NetworkSample, Predictor, even_pace, fit
-from morphsearch.hardware.queue import charged, together
+from morphsearch.hardware.queue import at_pace, charged, together
 from morphsearch.hardware.sampling import Target
 from morphsearch.hardware.timing import once
-from morphsearch.hardware.work import works_of
+from morphsearch.hardware.work import COLUMNS, works_of
 
 TIMES = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=30)
 BETWEEN, CONSTANT = 0.004, 0.03
@@ -112,12 +112,18 @@ def test_a_fit_goes_through_a_file(target: Target) -> None:
         assert again.network(*args) == pytest.approx(fitted.network(*args), rel=1e-5)
 
 
-def test_the_pace_of_the_machine_is_taken_out_of_queueing_too(target: Target) -> None:
-    samples = [queued(sample, 0.3) for sample in fakes.samples(target, count=3)]
-    slow = replace(samples[0], pace=4.0)
-    even = even_pace([slow, *(replace(sample, pace=2.0) for sample in samples[1:])])
-    np.testing.assert_allclose(even[0].issued, slow.issued / 2)
-    assert even[0].ms == pytest.approx(slow.ms / 2)
+def test_the_pace_of_the_processor_is_taken_out_of_queueing(target: Target) -> None:
+    """A network measured while the processor runs at half its pace is brought back to what the device takes then."""
+    for slowness in (0.3, 30.0):  # limited by queueing, and by running
+        samples = [queued(sample, slowness) for sample in fakes.samples(target, count=3)]
+        one = samples[0]
+        issued = 1e3 * one.issued + BETWEEN * one.steps / len(one.issued)
+        ms = simulated(2 * issued, 1e3 * one.seen[2])
+        slow = replace(one, issued=2 * one.issued, pace=4.0, ms=ms)
+        even = even_pace([slow, *(replace(sample, pace=2.0) for sample in samples[1:])])
+        np.testing.assert_allclose(even[0].issued, one.issued)
+        np.testing.assert_allclose(even[0].seen[2], one.seen[2])
+        assert even[0].ms == pytest.approx(one.ms - CONSTANT, rel=1e-3)
 
 
 def test_a_pass_that_waits_for_another_device_counts_by_the_clock() -> None:
@@ -126,3 +132,27 @@ def test_a_pass_that_waits_for_another_device_counts_by_the_clock() -> None:
     seconds, waited = once(lambda: time.sleep(0.02), True)
     assert not waited
     assert seconds >= 0.02
+
+
+def test_a_slow_processor_matters_as_far_as_it_is_waited_for() -> None:
+    """Twice the queueing: all of it for a network of small operations, none of it for one of large ones."""
+    issued, small, large = np.full(20, 5e-5), np.full(20, 5e-6), np.full(20, 1e-3)
+    assert at_pace(issued, small, 1.3, 2.0) == pytest.approx(2.0, rel=0.01)  # 15 microseconds lie between operations
+    assert at_pace(issued, large, 20.1, 2.0) == pytest.approx(1.0, rel=0.01)
+    assert at_pace(issued, large, 20.1, 1.0) == pytest.approx(1.0)
+    mixed = np.where(np.arange(20) < 10, 5e-6, 3e-4)
+    assert 1.0 < at_pace(issued, mixed, 4.0, 2.0) < 2.0
+
+
+def test_samples_are_brought_to_the_usual_pace_of_the_processor() -> None:
+    """Of two measurements of one network, the one at half the pace is brought back; the GPU's own times stay."""
+    seen = (["conv"] * 20, np.ones((20, len(COLUMNS))), np.full(20, 1e-6))
+    rows = (["conv"] * 20, np.ones((20, len(COLUMNS))), 20)
+
+    def sample(slowness: float) -> NetworkSample:
+        ms = 2.0 * slowness
+        return NetworkSample("a", [8], *rows, seen, ms, ms, ms, 0.0, 0.5 * slowness, np.full(20, 1e-4 * slowness))
+
+    found = even_pace([sample(1.0), sample(1.0), sample(2.0)])
+    assert [one.ms for one in found] == pytest.approx([2.0, 2.0, 2.0], rel=0.01)
+    assert all((one.seen[2] == seen[2]).all() for one in found)

@@ -32,7 +32,11 @@ def test_builtins_come_through_the_hooks() -> None:
     assert "search" in plugins.registry("commands")
     records = [record for kind in plugins.KINDS for record in plugins.registry(kind).values()]
     # Where more is installed, that has names of its own.
-    installed = {f"{point.dist.name} {point.dist.version}" for point in entry_points(group="morphsearch") if point.dist is not None}
+    installed = {
+        f"{point.dist.name} {point.dist.version}"
+        for point in entry_points(group="morphsearch")
+        if point.dist is not None
+    }
     assert {record.origin for record in records} - installed == {"morphsearch"}
     assert len(plugins.manager().get_plugins()) >= 7
 
