@@ -13,8 +13,8 @@ from morphsearch.arguments import named_arguments
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
 from morphsearch.loop.checks import check_kinds, check_options
-from morphsearch.loop.config import number_of_morphs, training_of
-from morphsearch.loop.deciding import AUTO, by_budget, wants_of
+from morphsearch.loop.config import number_of_morphs, steps_of, training_of
+from morphsearch.loop.deciding import AUTO, by_budget, by_data, wants_of
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.runner import Runner
 from morphsearch.loop.session import Search
@@ -68,13 +68,18 @@ def search(
     if iterations is not None and (not isinstance(iterations, int) or isinstance(iterations, bool) or iterations < 1):
         raise UsageError(f"iterations={iterations!r}", "a search makes one morph or more", "use 1 or 2")
     budgets = [budget] if isinstance(budget, str) else list(budget)
-    strategy = by_budget(strategy, budgets, {**options, "iterations": iterations})
-    iterations = number_of_morphs(iterations, budgets, wants_of(strategy).iterations)
+    asked = {**options, "iterations": iterations}
+    strategy = by_budget(strategy, budgets, asked)
+    number_of_morphs(iterations, budgets)  # a wrong number is told before the data are looked at
     data = as_splits(train_data, val_data)
+    images = len(data.train)
+    tried = training_of("trials", images, dict(recipe or {}), epochs, device)
+    strategy = by_data(strategy, budgets, asked, steps_of(tried, images))
+    iterations = number_of_morphs(iterations, budgets, wants_of(strategy).iterations)
     example = torch.zeros((1, *data.shape)) if example_inputs is None else example_inputs
     if example_inputs is None:
         check_model_input(data, (1, *data.shape))
-    training = training_of(strategy, len(data.train), dict(recipe or {}), epochs, device)
+    training = training_of(strategy, images, dict(recipe or {}), epochs, device)
     extra = {"data": data.record, "recipe": training.to_dict(), "iterations": iterations}
     session = Search(
         model,

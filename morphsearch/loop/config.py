@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from morphsearch.arguments import named_fields
 from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.budget import schedule_length
 from morphsearch.loop.checks import check_arguments
-from morphsearch.loop.deciding import AUTO, by_budget, epochs_for, wants_of
+from morphsearch.loop.deciding import AUTO, by_budget, by_data, epochs_for, wants_of
 from morphsearch.training.recipe import Recipe
 
 # What training under pressure wants: a constant rate, since the search should not end where learning does.
@@ -81,6 +81,11 @@ def training_of(
     return Recipe.from_dict({**fields_, "epochs": epochs_for(strategy, images, batch)})
 
 
+def steps_of(recipe: Recipe, images: int) -> int:
+    """Optimizer steps of a training on so many images."""
+    return int(recipe.epochs * images / (recipe.batch_size * recipe.accumulate))
+
+
 def number_of_morphs(iterations: int | None, budget: Sequence[str], default: int = DEFAULT_ITERATIONS) -> int:
     """How many morphs a search makes: as many as were asked for, or as a schedule of budgets has; else `default`.
 
@@ -113,7 +118,7 @@ class SearchConfig:
 
     Attributes:
         model: spec of the seed. data: spec of the data. budget: one or more budgets, or schedules of budgets.
-        strategy, strategy_options: the strategy and its keyword arguments; ``"auto"`` decides by budget and network,
+        strategy, strategy_options: the strategy and its keyword arguments; ``"auto"`` decides by budget, data and network,
             see :mod:`morphsearch.loop.deciding`.
         iterations: morphs; default the strategy's (2, if it says nothing), or one for each budget of a schedule.
         epochs: training before each of them; default: as many steps as the strategy wants, 1 to 50 epochs.
@@ -166,9 +171,9 @@ class SearchConfig:
         )
         object.__setattr__(self, "budget", tuple(self.budget))
         object.__setattr__(self, "strategy", by_budget(self.strategy, self.budget, asdict(self)))
-        object.__setattr__(
-            self, "iterations", number_of_morphs(self.iterations, self.budget, wants_of(self.strategy).iterations)
-        )
+        morphs = number_of_morphs(self.iterations, self.budget, wants_of(self.strategy).iterations)
+        if self.strategy != AUTO or any("," in text for text in self.budget):  # else the strategy is to say
+            object.__setattr__(self, "iterations", morphs)
         if self.input is not None:
             object.__setattr__(self, "input", tuple(self.input))
         self.training()
@@ -181,6 +186,16 @@ class SearchConfig:
     def training(self, images: int | None = None) -> Recipe:
         """The recipe of the search's own training on so many `images` (None: many)."""
         return training_of(self.strategy, images, self.recipe, self.epochs, self.device)
+
+    def settled(self, images: int) -> SearchConfig:
+        """The configuration with what it leaves to the data: the strategy, how many morphs, and how long to train.
+
+        Args:
+            images: of the training part.
+        """
+        tried = training_of("trials", images, self.recipe, self.epochs, self.device)
+        decided = replace(self, strategy=by_data(self.strategy, self.budget, asdict(self), steps_of(tried, images)))
+        return replace(decided, iterations=decided.morphs, epochs=decided.training(images).epochs)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -43,8 +43,8 @@ def data_of(config: SearchConfig) -> DataSplits:
 
 
 def settled(config: SearchConfig, data: DataSplits) -> SearchConfig:
-    """The configuration with the length that it leaves to the data."""
-    return replace(config, epochs=config.training(len(data.train)).epochs)
+    """The configuration with what it leaves to the data: strategy and length."""
+    return config.settled(len(data.train))
 
 
 def seed_of(config: SearchConfig, data: DataSplits) -> tuple[Seed, torch.Tensor]:
@@ -69,6 +69,7 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
         MorphError: whatever :func:`start` would raise before it trains, but for BudgetError.
     """
     data = data if data is not None else data_of(config)
+    config = settled(config, data)
     seed, example = seed_of(config, data)
     graph = record(seed.model, example)
     require_convolutions(graph)

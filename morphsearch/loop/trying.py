@@ -11,13 +11,12 @@ import torch
 
 from morphsearch.data import DataSplits
 from morphsearch.errors import DivergedError
+from morphsearch.loop.deciding import FEW_STEPS
 from morphsearch.loop.schema import finite
 from morphsearch.loop.session import Search
 from morphsearch.training import Recipe, Trainer, deferred_interrupts, reestimate_batchnorm
 
 Listener = Callable[[str, dict[str, Any]], None]
-
-FEW_STEPS = 1000  # on CIFAR-10 trials of 700 steps pointed the wrong way, and such of 1,200 did not
 
 
 class Trying:

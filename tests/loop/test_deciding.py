@@ -43,6 +43,38 @@ def test_whatever_wants_pressure_or_several_morphs_gets_them(budget: Any, given:
     assert config.morphs == 2
 
 
+def settled(images: int, **given: Any) -> ms.SearchConfig:
+    return ms.SearchConfig("digits_net", **given).settled(images)
+
+
+@pytest.mark.parametrize("budget", ["flops=50%", ("params=50%", "flops=80%")])
+def test_flops_call_for_trials_where_data_makes_them_long_enough(budget: Any) -> None:
+    """Six thousand steps of 45,000 images tell candidates apart; fifty epochs of a thousand do not."""
+    config = settled(45_000, budget=budget)
+    assert (config.strategy, config.iterations, config.epochs) == ("trials", 1, 17.0)
+    assert config.settled(45_000) == config
+    config = settled(1_300, budget=budget)
+    assert (config.strategy, config.iterations) == ("auto", 2)
+    assert config.settled(1_300) == config
+    assert settled(45_000, budget=budget, epochs=8).strategy == "auto"
+    assert settled(45_000, budget=budget, epochs=8, recipe={"batch_size": 32}).strategy == "trials"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"budget": "flops=80%,60%"},
+        {"budget": "latency=50%"},
+        {"budget": ("flops=50%", "activations=50%")},
+        {"iterations": 2},
+        {"strength": 0.1},
+        {"steps": 3000},
+    ],
+)
+def test_whatever_wants_pressure_gets_it_with_much_data_too(given: dict[str, Any]) -> None:
+    assert settled(45_000, **given).strategy == "auto"
+
+
 def test_a_strategy_that_is_named_stays() -> None:
     assert chosen("params=50%", strategy="gamma-l1") == "gamma-l1"
 
