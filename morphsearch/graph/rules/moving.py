@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_map
 
+from morphsearch.graph.known import numbers_in as known_numbers
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, counted, reshape
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
@@ -197,8 +198,9 @@ def put(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 
 def known_value(index: Tensor) -> Tensor:
-    """The numbers in an index, also where the recording runs on shapes and the index is a buffer of the network."""
-    value = getattr(index, "_morphsearch_value", None) if index.is_meta else index
+    """The numbers in an index, also where the recording runs on shapes and the index is a buffer of the network or was
+    made of positions."""
+    value = known_numbers(index)
     if value is None:
         raise Untraceable("an index that depends on values")
     return value
