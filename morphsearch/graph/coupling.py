@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphsearch.graph.flow import Removal
-from morphsearch.graph.unionfind import components
+from morphsearch.graph.unionfind import components, values_in
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
@@ -127,13 +127,6 @@ class Coupling:
         place[known] = np.arange(known.size)
         after = components(known.size, [(place[one], place[other])])[place[ids]]
         return values_in(after, class_of.size).size == values_in(class_of[ids], class_of.size).size
-
-
-def values_in(numbers: np.ndarray, size: int) -> np.ndarray:
-    """The values, in order, of whole numbers from 0 to ``size - 1``; far quicker than sorting or hashing them."""
-    there = np.zeros(size, bool)
-    there[numbers] = True
-    return np.flatnonzero(there)
 
 
 __all__ = ["Coupling"]
