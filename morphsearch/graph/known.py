@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from morphsearch.graph.tape import unseen
-from morphsearch.graph.tensors import tensors_in
+from morphsearch.graph.tensors import mapped, tensors_in
 
 _KNOWN = "_morphsearch_known"
 _COUNTING = frozenset(f"aten::{name}" for name in "arange linspace logspace eye tril_indices triu_indices".split())
@@ -87,7 +86,7 @@ def computed(func: Any, args: Any, kwargs: Any) -> Computed | None:
 
     try:
         with unseen():
-            result = func(*tree_map(numbers_of, args), **tree_map(numbers_of, kwargs))
+            result = func(*mapped(numbers_of, args), **mapped(numbers_of, kwargs))
     except Exception:
         _forget_written(func, args, kwargs)
         return None  # PyTorch says what is wrong
@@ -101,7 +100,7 @@ def _made(func: Any, args: Any, device: Any, result: Any) -> Any:
         return result  # moved to where numbers are
     if any(returned.alias_info is not None for returned in func._schema.returns):
         return None
-    return tree_map(_stand_in, result) if tensors_in(result) else result
+    return mapped(_stand_in, result) if isinstance(result, (Tensor, list, tuple)) else result
 
 
 def _stand_in(value: Any) -> Any:
