@@ -17,7 +17,7 @@ from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
 from morphsearch.graph.rewrite import rebuild
-from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch
+from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch, forget_frames
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
 
@@ -44,6 +44,7 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
         try:
             return _attempt(graph, plan, multiplicity, tuple(patched), meta), plan
         except Mismatch as mismatch:
+            forget_frames(mismatch)
             suspects = _suspects(graph, multiplicity, mismatch, patched)
             if not suspects:
                 raise mismatch from first

@@ -24,24 +24,29 @@ from morphsearch.graph.tape import RawOperation, Tape
 _OF_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> nn.Module:
+def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False, share: bool = False) -> nn.Module:
     """A copy of `model` with its parameters and buffers gathered and the sizes that its modules know brought up to
     date.
 
     Args:
         meta: shapes alone, for a trial.
+        share: parameters that lose nothing are the model's own, for a trial on real numbers.
     """
     slots_of: dict[str, list[int]] = {}
     for name, dim in plan.gather:
         slots_of.setdefault(name, []).append(dim)
     memo: dict[int, Any] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        slots = [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())]
+        if share and isinstance(tensor, nn.Parameter) and all(_whole(tensor, dim, index) for dim, index in slots):
+            memo[id(tensor)] = tensor
+            continue
         if name not in slots_of and not (meta and (tensor.is_floating_point() or tensor.is_complex())):
             if type(tensor) is torch.Tensor and not tensor.requires_grad:  # a counter, say: quicker than deepcopy
                 memo[id(tensor)] = tensor.clone()
             continue  # an index keeps its numbers, also in a trial
         new = tensor.detach().to("meta") if meta else tensor.detach()
-        new = gathered(new, [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())])
+        new = gathered(new, slots)
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = new
@@ -55,7 +60,7 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:
     result = tensor
     # The dimension that loses most goes first: the others then copy less.
     for dim, index in sorted(dims, key=lambda d: d[1].size / max(1, tensor.shape[d[0]])):
-        if index.size != tensor.shape[dim] or not np.array_equal(index, np.arange(index.size)):
+        if not _whole(tensor, dim, index):
             result = result.index_select(dim, torch.from_numpy(index).to(tensor.device))
     if result is tensor:
         return result.clone()
@@ -63,6 +68,11 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:
     if last is not None:
         return torch.empty_like(result, memory_format=last).copy_(result)
     return result.contiguous()
+
+
+def _whole(tensor: Tensor, dim: int, index: np.ndarray) -> bool:
+    """All slices along `dim`, in their order."""
+    return index.size == tensor.shape[dim] and np.array_equal(index, np.arange(index.size))
 
 
 def _channels_last(tensor: Tensor) -> torch.memory_format | None:

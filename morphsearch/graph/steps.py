@@ -24,6 +24,17 @@ class Mismatch(Exception):
     reason: str
 
 
+def forget_frames(error: BaseException) -> None:
+    """Of what a trial failed at the message is wanted, not the networks and activations in the frames that it came
+    through."""
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is not None and one.__traceback__ is not None:
+            pending += [one.__cause__, one.__context__]
+            one.__traceback__ = None
+
+
 # Of the operations that only move elements, a patch may do with others; but it matters too which channels are put into
 # other places, or whose pixels are moved.
 PLACING = frozenset("copy index_put _index_put_impl_ roll flip rot90".split())
