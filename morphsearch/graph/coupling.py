@@ -12,6 +12,8 @@ from morphsearch.graph.unionfind import components, values_in
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
+    from morphsearch.graph.resolve import Resolution
+    from morphsearch.graph.tape import Tape
 
 
 class Coupling:
@@ -41,11 +43,14 @@ class Coupling:
         self.one = np.concatenate([none, *(one for one, *_ in unions)])
         self.other = np.concatenate([none, *(union[1] for union in unions)])
         self.operation = np.concatenate([none, *(np.full(union[0].size, union[2]) for union in unions)])
+        chosen = representatives(graph.tape, graph.resolution, self.one, self.other, self.operation)
+        kept = chosen[graph.resolution.class_of[self.one]]
+        self.one, self.other, self.operation = self.one[kept], self.other[kept], self.operation[kept]
         steps = np.arange(len(graph.tape.operations) + 2)
         self.start = np.searchsorted(self.operation, steps)
         self.slots: dict[str, list[np.ndarray]] = {}
         for (name, _), ids in graph.tape.slots.items():
-            self.slots.setdefault(name, []).append(ids)
+            self.slots.setdefault(name, []).append(ids[chosen[graph.resolution.class_of[ids]]])
         self.number_of = {name: number for number, name in enumerate(self.slots, 1)}
         self.holder = np.zeros(graph.resolution.class_of.size, np.int64)  # of identifiers: the parameter, 0 for none
         for name, own in self.slots.items():
@@ -129,4 +134,65 @@ class Coupling:
         return values_in(after, class_of.size).size == values_in(class_of[ids], class_of.size).size
 
 
-__all__ = ["Coupling"]
+def representatives(
+    tape: Tape, resolution: Resolution, one: np.ndarray, other: np.ndarray, operation: np.ndarray
+) -> np.ndarray:
+    """`c` bool: of the classes of identifiers that are alike, one each; what falls apart in it does so in all of them.
+
+    Alike are classes of one group with as many identifiers in each of the same slots, which met in the same operations,
+    the first of each slot with the first of the other, and so on.
+
+    Args:
+        one, other: the pairs that met, `n` each.
+        operation: in which operation they did, `n`.
+    """
+    class_of = resolution.class_of
+    count = int(class_of.max(initial=0)) + 1
+    slot_of = np.zeros(class_of.size, np.int64)
+    place = np.zeros(class_of.size, np.int64)  # among those of its class in its slot
+    identifiers = list(tape.identifiers.values())
+    for number, ids in enumerate(identifiers, 1):
+        slot_of[ids] = number
+        place[ids] = _occurrence(class_of[ids])
+    ids = np.flatnonzero(slot_of)
+    group = np.zeros(count, np.int64)  # from 1; 0 for units that can never leave
+    units = resolution.unit_of[ids]
+    group[class_of[ids]] = np.where(units < 0, 0, resolution.unit_group[units] + 1) if resolution.unit_group.size else 0
+    hashes = _mixed(group)
+    np.add.at(hashes, class_of[ids], _mixed(slot_of[ids], place[ids]))
+    np.add.at(hashes, class_of[one], _mixed(operation, slot_of[one], place[one], slot_of[other], place[other]))
+    _, first = np.unique(hashes, return_index=True)
+    chosen = np.zeros(count, bool)
+    chosen[first] = True
+    # Of an identifier in two slots, or in none that is known, this does not tell all: its class stands for itself.
+    for ends in (one, other):
+        chosen[class_of[ends[slot_of[ends] == 0]]] = True
+    shared = np.bincount(np.concatenate([np.zeros(0, np.int64), *identifiers]), minlength=class_of.size) > 1
+    chosen[class_of[shared]] = True
+    return chosen
+
+
+def _occurrence(classes: np.ndarray) -> np.ndarray:
+    """How many equal ones came before each."""
+    found = np.zeros(classes.size, np.int64)
+    if (classes[1:] > classes[:-1]).all():
+        return found
+    order = np.argsort(classes, kind="stable")
+    sorted_ones = classes[order]
+    starts = np.flatnonzero(np.append(True, sorted_ones[1:] != sorted_ones[:-1]))
+    found[order] = np.arange(classes.size) - np.repeat(starts, np.diff(np.append(starts, classes.size)))
+    return found
+
+
+def _mixed(*columns: np.ndarray) -> np.ndarray:
+    """A hash of each row of whole numbers, uint64 (the finaliser of splitmix64, Steele, Lea and Flood, 2014)."""
+    value = np.zeros(columns[0].shape, np.uint64)
+    for column in columns:
+        value += column.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
+        value ^= value >> np.uint64(31)
+    return value
+
+
+__all__ = ["Coupling", "representatives"]
