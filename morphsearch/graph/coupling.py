@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from morphsearch.graph.tape import Tape
 
 
+WORTH_CHOOSING = 10_000_000  # pairs times groups from which on looking at one unit of each kind saves time
+
+
 class Coupling:
     """What couples the units of a network: whether those that stay are coupled as before when some go.
 
@@ -43,7 +46,9 @@ class Coupling:
         self.one = np.concatenate([none, *(one for one, *_ in unions)])
         self.other = np.concatenate([none, *(union[1] for union in unions)])
         self.operation = np.concatenate([none, *(np.full(union[0].size, union[2]) for union in unions)])
-        chosen = representatives(graph.tape, graph.resolution, self.one, self.other, self.operation)
+        chosen = np.ones(int(graph.resolution.class_of.max(initial=0)) + 1, bool)
+        if self.one.size * len(graph.groups) > WORTH_CHOOSING:
+            chosen = representatives(graph.tape, graph.resolution, self.one, self.other, self.operation)
         kept = chosen[graph.resolution.class_of[self.one]]
         self.one, self.other, self.operation = self.one[kept], self.other[kept], self.operation[kept]
         steps = np.arange(len(graph.tape.operations) + 2)
@@ -148,33 +153,32 @@ def representatives(
     """
     class_of = resolution.class_of
     count = int(class_of.max(initial=0)) + 1
-    slot_of = np.zeros(class_of.size, np.int64)
-    place = np.zeros(class_of.size, np.int64)  # among those of its class in its slot
-    identifiers = list(tape.identifiers.values())
-    for number, ids in enumerate(identifiers, 1):
-        slot_of[ids] = number
-        place[ids] = _occurrence(class_of[ids])
-    ids = np.flatnonzero(slot_of)
-    group = np.zeros(count, np.int64)  # from 1; 0 for units that can never leave
-    units = resolution.unit_of[ids]
-    group[class_of[ids]] = np.where(units < 0, 0, resolution.unit_group[units] + 1) if resolution.unit_group.size else 0
-    hashes = _mixed(group)
-    np.add.at(hashes, class_of[ids], _mixed(slot_of[ids], place[ids]))
-    np.add.at(hashes, class_of[one], _mixed(operation, slot_of[one], place[one], slot_of[other], place[other]))
+    # Of every identifier: a hash of its slot and of its place among those of its class there; 0 where it is in none.
+    hash_of = np.zeros(class_of.size, np.uint64)
+    twice = []
+    for number, ids in enumerate(tape.identifiers.values(), 1):
+        if hash_of[ids].any():
+            twice.append(ids[hash_of[ids] != 0])
+        hash_of[ids] = _mixed(np.uint64(number << 32) + _occurrence(class_of[ids]))
+    units = resolution.unit_of
+    group = np.where(units < 0, 0, resolution.unit_group[units] + 1) if resolution.unit_group.size else 0 * units
+    hashes = np.zeros(count, np.uint64)
+    hashes[class_of] = _mixed(group.astype(np.uint64))
+    np.add.at(hashes, class_of, hash_of)
+    met = _mixed(operation.astype(np.uint64) + hash_of[one] * np.uint64(3) + hash_of[other] * np.uint64(5))
+    np.add.at(hashes, class_of[one], met)
     _, first = np.unique(hashes, return_index=True)
     chosen = np.zeros(count, bool)
     chosen[first] = True
     # Of an identifier in two slots, or in none that is known, this does not tell all: its class stands for itself.
-    for ends in (one, other):
-        chosen[class_of[ends[slot_of[ends] == 0]]] = True
-    shared = np.bincount(np.concatenate([np.zeros(0, np.int64), *identifiers]), minlength=class_of.size) > 1
-    chosen[class_of[shared]] = True
+    for ids in (*twice, one[hash_of[one] == 0], other[hash_of[other] == 0]):
+        chosen[class_of[ids]] = True
     return chosen
 
 
 def _occurrence(classes: np.ndarray) -> np.ndarray:
     """How many equal ones came before each."""
-    found = np.zeros(classes.size, np.int64)
+    found = np.zeros(classes.size, np.uint64)
     if (classes[1:] > classes[:-1]).all():
         return found
     order = np.argsort(classes, kind="stable")
@@ -184,15 +188,13 @@ def _occurrence(classes: np.ndarray) -> np.ndarray:
     return found
 
 
-def _mixed(*columns: np.ndarray) -> np.ndarray:
-    """A hash of each row of whole numbers, uint64 (the finaliser of splitmix64, Steele, Lea and Flood, 2014)."""
-    value = np.zeros(columns[0].shape, np.uint64)
-    for column in columns:
-        value += column.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
-        value ^= value >> np.uint64(31)
-    return value
+def _mixed(value: np.ndarray) -> np.ndarray:
+    """A hash of every number, uint64 (the finaliser of splitmix64, Steele, Lea and Flood, 2014)."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: np.ndarray = value ^ (value >> np.uint64(31))
+    return found
 
 
 __all__ = ["Coupling", "representatives"]

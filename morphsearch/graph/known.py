@@ -64,9 +64,8 @@ class Computed:
 
 def computed(func: Any, args: Any, kwargs: Any) -> Computed | None:
     """``func(*args, **kwargs)`` on numbers; None where some of them are not known."""
-    schema = func._schema
     first = args[0] if args else None
-    if isinstance(first, Tensor) and first.is_meta and not hasattr(first, _KNOWN) and not schema.is_mutable:
+    if isinstance(first, Tensor) and first.is_meta and not hasattr(first, _KNOWN) and _writes_first_alone(func):
         return None
     given = tensors_in((args, kwargs))
     device = kwargs.get("device")
@@ -76,7 +75,7 @@ def computed(func: Any, args: Any, kwargs: Any) -> Computed | None:
         if any(numbers_in(tensor) is None for tensor in given) or _by_chance(func):
             _forget_written(func, args, kwargs)
             return None
-    elif schema.name not in _COUNTING or device != _META:
+    elif func._schema.name not in _COUNTING or device != _META:
         return None
 
     def numbers_of(value: Any) -> Any:
@@ -113,6 +112,18 @@ def _by_chance(func: Any) -> bool:
     """What comes out is random, or not filled yet."""
     name = str(func._schema.name).removeprefix("aten::").removeprefix("new_")
     return torch.Tag.nondeterministic_seeded in func.tags or name.startswith(("empty", "rand"))
+
+
+_ALONE: dict[Any, bool] = {}
+
+
+def _writes_first_alone(func: Any) -> bool:
+    """The operation writes into nothing that it is given, but perhaps its first argument."""
+    alone = _ALONE.get(func)
+    if alone is None:
+        rest = func._schema.arguments[1:]
+        alone = _ALONE[func] = not any(one.alias_info is not None and one.alias_info.is_write for one in rest)
+    return alone
 
 
 def _forget_written(func: Any, args: Any, kwargs: Any) -> None:
