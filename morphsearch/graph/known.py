@@ -19,19 +19,24 @@ from morphsearch.graph.tensors import mapped, tensors_in
 _KNOWN = "_morphsearch_known"
 _COUNTING = frozenset(f"aten::{name}" for name in "arange linspace logspace eye tril_indices triu_indices".split())
 _META = torch.device("meta")
+FEW = 1024
 
 
 @dataclass(slots=True)
 class _Known:
-    """The numbers of a meta tensor; `valid` is shared by all that view the same memory."""
+    """The numbers of a meta tensor; `valid` is shared by all that view the same memory. What is `lent` belongs to the
+    network: it is never written to."""
 
     numbers: Tensor
     valid: list[bool] = field(default_factory=lambda: [True])
+    lent: bool = False
 
 
 def know(tensor: Tensor, numbers: Tensor) -> None:
-    """These are the numbers of a meta tensor; the network may write into them."""
-    setattr(tensor, _KNOWN, _Known(numbers))
+    """These are the numbers of a meta tensor. Of a few it gets a copy, since the network may write into them; many are
+    known no longer where it does."""
+    few = numbers.numel() <= FEW
+    setattr(tensor, _KNOWN, _Known(numbers.clone() if few else numbers, lent=not few))
 
 
 def numbers_in(tensor: Tensor) -> Tensor | None:
@@ -49,7 +54,7 @@ class Computed:
 
     out: Any
     numbers: Any
-    valid: dict[int, list[bool]]
+    known: dict[int, _Known]
 
     def attach(self, out: Any) -> None:
         """`out` is what the operation gave on shapes."""
@@ -58,7 +63,9 @@ class Computed:
         for tensor, numbers in zip(tensors_in(out), tensors_in(self.numbers), strict=False):
             if tensor.is_meta:
                 known = _Known(numbers)
-                known.valid = self.valid.get(_memory(numbers), known.valid)
+                before = self.known.get(_memory(numbers))
+                if before is not None:
+                    known.valid, known.lent = before.valid, before.lent
                 setattr(tensor, _KNOWN, known)
 
 
@@ -69,10 +76,13 @@ def computed(func: Any, args: Any, kwargs: Any) -> Computed | None:
         return None
     given = tensors_in((args, kwargs))
     device = kwargs.get("device")
+    sources: list[_Known] = []
     if given:
         if not any(tensor.is_meta for tensor in given) and device != _META:
             return None  # no meta tensor comes of it
-        if any(numbers_in(tensor) is None for tensor in given) or _by_chance(func):
+        sources = [known for tensor in given if (known := getattr(tensor, _KNOWN, None)) is not None]
+        lent = func._schema.is_mutable and any(known.lent for known in sources)
+        if lent or any(numbers_in(tensor) is None for tensor in given) or _by_chance(func):
             _forget_written(func, args, kwargs)
             return None
     elif func._schema.name not in _COUNTING or device != _META:
@@ -89,8 +99,7 @@ def computed(func: Any, args: Any, kwargs: Any) -> Computed | None:
     except Exception:
         _forget_written(func, args, kwargs)
         return None  # PyTorch says what is wrong
-    valid = {_memory(known.numbers): known.valid for one in given if (known := getattr(one, _KNOWN, None)) is not None}
-    return Computed(_made(func, args, device, result), result, valid)
+    return Computed(_made(func, args, device, result), result, {_memory(one.numbers): one for one in sources})
 
 
 def _made(func: Any, args: Any, device: Any, result: Any) -> Any:

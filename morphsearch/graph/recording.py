@@ -255,5 +255,5 @@ def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
         return tensor.detach().clone()
     twin = tensor.detach().to("meta")
     if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
-        know(twin, tensor.detach().to("cpu", copy=True))  # an index must keep its numbers
+        know(twin, tensor.detach().cpu())  # an index must keep its numbers
     return twin

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.plan import Plan
+from morphsearch.graph.state import INTERNAL
 from morphsearch.graph.tape import RawOperation, Tape
 
 _OF_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -35,7 +36,7 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False, sha
     slots_of: dict[str, list[int]] = {}
     for name, dim in plan.gather:
         slots_of.setdefault(name, []).append(dim)
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = _cached(model) if meta or share else {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         slots = [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())]
         if share and isinstance(tensor, nn.Parameter) and all(_whole(tensor, dim, index) for dim, index in slots):
@@ -53,6 +54,18 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False, sha
     twin = clone(model, memo)
     update_modules(twin, tape, plan)
     return twin
+
+
+def _cached(model: nn.Module) -> dict[int, Any]:
+    """Tensors that modules keep as plain attributes (the biases of attention, say): a trial needs no copies of them,
+    since it runs as the seed's recording did, on the same ones."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if key not in INTERNAL and isinstance(value, (Tensor, dict, list, tuple)):
+                held = value.values() if isinstance(value, dict) else (value,) if isinstance(value, Tensor) else value
+                found |= {id(one): one for one in held if type(one) is Tensor and not one.requires_grad}
+    return found
 
 
 def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]]) -> Tensor:

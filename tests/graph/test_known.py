@@ -72,6 +72,26 @@ def test_positions_in_random_order_are_not_known() -> None:
     assert not record(proofs.in_double(Shuffled()), IMAGE).on_meta
 
 
+def test_a_large_buffer_is_not_written_to() -> None:
+    class Noting(Relative):
+        notes: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("notes", torch.zeros(4, 2000, dtype=torch.int64))
+
+        def distances(self, x: Tensor) -> Tensor:
+            last = self.notes[-1]  # a view of it
+            last += 1
+            return super().distances(x) * self.notes[-1, :8]
+
+    model = proofs.in_double(Noting())
+    graph = record(model, IMAGE)
+    assert not graph.on_meta
+    assert not model.notes.any()
+    assert not graph.shrink({"stem.0": [0, 3]}).get_buffer("notes").any()
+
+
 def test_a_buffer_that_counts_keeps_its_number() -> None:
     class Counting(Relative):
         count: Tensor
