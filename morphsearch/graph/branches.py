@@ -120,7 +120,7 @@ def _failure(graph: ConvGraph, names: set[str]) -> int | None:
     """The operation that is in the way of all these groups going at once; None where none is."""
     try:
         if names:
-            _recorded_without(graph, names, meta=graph.on_meta)
+            _recorded_without(graph, names, trial=True)
     except Mismatch as mismatch:
         return mismatch.operation
     return None
@@ -161,7 +161,7 @@ def without(graph: ConvGraph, names: Iterable[str]) -> Rest:
     """
     from morphsearch.graph.checked import freeze_again
 
-    rest = _recorded_without(graph, names, meta=False)
+    rest = _recorded_without(graph, names, trial=False)
     tape, groups = rest.graph.tape, list(graph.groups)
     # Groups are called after their first layer, which may be gone: they keep their names.
     for name in rest.graph.groups:
@@ -173,22 +173,23 @@ def without(graph: ConvGraph, names: Iterable[str]) -> Rest:
     return replace(rest, graph=freeze_again(rest.graph, tape.decisions))
 
 
-def _recorded_without(graph: ConvGraph, names: Iterable[str], *, meta: bool) -> Rest:
-    """What :func:`without` proves, before groups are given the seed's names; `meta`: on shapes alone, for a trial."""
+def _recorded_without(graph: ConvGraph, names: Iterable[str], *, trial: bool) -> Rest:
+    """What :func:`without` proves, before groups are given the seed's names; a `trial` is on shapes alone, or else with
+    the seed's own parameters."""
     from morphsearch.graph.graph import ConvGraph as Graph
 
     removal = graph.gone_with(names)
     if removal is None:
         raise Mismatch(-1, "what these groups compute cannot be left out")
     plan = make_plan(graph.tape, graph.resolution, ~np.isin(graph.unit_group, list(removal.groups)) * np.int64(1))
-    twin = rebuild(graph.model, graph.tape, plan, meta=meta)
+    twin = rebuild(graph.model, graph.tape, plan, meta=trial and graph.on_meta, share=trial and not graph.on_meta)
     _leave_out(graph, twin, removal)
     groups = list(graph.groups)
     decisions = graph.decisions | {GONE + groups[one]: LEFT for one in removal.groups}
 
     def blank() -> Tape:
         tape = Tape(twin, decisions=decisions)
-        tape.remembers = not meta
+        tape.remembers = not trial or not graph.on_meta
         return tape
 
     try:

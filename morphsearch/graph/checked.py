@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from morphsearch.errors import GraphError
-from morphsearch.graph.dependence import Dependent, mark_dependent
+from morphsearch.graph.dependence import Dependent, mark_dependent, not_of_data
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
 from morphsearch.graph.rewrite import rebuild
-from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch
+from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch, forget_frames
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
 
@@ -44,6 +44,7 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
         try:
             return _attempt(graph, plan, multiplicity, tuple(patched), meta), plan
         except Mismatch as mismatch:
+            forget_frames(mismatch)
             suspects = _suspects(graph, multiplicity, mismatch, patched)
             if not suspects:
                 raise mismatch from first
@@ -138,8 +139,11 @@ def freeze_what_fails(graph: ConvGraph) -> ConvGraph:
         try:
             tried = trial(graph)
             _, plan = rewrite_checked(graph, tried, meta=graph.on_meta)
-            if plan.dependent:
-                mark_dependent(graph, plan.dependent, tried, partial(_dependent, graph))
+            changed = plan.dependent
+            if changed and not graph.on_meta:
+                changed = not_of_data(graph, changed, tried)
+            if changed:
+                mark_dependent(graph, changed, tried, partial(_dependent, graph))
                 graph = Graph(graph.model, graph.example_inputs, graph.tape, graph.evaluated, frozen, graph.on_meta)
             return graph
         except Mismatch as mismatch:

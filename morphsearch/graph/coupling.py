@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphsearch.graph.flow import Removal
-from morphsearch.graph.unionfind import components
+from morphsearch.graph.unionfind import components, values_in
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
+    from morphsearch.graph.resolve import Resolution
+    from morphsearch.graph.tape import Tape
+
+
+WORTH_CHOOSING = 10_000_000  # pairs times groups from which on looking at one unit of each kind saves time
 
 
 class Coupling:
@@ -41,11 +46,16 @@ class Coupling:
         self.one = np.concatenate([none, *(one for one, *_ in unions)])
         self.other = np.concatenate([none, *(union[1] for union in unions)])
         self.operation = np.concatenate([none, *(np.full(union[0].size, union[2]) for union in unions)])
+        chosen = np.ones(int(graph.resolution.class_of.max(initial=0)) + 1, bool)
+        if self.one.size * len(graph.groups) > WORTH_CHOOSING:
+            chosen = representatives(graph.tape, graph.resolution, self.one, self.other, self.operation)
+        kept = chosen[graph.resolution.class_of[self.one]]
+        self.one, self.other, self.operation = self.one[kept], self.other[kept], self.operation[kept]
         steps = np.arange(len(graph.tape.operations) + 2)
         self.start = np.searchsorted(self.operation, steps)
         self.slots: dict[str, list[np.ndarray]] = {}
         for (name, _), ids in graph.tape.slots.items():
-            self.slots.setdefault(name, []).append(ids)
+            self.slots.setdefault(name, []).append(ids[chosen[graph.resolution.class_of[ids]]])
         self.number_of = {name: number for number, name in enumerate(self.slots, 1)}
         self.holder = np.zeros(graph.resolution.class_of.size, np.int64)  # of identifiers: the parameter, 0 for none
         for name, own in self.slots.items():
@@ -129,11 +139,62 @@ class Coupling:
         return values_in(after, class_of.size).size == values_in(class_of[ids], class_of.size).size
 
 
-def values_in(numbers: np.ndarray, size: int) -> np.ndarray:
-    """The values, in order, of whole numbers from 0 to ``size - 1``; far quicker than sorting or hashing them."""
-    there = np.zeros(size, bool)
-    there[numbers] = True
-    return np.flatnonzero(there)
+def representatives(
+    tape: Tape, resolution: Resolution, one: np.ndarray, other: np.ndarray, operation: np.ndarray
+) -> np.ndarray:
+    """`c` bool: of the classes of identifiers that are alike, one each; what falls apart in it does so in all of them.
+
+    Alike are classes of one group with as many identifiers in each of the same slots, which met in the same operations,
+    the first of each slot with the first of the other, and so on.
+
+    Args:
+        one, other: the pairs that met, `n` each.
+        operation: in which operation they did, `n`.
+    """
+    class_of = resolution.class_of
+    count = int(class_of.max(initial=0)) + 1
+    # Of every identifier: a hash of its slot and of its place among those of its class there; 0 where it is in none.
+    hash_of = np.zeros(class_of.size, np.uint64)
+    twice = []
+    for number, ids in enumerate(tape.identifiers.values(), 1):
+        if hash_of[ids].any():
+            twice.append(ids[hash_of[ids] != 0])
+        hash_of[ids] = _mixed(np.uint64(number << 32) + _occurrence(class_of[ids]))
+    units = resolution.unit_of
+    group = np.where(units < 0, 0, resolution.unit_group[units] + 1) if resolution.unit_group.size else 0 * units
+    hashes = np.zeros(count, np.uint64)
+    hashes[class_of] = _mixed(group.astype(np.uint64))
+    np.add.at(hashes, class_of, hash_of)
+    met = _mixed(operation.astype(np.uint64) + hash_of[one] * np.uint64(3) + hash_of[other] * np.uint64(5))
+    np.add.at(hashes, class_of[one], met)
+    _, first = np.unique(hashes, return_index=True)
+    chosen = np.zeros(count, bool)
+    chosen[first] = True
+    # Of an identifier in two slots, or in none that is known, this does not tell all: its class stands for itself.
+    for ids in (*twice, one[hash_of[one] == 0], other[hash_of[other] == 0]):
+        chosen[class_of[ids]] = True
+    return chosen
 
 
-__all__ = ["Coupling"]
+def _occurrence(classes: np.ndarray) -> np.ndarray:
+    """How many equal ones came before each."""
+    found = np.zeros(classes.size, np.uint64)
+    if (classes[1:] > classes[:-1]).all():
+        return found
+    order = np.argsort(classes, kind="stable")
+    sorted_ones = classes[order]
+    starts = np.flatnonzero(np.append(True, sorted_ones[1:] != sorted_ones[:-1]))
+    found[order] = np.arange(classes.size) - np.repeat(starts, np.diff(np.append(starts, classes.size)))
+    return found
+
+
+def _mixed(value: np.ndarray) -> np.ndarray:
+    """A hash of every number, uint64 (the finaliser of splitmix64, Steele, Lea and Flood, 2014)."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: np.ndarray = value ^ (value >> np.uint64(31))
+    return found
+
+
+__all__ = ["Coupling", "representatives"]

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from morphsearch.errors import GraphError
+from morphsearch.graph.proof import numbers_of
+from morphsearch.graph.recording import run_tape
+from morphsearch.graph.tape import Tape
+from morphsearch.graph.zeroed import with_zeros
+
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
 
@@ -57,6 +63,31 @@ def mark_dependent(
             of_slot = graph.resolution.unit_of[ids]
             among = np.isin(graph.unit_group[np.maximum(of_slot, 0)], list(groups))
             tape.mix(ids[(of_slot >= 0) & among], _dependence(graph, index))
+
+
+def not_of_data(graph: ConvGraph, operations: list[Dependent], multiplicity: np.ndarray) -> list[Dependent]:
+    """Those of `operations` whose numbers are others than in the seed with the dropped units at zero: that computes the
+    same on the same widths as the seed, so where a number is the same it follows from data (how large a detector's
+    boxes are)."""
+    tape = graph.tape
+    twin = with_zeros(graph, multiplicity == 0)
+    try:
+        again, _, _ = run_tape(
+            twin,
+            graph.example_inputs,
+            blank=lambda: Tape(twin, tape.identifiers, tape.next_id, tape.decisions),
+            modes=(False,),
+            like=tape,
+        )
+    except GraphError:
+        return operations
+    keys = {index: key for key, (index, _) in numbers_of(tape).items()}
+    there = {key: numbers for key, (_, numbers) in numbers_of(again).items()}
+    return [one for one in operations if not _close(there.get(keys[one[0]], ()), one[2])]
+
+
+def _close(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return len(one) == len(other) and bool(np.allclose(one, other, rtol=1e-6, atol=0.0, equal_nan=True))
 
 
 MOST_TRIES = 48  # rewrites that the search for a number's width may take

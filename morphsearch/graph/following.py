@@ -116,9 +116,7 @@ def by_class(ids: Tensor, resolution: Resolution, shape: tuple[int, ...]) -> Ten
     if len(varying(ids)) < 2:
         return ids
     found = np.asarray(ids)
-    one_of_class = np.zeros(int(resolution.class_of.max(initial=0)) + 1, np.int64)
-    one_of_class[resolution.class_of] = np.arange(resolution.class_of.size)
-    units = one_of_class[resolution.class_of[np.maximum(found, 0)]]
+    units = resolution.one_of_class[resolution.class_of[np.maximum(found, 0)]]
     return compact(torch.from_numpy(np.where(found > 0, units, found)), shape).ids
 
 

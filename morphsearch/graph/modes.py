@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from morphsearch.errors import MorphError
+from morphsearch.graph.known import computed
 from morphsearch.graph.rules.imaginary import comes_from, meets_complex
 from morphsearch.graph.shapes import quick_shape
 from morphsearch.graph.tape import Call, Tape, Untraceable
@@ -125,9 +126,7 @@ class _Aten(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = quick_shape(func, args, kwargs) if self.tape.on_meta else None
-        if out is None:
-            out = func(*args, **kwargs)
+        out = self._on_shapes(func, args, kwargs) if self.tape.on_meta else func(*args, **kwargs)
         if not self.tape.muted:
             self.tape.doing = str(func._schema.name).split("::")[-1].strip("_")
             self.tape.read_positions((args, kwargs))
@@ -143,6 +142,15 @@ class _Aten(TorchDispatchMode):
                 raise
             except Exception as error:
                 self.rules.refuse(self.tape, func, args, kwargs, out, f"{type(error).__name__}: {error}")
+        return out
+
+    def _on_shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
+        known = computed(func, args, kwargs)
+        out = quick_shape(func, args, kwargs) if known is None else known.out
+        if out is None:
+            out = func(*args, **kwargs)
+        if known is not None:
+            known.attach(out)
         return out
 
 

@@ -89,7 +89,7 @@ def patch_modules(
         if repair is None or not repair.log.edits:
             continue
         # A module of its own, since during the recording the modules held stand-ins for their parameters.
-        traced = fx.GraphModule(twin_modules[path], repair.module.graph)
+        traced = fx.GraphModule(twin_modules[path], repair.graph)
         apply_edits(twin_modules[path], traced, repair.log)
     for path, watch in watches.items():
         write(twin_modules[path], watch.edits)
@@ -214,8 +214,7 @@ class _Through:
         self.several |= fixed != self.fixed
         if self.interpreter is None or self.several or len(args) > len(self.parameters):
             return self.call(*args, **kwargs)
-        assert isinstance(self.interpreter.module, fx.GraphModule)
-        places = [node for node in self.interpreter.module.graph.nodes if node.op == "placeholder"]
+        places = [node for node in self.interpreter.graph.nodes if node.op == "placeholder"]
         if len(places) != len(self.parameters):  # fx calls them what it likes, but keeps their order
             return self.call(*args, **kwargs)
         return self.interpreter.run(*(given.get(name) for name in self.parameters))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from morphsearch.errors import GraphError
+from morphsearch.graph.known import know
 from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.modes import Rules, recording
 from morphsearch.graph.rules import aten, layers
@@ -254,5 +255,5 @@ def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
         return tensor.detach().clone()
     twin = tensor.detach().to("meta")
     if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
-        twin._morphsearch_value = tensor.detach().cpu()  # type: ignore[attr-defined]  # an index must keep its numbers
+        know(twin, tensor.detach().cpu())  # an index must keep its numbers
     return twin

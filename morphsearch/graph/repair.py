@@ -49,9 +49,14 @@ class _InPlaceOf(fx.Interpreter):
     """Runs a module's trace on the parameters and children that the module itself holds at this moment."""
 
     def __init__(self, original: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(fx.GraphModule(original, graph), garbage_collect_values=False)
+        super().__init__(original, garbage_collect_values=False, graph=graph)
         self.original = original
-        self.module: fx.GraphModule
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().run(*args, **kwargs)
+        finally:
+            self.env = {}  # on real numbers these are all its activations
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = super().fetch_args_kwargs_from_env(n)

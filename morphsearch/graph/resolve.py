@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -70,6 +71,13 @@ class Resolution:
     unit_of: np.ndarray
     class_of: np.ndarray
     unit_group: np.ndarray
+
+    @cached_property
+    def one_of_class(self) -> np.ndarray:
+        """For every class one of its identifiers."""
+        found = np.zeros(int(self.class_of.max(initial=0)) + 1, np.int64)
+        found[self.class_of] = np.arange(self.class_of.size)
+        return found
 
 
 PRODUCING = ("rows", "gate")

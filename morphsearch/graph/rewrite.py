@@ -20,35 +20,54 @@ from torch import Tensor, nn
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.folded import Folded
 from morphsearch.graph.plan import Plan
+from morphsearch.graph.state import INTERNAL
 from morphsearch.graph.tape import RawOperation, Tape
 
 _OF_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False) -> nn.Module:
+def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False, share: bool = False) -> nn.Module:
     """A copy of `model` with its parameters and buffers gathered and the sizes that its modules know brought up to
     date.
 
     Args:
         meta: shapes alone, for a trial.
+        share: parameters that lose nothing are the model's own, for a trial on real numbers.
     """
     slots_of: dict[str, list[int]] = {}
     for name, dim in plan.gather:
         slots_of.setdefault(name, []).append(dim)
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = _cached(model) if meta or share else {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        slots = [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())]
+        whole = name not in plan.folded and all(_whole(tensor, dim, index) for dim, index in slots)
+        if share and isinstance(tensor, nn.Parameter) and whole:
+            memo[id(tensor)] = tensor
+            continue
         if name not in slots_of and not (meta and (tensor.is_floating_point() or tensor.is_complex())):
             if type(tensor) is torch.Tensor and not tensor.requires_grad:  # a counter, say: quicker than deepcopy
                 memo[id(tensor)] = tensor.clone()
             continue  # an index keeps its numbers, also in a trial
         new = tensor.detach().to("meta") if meta else tensor.detach()
-        new = gathered(new, [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())], plan.folded.get(name))
+        new = gathered(new, slots, plan.folded.get(name))
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = new
     twin = clone(model, memo)
     update_modules(twin, tape, plan)
     return twin
+
+
+def _cached(model: nn.Module) -> dict[int, Any]:
+    """Tensors that modules keep as plain attributes (the biases of attention, say): a trial needs no copies of them,
+    since it runs as the seed's recording did, on the same ones."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if key not in INTERNAL and isinstance(value, (Tensor, dict, list, tuple)):
+                held = value.values() if isinstance(value, dict) else (value,) if isinstance(value, Tensor) else value
+                found |= {id(one): one for one in held if type(one) is Tensor and not one.requires_grad}
+    return found
 
 
 def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]], layout: Folded | None = None) -> Tensor:
@@ -62,7 +81,7 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]], layout: Folded 
     result = tensor
     # The dimension that loses most goes first: the others then copy less.
     for dim, index in sorted(dims, key=lambda d: d[1].size / max(1, tensor.shape[d[0]])):
-        if index.size != tensor.shape[dim] or not np.array_equal(index, np.arange(index.size)):
+        if not _whole(tensor, dim, index):
             result = result.index_select(dim, torch.from_numpy(index).to(tensor.device))
     if result is tensor:
         return result.clone()
@@ -70,6 +89,11 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]], layout: Folded 
     if last is not None:
         return torch.empty_like(result, memory_format=last).copy_(result)
     return result.contiguous()
+
+
+def _whole(tensor: Tensor, dim: int, index: np.ndarray) -> bool:
+    """All slices along `dim`, in their order."""
+    return index.size == tensor.shape[dim] and np.array_equal(index, np.arange(index.size))
 
 
 def _channels_last(tensor: Tensor) -> torch.memory_format | None:

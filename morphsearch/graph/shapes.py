@@ -8,6 +8,7 @@ does it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def quick_shape(func: Any, args: Any, kwargs: Any) -> Any:
         return None
     x = args[0]
     if kind in _JOINING:
-        return _JOINING[kind](x, *args[1:], **kwargs) if x and all(_is_plain(one, x[0]) for one in x) else None
+        return _JOINING[kind](x, *args[1:], **kwargs) if x and all(_is_alike(one, x[0]) for one in x) else None
     if not isinstance(x, Tensor) or not x.is_meta or not x.is_floating_point():
         return None
     if kind == "unary":
@@ -52,9 +53,19 @@ def _empty(shape: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor
     return torch.empty(tuple(shape), dtype=dtype or like.dtype, device="meta")
 
 
+def _is_alike(x: Any, like: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.is_meta and x.is_floating_point() and x.dtype == like.dtype
+
+
 def _is_plain(x: Any, like: Tensor) -> bool:
     """A floating-point tensor without strides of its own: what is made of such has none either."""
-    return isinstance(x, Tensor) and x.is_meta and x.is_floating_point() and x.dtype == like.dtype and x.is_contiguous()
+    return _is_alike(x, like) and x.is_contiguous()
+
+
+def _in_order(x: Tensor) -> bool:
+    """Every dimension lies inside the one before it, also where only part of the memory is its own."""
+    strides = x.stride()
+    return 0 not in strides and all(a >= b for a, b in pairwise(strides))
 
 
 def _binary(func: Any, x: Tensor, y: Any) -> Tensor | None:
@@ -74,8 +85,12 @@ def _binary(func: Any, x: Tensor, y: Any) -> Tensor | None:
 
 
 def _broadcast(x: Tensor, y: Tensor) -> tuple[int, ...] | None:
-    if not _is_plain(x, x) or not _is_plain(y, x) or not x.dim() or not y.dim():
+    if not x.dim() or not y.dim():
         return None
+    if not _is_plain(x, x) or not _is_plain(y, x):  # the first one, if it is as large, says how the result lies
+        against = zip(x.shape[x.dim() - y.dim() :], y.shape, strict=False)
+        fits = y.dim() <= x.dim() and all(b in (1, a) for a, b in against)
+        return tuple(x.shape) if fits and 1 not in x.shape[1:] and _in_order(x) else None
     longer, shorter = (x.shape, y.shape) if x.dim() >= y.dim() else (y.shape, x.shape)
     pairs = list(zip(longer, (1,) * (len(longer) - len(shorter)) + tuple(shorter), strict=True))
     if any(a != b and 1 not in (a, b) for a, b in pairs):
@@ -88,6 +103,9 @@ def _cat(parts: list[Tensor], dim: int = 0) -> Tensor | None:
     rank = first.dim()
     if not rank or not -rank <= dim < rank:
         return None
+    # Images may lie channels last, and then so does what is made of them; else the result has no strides of its own.
+    if rank in (4, 5) and not any(part.is_contiguous() and part[:1].numel() > 1 for part in parts):
+        return None
     dim %= rank
     rest = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts]
     if any(part.dim() != rank for part in parts) or rest.count(rest[0]) != len(rest):
@@ -97,7 +115,10 @@ def _cat(parts: list[Tensor], dim: int = 0) -> Tensor | None:
 
 def _stack(parts: list[Tensor], dim: int = 0) -> Tensor | None:
     first = parts[0]
-    if any(part.shape != first.shape for part in parts) or not -first.dim() - 1 <= dim <= first.dim():
+    if (
+        any(part.shape != first.shape or not part.is_contiguous() for part in parts)
+        or not -first.dim() - 1 <= dim <= first.dim()
+    ):
         return None
     dim %= first.dim() + 1
     return _empty((*first.shape[:dim], len(parts), *first.shape[dim:]), first)
@@ -128,10 +149,12 @@ def _product(func: Any, x: Tensor, rest: Any, kwargs: Any) -> Tensor | None:
 
 
 def _index(func: Any, x: Tensor, rest: Any, kwargs: Any) -> Tensor | None:
-    indices = rest[0]
-    if len(indices) != 1 or indices[0].dtype != torch.int64 or not indices[0].is_meta or not _is_plain(x, x):
+    *whole, index = rest[0]
+    if index is None or any(one is not None for one in whole) or not _is_plain(x, x):
         return None
-    return _empty((*indices[0].shape, *x.shape[1:]), x)
+    if index.dtype != torch.int64 or not index.is_meta or (whole and len(whole) != x.dim() - 1):
+        return None
+    return _empty((*x.shape[: len(whole)], *index.shape, *x.shape[len(whole) + 1 :]), x)
 
 
 def _index_select(func: Any, x: Tensor, rest: Any, kwargs: Any) -> Tensor | None:

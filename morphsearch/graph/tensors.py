@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
@@ -15,6 +16,16 @@ def tensors_in(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
     _collect(value, found)
     return found
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """What an operation is called with, every leaf given to `function`: what pytree does, several times as fast."""
+    if isinstance(value, (list, tuple)):
+        parts = [mapped(function, part) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    if isinstance(value, dict):
+        return {key: mapped(function, part) for key, part in value.items()}
+    return function(value)
 
 
 def all_given(output: Any) -> Any:
@@ -59,4 +70,4 @@ _NO_HOLDERS = (nn.Module, type, FunctionType, MethodType, BuiltinFunctionType, M
 _SEQUENCES = (list, tuple, set, frozenset)
 
 
-__all__ = ["all_given", "tensors_in"]
+__all__ = ["all_given", "mapped", "tensors_in"]

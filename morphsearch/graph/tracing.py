@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from morphsearch.graph.known import numbers_in
 from morphsearch.graph.state import as_it_was
 
 
@@ -50,7 +51,7 @@ def index_value(tensor: Tensor) -> Tensor | None:
     """The numbers of an integer tensor, where they are known."""
     if tensor.dtype not in (torch.int64, torch.int32):
         return None
-    return getattr(tensor, "_morphsearch_value", None) if tensor.is_meta else tensor
+    return numbers_in(tensor)
 
 
 def parts_of(node: fx.Node) -> int | None:
@@ -93,9 +94,15 @@ def _trace(module: nn.Module, fixed: dict[str, Any] | None, lengths: dict[str, i
     if not graphs:
         with _helpers_whole(module):
             graphs = _traces(module, fixed or None, lengths)
-    if not graphs:
+    if not graphs or any(_hides_code(graph) for graph in graphs):
         return None
     return graphs[0] if len(graphs) == 1 else _in_both_modes(*graphs)
+
+
+def _hides_code(graph: fx.Graph) -> bool:
+    """A child or parameter has the name of something that a module made of a trace has (``code``, ``graph``)."""
+    held = (node.target for node in graph.nodes if node.op in ("call_module", "get_attr"))
+    return any(str(target).partition(".")[0] in vars(fx.GraphModule) for target in held)
 
 
 def _in_both_modes(evaluation: fx.Graph, training: fx.Graph) -> fx.Graph | None:

@@ -28,3 +28,10 @@ def components(size: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.
             head = further
     numbers: np.ndarray = (np.cumsum(head == np.arange(size)) - 1)[head]
     return numbers
+
+
+def values_in(numbers: np.ndarray, size: int) -> np.ndarray:
+    """The values, in order, of whole numbers from 0 to ``size - 1``; far quicker than sorting or hashing them."""
+    there = np.zeros(size, bool)
+    there[numbers] = True
+    return np.flatnonzero(there)

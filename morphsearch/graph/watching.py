@@ -74,7 +74,7 @@ def _watched(
     found: dict[str, Watched | None] = {}
     for path in paths:
         one = watches.get(path) if modules[path] not in several else None
-        found[path] = Watched(one.module.graph, _makers(one.facts, places)) if one is not None else None
+        found[path] = Watched(one.graph, _makers(one.facts, places)) if one is not None else None
     return found
 
 

@@ -118,8 +118,8 @@ class SearchConfig:
 
     Attributes:
         model: spec of the seed. data: spec of the data. budget: one or more budgets, or schedules of budgets.
-        strategy, strategy_options: the strategy and its keyword arguments; ``"auto"`` decides by budget, data and network,
-            see :mod:`morphsearch.loop.deciding`.
+        strategy, strategy_options: the strategy and its keyword arguments; ``"auto"`` decides by budget, data and
+            network, see :mod:`morphsearch.loop.deciding`.
         iterations: morphs; default the strategy's (2, if it says nothing), or one for each budget of a schedule.
         epochs: training before each of them; default: as many steps as the strategy wants, 1 to 50 epochs.
         steps: length of the schedule within that; default all of it.

@@ -20,6 +20,7 @@ from morphsearch.graph.cloning import clone
 from morphsearch.graph.precision import in_precision
 from morphsearch.graph.recording import as_arguments
 from morphsearch.graph.tensors import all_given, tensors_in
+from morphsearch.graph.zeroed import with_zeros
 from morphsearch.loop.behaviour import behaviour
 from morphsearch.loop.checks import check_arguments
 from morphsearch.strategies.widths import lowest as lowest_widths
@@ -239,17 +240,7 @@ def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
         dropped[units[gone]] = True
     if removal is not None:
         dropped |= np.isin(graph.unit_group, list(removal.groups))
-    twin = clone(graph.model, {})
-    parameters = dict(twin.named_parameters())
-    with torch.no_grad():
-        for binding in graph.bindings:
-            if binding.tensor in parameters:
-                index = np.nonzero((binding.units >= 0) & dropped[np.maximum(binding.units, 0)])[0]
-                parameters[binding.tensor].index_fill_(binding.dim, torch.from_numpy(index), 0.0)
-        for name in removal.parameters if removal is not None else ():
-            if name in parameters:
-                parameters[name].zero_()
-    return twin
+    return with_zeros(graph, dropped, removal.parameters if removal is not None else ())
 
 
 def relative_error(reference: Any, found: Any) -> float:

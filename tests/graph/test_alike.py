@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from morphsearch.graph import record
+from morphsearch.graph import checked, record, rewrite
 from morphsearch.graph.tracing import alike, trace
 
 
@@ -177,3 +181,30 @@ def test_what_the_code_of_a_child_reads_tells_modules_apart():
             tensor = model.get_parameter(binding.tensor)
             tensor.movedim(binding.dim, 0)[dropped] = 0.0
     assert torch.allclose(small(x), model(x), rtol=1e-9)
+
+
+def test_trials_that_failed_keep_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every attempt at a patch the network, and on real numbers its activations, would stay to the end."""
+    kept: list[weakref.ref[nn.Module]] = []
+    alive: list[int] = []
+
+    def rebuilt(*args: Any, **kwargs: Any) -> nn.Module:
+        gc.collect()
+        alive.append(sum(one() is not None for one in kept))
+        network = rewrite.rebuild(*args, **kwargs)
+        kept.append(weakref.ref(network))
+        return network
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.shuffle, self.head = nn.Conv2d(3, 12, 3), Shuffle(2), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.shuffle(self.stem(x)).mean((2, 3)))
+
+    monkeypatch.setattr(checked, "rebuild", rebuilt)
+    graph = record(Net().double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    graph.shrink({name: range(0, graph.widths[name], 2) for name in graph.free})
+    assert len(alive) > 2
+    assert alive == [0] * len(alive)

@@ -148,3 +148,32 @@ def test_a_weight_that_is_used_twice_is_not_widened_in_silence(name: str) -> Non
     with pytest.raises(GraphError, match=r"widened[\s\S]*fresh"):
         graph.resize(widths, weights="widen")
     proofs.shrinks_exactly(graph, IMAGE, 0, skip=proofs.mixing(graph))
+
+
+def test_a_number_that_follows_from_data_is_none_of_a_width() -> None:
+    """It is another in the narrower network, and the same in the seed with the dropped units at zero."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = F.relu(s.a(x))
+        return s.out(s.b(x) / (1 + float(x.abs().max())))
+
+    model = proofs.in_double(net(forward, a=conv(3, 16), b=conv(16, 12), out=conv(12, 3)))
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    graph = record(model, image)
+    assert not graph.on_meta
+    assert graph.free == ["a", "b"]
+    assert not any("follows from a width" in mix for group in graph.groups.values() for mix in group.mixes)
+    assert verify(model, image).exact
+
+
+def test_a_width_on_real_numbers_is_found_beside_data() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = F.relu(s.a(x))
+        return s.out(s.b(x) / (1 + float(x.abs().max())) / x.shape[1])
+
+    model = proofs.in_double(net(forward, a=conv(3, 16), b=conv(16, 12), out=conv(12, 3)))
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    graph = record(model, image)
+    assert not graph.on_meta
+    assert "follows from a width" in "".join(graph.groups["a"].mixes)
+    assert verify(model, image).exact

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._pytree import tree_map
 
+from morphsearch.graph.known import numbers_in as known_numbers
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, counted, reshape
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
@@ -17,7 +17,7 @@ from morphsearch.graph.rules.joining import joined
 from morphsearch.graph.rules.layouts import in_parts, laid_out, skewed
 from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.tape import Tape, Untraceable, storage_key
-from morphsearch.graph.tensors import tensors_in
+from morphsearch.graph.tensors import mapped, tensors_in
 
 
 def identity(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -119,7 +119,7 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         labels = labels if labels is not None else tape.activation(value)
         return labels.full()
 
-    moved = func(*tree_map(swap, args), **tree_map(swap, kwargs))
+    moved = func(*mapped(swap, args), **mapped(swap, kwargs))
     results = [
         compact(m, tuple(o.shape), -1, parameter) for m, o in zip(tensors_in(moved), tensors_in(out), strict=True)
     ]
@@ -197,8 +197,9 @@ def put(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 
 def known_value(index: Tensor) -> Tensor:
-    """The numbers in an index, also where the recording runs on shapes and the index is a buffer of the network."""
-    value = getattr(index, "_morphsearch_value", None) if index.is_meta else index
+    """The numbers in an index, also where the recording runs on shapes and the index is a buffer of the network or was
+    made of positions."""
+    value = known_numbers(index)
     if value is None:
         raise Untraceable("an index that depends on values")
     return value

@@ -1,0 +1,46 @@
+"""Whether what stays is coupled as before: one unit of each kind tells what all of them would."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from morphsearch.graph import coupling, record
+from morphsearch.models import build_seed
+from tests.graph.mechanisms import CASES
+from tests.torchvision_shim import models
+
+NAMES = sorted(name for name, case in CASES.items() if case.removable)
+
+
+def seeds() -> list[tuple[torch.nn.Module, object]]:
+    small = [(CASES[name].build(), CASES[name].inputs) for name in NAMES[::4]]
+    image = torch.zeros(1, 3, 64, 64)
+    return [
+        *small,
+        (build_seed("resnet20").model, image[..., :32, :32]),
+        (models().shufflenet_v2_x0_5(weights=None), image),
+    ]
+
+
+def test_one_of_each_kind_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = answered = refused = 0
+    rng = np.random.default_rng(0)
+    for model, inputs in seeds():
+        graph = record(model, inputs)
+        whole = coupling.Coupling(graph)
+        with monkeypatch.context() as patch:
+            patch.setattr(coupling, "WORTH_CHOOSING", 0)
+            quick = coupling.Coupling(graph)
+        fewer += quick.one.size < whole.one.size
+        asked = [[name] for name in graph.free]
+        asked += [list(rng.choice(graph.free, 2, replace=False)) for _ in range(8) if len(graph.free) > 1]
+        for names in asked:
+            removal = graph.gone_with(names)
+            if removal is not None:
+                assert quick.stays(removal) == whole.stays(removal), names
+                answered += 1
+                refused += not whole.stays(removal)
+    assert fewer > 5
+    assert answered > refused > 0
