@@ -12,7 +12,7 @@ from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.budget import schedule_length
 from morphsearch.loop.checks import check_arguments
 from morphsearch.loop.deciding import AUTO, by_budget, by_data, epochs_for, wants_of
-from morphsearch.training.recipe import Recipe
+from morphsearch.training.recipe import Recipe, field_of
 
 # What training under pressure wants: a constant rate, since the search should not end where learning does.
 SEARCH_RECIPE: dict[str, Any] = {"schedule": "constant", "lr": 0.05}
@@ -73,7 +73,13 @@ def search_recipe(strategy: str, images: int | None) -> dict[str, Any]:
 def training_of(
     strategy: str, images: int | None, recipe: Mapping[str, Any], epochs: float | None, device: str
 ) -> Recipe:
-    """The recipe of a search's own training on so many `images` (None: many), with what the user says of it."""
+    """The recipe of a search's own training on so many `images` (None: many), with what the user says of it.
+
+    Raises:
+        UsageError: the recipe and an option of the search say different things.
+    """
+    epochs = field_of(recipe, "epochs", epochs, None)
+    device = field_of(recipe, "device", device, "auto")
     fields_ = {**search_recipe(strategy, images), **recipe, "device": device}
     if epochs is not None:
         return Recipe.from_dict({**fields_, "epochs": epochs})

@@ -109,7 +109,7 @@ def by_network(strategy: str, graph: ConvGraph, strength: float | None) -> str:
 def why(strategy: str) -> str:
     """Why a strategy was chosen that nobody named, as a note of the plan."""
     reasons = {
-        "trials": "the budget counts FLOPs or parameters, and candidates can be trained for long enough to be compared",
+        "trials": "the budget counts FLOPs or parameters, and shapes of that cost can be tried out",
         "gamma-l1": "norms scale most units",
         "taylor": "norms scale few units",
         "magnitude": "what units speak through is frozen",

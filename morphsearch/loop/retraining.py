@@ -24,6 +24,7 @@ from morphsearch.loop.run import data_of, recorded_config
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.loop.runner import Listener, silent
 from morphsearch.training import Recipe, RetrainResult, retrain
+from morphsearch.training.recipe import field_of
 from morphsearch.training.retraining import WEIGHTS
 
 __all__ = ["Comparison", "Row", "compare", "retrain_run", "retraining_recipe", "verdict"]
@@ -119,7 +120,8 @@ def retraining_recipe(
     """The recipe of all arms: cosine, with what the search settled on for the data (batch size, precision, ...)."""
     same: dict[str, Any] = {"batch_size": batch_size_for(images)}
     same |= {key: value for key, value in config.recipe.items() if key in SEARCHED_FIELDS}
-    chosen = {**same, "epochs": epochs or config.epochs, "device": config.device, **dict(recipe or {})}
+    length = field_of(recipe or {}, "epochs", epochs, None) or config.epochs
+    chosen = {**same, "device": config.device, **dict(recipe or {}), "epochs": length}
     return Recipe.from_dict(chosen)
 
 

@@ -13,7 +13,7 @@ from morphsearch.data import as_splits
 from morphsearch.loop.checks import check_arguments, check_options
 from morphsearch.loop.config import batch_size_for
 from morphsearch.loop.rundir import RunDirectory
-from morphsearch.sparsity.config import masked_recipe
+from morphsearch.sparsity.config import EPOCHS, length_and_device, masked_recipe
 from morphsearch.sparsity.results import SparsifyResult
 from morphsearch.sparsity.run import KIND, versions
 from morphsearch.sparsity.runner import Runner
@@ -32,7 +32,7 @@ def sparsify(
     *,
     target: float | str | None = None,
     schedule: Schedule | str | None = None,
-    epochs: float = 10,
+    epochs: float = EPOCHS,
     run_dir: str | Path | None = None,
     recipe: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -73,7 +73,7 @@ def sparsify(
         RunDirectory(run_dir).refuse_existing(python=True)
     data = as_splits(train_data, val_data, test_data)
     base = {"batch_size": batch_size_for(len(data.train))}
-    training = masked_recipe({**base, **given, "epochs": epochs, "device": device})
+    training = masked_recipe({**base, **given, **length_and_device(given, epochs, device)})
     trainer = Trainer(model, data, training, seed=seed, progress=listener, phase=KIND)
     trainer.check()
     sparsifier = Sparsifier(model, target, schedule=schedule, steps=trainer.total_steps, **options)

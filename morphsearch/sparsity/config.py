@@ -12,11 +12,12 @@ from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.config import batch_size_for
 from morphsearch.sparsity.schedule import Schedule
 from morphsearch.sparsity.values import listed, n_of_m, percent, table
-from morphsearch.training.recipe import Recipe
+from morphsearch.training.recipe import Recipe, field_of
 
 FRESH = "fresh"
 TUNING_RATE = 0.02
 """Learning rate where weights are trained already, unless the recipe says otherwise; fresh ones take the recipe's."""
+EPOCHS = 10.0
 
 
 def masked_recipe(given: Mapping[str, Any]) -> Recipe:
@@ -33,6 +34,15 @@ def masked_recipe(given: Mapping[str, Any]) -> Recipe:
             "leave ema out",
         )
     return recipe
+
+
+def length_and_device(recipe: Mapping[str, Any], epochs: float, device: str) -> dict[str, Any]:
+    """Those two, which are options and fields of the recipe.
+
+    Raises:
+        UsageError: both are given, and differ.
+    """
+    return {"epochs": field_of(recipe, "epochs", epochs, EPOCHS), "device": field_of(recipe, "device", device, "auto")}
 
 
 @named_fields
@@ -76,7 +86,7 @@ class SparsifyConfig:
     strategy: str = "magnitude-sparsity"
     strategy_options: dict[str, Any] = field(default_factory=dict)
     weights: str = FRESH
-    epochs: float = 10
+    epochs: float = EPOCHS
     seed: int = 0
     data_seed: int | None = None
     device: str = "auto"
@@ -163,7 +173,8 @@ class SparsifyConfig:
         base: dict[str, Any] = {"batch_size": batch_size_for(images)}
         if self.weights != FRESH:
             base["lr"] = TUNING_RATE
-        return masked_recipe({**base, **dict(self.recipe), "epochs": self.epochs, "device": self.device})
+        own = length_and_device(self.recipe, self.epochs, self.device)
+        return masked_recipe({**base, **dict(self.recipe), **own})
 
     @property
     def asked(self) -> str:

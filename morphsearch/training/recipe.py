@@ -127,6 +127,22 @@ class Recipe:
             raise UnknownName.of(f"{name} in the recipe", str(value), known)
 
 
+def field_of(recipe: Mapping[str, Any], name: str, option: Any, default: Any) -> Any:
+    """The value of an option that is a field of the recipe too: the recipe's, where the option is left at its default.
+
+    Raises:
+        UsageError: both are given, and differ.
+    """
+    said = recipe.get(name, option)
+    if option not in (default, said):
+        raise UsageError(
+            f"{name}={option!r}, and {name}={said!r} in the recipe",
+            f"{name} is an option and a field of the recipe, and there is one of it",
+            "give one of them",
+        )
+    return said
+
+
 def _wrong(name: str, value: object, rule: str) -> UsageError:
     default = next(field.default for field in dataclasses.fields(Recipe) if field.name == name)
     return UsageError(f"recipe field {name!r} is {value!r}", f"{name} is {rule}", f"the default is {default!r}")

@@ -413,7 +413,10 @@ def test_images_smaller_than_the_network_takes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("budget", "name", "reason"),
-    [("flops=50%", "gamma-l1", "norms scale most units"), ("params=50%", "trials", "counts parameters alone")],
+    [
+        ("flops=50%", "gamma-l1", "norms scale most units"),
+        ("params=50%", "trials", "shapes of that cost can be tried out"),
+    ],
 )
 def test_the_plan_says_which_strategy_was_chosen_and_why(budget: str, name: str, reason: str) -> None:
     told = run("search", "digits_net", "--budget", budget, "--dry-run")

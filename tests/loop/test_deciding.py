@@ -13,6 +13,7 @@ from loop_fakes import EXACT, counted, data, example, network, train
 import morphsearch as ms
 from morphsearch.errors import UsageError
 from morphsearch.loop.run import resume, start
+from morphsearch.sparsity import SparsifyConfig
 
 
 def chosen(budget: Any = "flops=50%", **given: Any) -> str:
@@ -136,3 +137,17 @@ def test_a_call_from_python_decides_too() -> None:
     found = ms.search(network(), data(), budget="params=50%", epochs=1, recipe=EXACT)
     assert found.best.strategy == "trials"
     assert found.best.costs["params"]["total"] <= counted(network())["params"] / 2
+
+
+def test_length_and_device_may_stand_in_the_recipe() -> None:
+    """They are options too; what a recipe says of them is not dropped without a word."""
+    config = ms.SearchConfig("digits_net", recipe={"epochs": 3, "device": "cpu"})
+    assert (config.training(1_300).epochs, config.training(1_300).device) == (3, "cpu")
+    assert config.settled(1_300).epochs == 3
+    assert ms.SearchConfig("digits_net", epochs=3, recipe={"epochs": 3}).training().epochs == 3
+    with pytest.raises(UsageError, match="epochs=2, and epochs=3 in the recipe"):
+        ms.SearchConfig("digits_net", epochs=2, recipe={"epochs": 3})
+    with pytest.raises(UsageError, match="device"):
+        SparsifyConfig("digits_net", "70%", device="cpu", recipe={"device": "mps"}).training()
+    sparse = SparsifyConfig("digits_net", "70%", recipe={"epochs": 3, "device": "cpu"})
+    assert (sparse.training().epochs, sparse.training().device) == (3, "cpu")
