@@ -8,7 +8,7 @@ import torch
 
 from morphsearch.graph import coupling, record
 from morphsearch.models import build_seed
-from tests.graph import usual  # noqa: F401  (its cases are among them, whatever else is imported)
+from tests.graph import idioms, mixtures, multihead, tokens, usual  # noqa: F401  (their cases, whatever else is imported)
 from tests.graph.mechanisms import CASES
 from tests.torchvision_shim import models
 
