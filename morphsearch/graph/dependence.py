@@ -32,10 +32,11 @@ def mark_dependent(
     """
     tape = graph.tape
     read_by: dict[int, np.ndarray] = {}
+    fitting = {index: _fitting(graph, before, after, multiplicity) for index, before, after in operations}
     for index, _, _ in operations:
         operation = tape.operations[index]
         inputs = [np.asarray(labels.ids).reshape(-1) for labels in operation.inputs]
-        read = np.concatenate(inputs) if inputs else np.zeros(0, np.int64)
+        read = np.concatenate(inputs) if inputs else _slices(graph, operation.attrs.get("of", ""), fitting[index])
         read_by[index] = read if (read > 0).any() else np.concatenate(list(tape.slots.values()))
         tape.mix(read_by[index], _dependence(graph, index))
     owners = graph.resolution.unit_of[np.concatenate(list(read_by.values()))]
@@ -43,7 +44,6 @@ def mark_dependent(
     own[graph.unit_group[owners[owners >= 0]]] = True
     # What an operation reads mostly has the width that its number follows from. Where that does not explain the change,
     # or another group's width would do as well, groups are tried apart from it.
-    fitting = {index: _fitting(graph, before, after, multiplicity) for index, before, after in operations}
     wanted = {index for index, fits in fitting.items() if not (fits & own).any() or (fits & ~own).any()}
     if not wanted:
         return
@@ -57,6 +57,15 @@ def mark_dependent(
             of_slot = graph.resolution.unit_of[ids]
             among = np.isin(graph.unit_group[np.maximum(of_slot, 0)], list(groups))
             tape.mix(ids[(of_slot >= 0) & among], _dependence(graph, index))
+
+
+def _slices(graph: ConvGraph, name: str, fits: np.ndarray) -> np.ndarray:
+    """The slices of a parameter that is computed with: those of groups whose width explains the number, if any does."""
+    unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
+    own = [ids for (of, _), ids in graph.tape.slots.items() if of == name]
+    explain = [ids[(unit_of[ids] >= 0) & fits[unit_group[np.maximum(unit_of[ids], 0)]]] for ids in own]
+    found = explain if any(ids.size for ids in explain) else own
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 MOST_TRIES = 48  # rewrites that the search for a number's width may take

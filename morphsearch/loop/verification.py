@@ -230,7 +230,7 @@ def random_keep(
 def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
     """A copy of the seed in which the parameters of the units that `keep` drops are zero, and all parameters of layers
     that go with branches of which it keeps no unit."""
-    dropped = np.zeros(graph.num_units, bool)
+    dropped = np.zeros(graph.num_units + 1, bool)  # the last is for slices of no unit
     removal = graph.gone_with([name for name, positions in keep.items() if not len(positions)])
     for name, positions in keep.items():
         units = graph.units_of(name)
@@ -238,13 +238,13 @@ def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
         gone[list(positions)] = False
         dropped[units[gone]] = True
     if removal is not None:
-        dropped |= np.isin(graph.unit_group, list(removal.groups))
+        dropped[:-1] |= np.isin(graph.unit_group, list(removal.groups))
     twin = clone(graph.model, {})
     parameters = dict(twin.named_parameters())
     with torch.no_grad():
         for binding in graph.bindings:
             if binding.tensor in parameters:
-                index = np.nonzero((binding.units >= 0) & dropped[np.maximum(binding.units, 0)])[0]
+                index = np.nonzero(dropped[binding.units])[0]
                 parameters[binding.tensor].index_fill_(binding.dim, torch.from_numpy(index), 0.0)
         for name in removal.parameters if removal is not None else ():
             if name in parameters:
