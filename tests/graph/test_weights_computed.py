@@ -333,6 +333,7 @@ def test_networks_prepared_for_quantisation_shrink_and_say_that_ranges_are_share
     small = graph.shrink({"0": [1, 2, 7], "2": [0, 5]})
     assert small.get_buffer("0.weight_fake_quant.scale").shape == ((3,) if own else (1,))
     assert small(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+    graph.shrink({"0": [3], "2": [0]})
     wide = graph.resize({"0": 12, "2": 9}).train()
     wide(torch.randn(2, 3, 8, 8)).square().mean().backward()
     assert wide.get_parameter("2.weight").grad.shape == (9, 12, 3, 3)

@@ -32,7 +32,7 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     shape = tuple(outputs[0].shape)
     found = [(t, as_large_as(tape, t, tape.labels(t))) for t in operands]
     active = [labels for _, labels in found if labels is not None and labels.parameter is None]
-    if all(_one_number(labels) for labels in active) and len(active) < len(found):
+    if active and len(active) < len(found) and _only_numbers(tape, active):
         active = []  # a weight meets a number that was made as a tensor
     numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)
     if not active:
@@ -68,9 +68,13 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     finish(tape, func, [*active, *made], out, produced, parameters=named, attrs={"numbers": numbers})
 
 
-def _one_number(labels: Labels) -> bool:
-    """A tensor of one element that code made, of no data."""
-    return labels.ids.numel() == 1 and prod(labels.shape) == 1 and int(labels.ids) == LOOSE
+def _only_numbers(tape: Tape, active: list[Labels]) -> bool:
+    """Tensors of one element that code made, of no data."""
+    if any(one.ids.numel() > 1 or int(one.ids) != LOOSE for one in active):
+        return False
+    # Where a single unit is left, what has its size could pass for a number.
+    natural = "one" if all(prod(one.shape) == 1 for one in active) else None
+    return tape.decide("a number made as a tensor", natural, strict=True) is not None
 
 
 def _broadcast(labels: Labels, shape: tuple[int, ...]) -> Tensor:
