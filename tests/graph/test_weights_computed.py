@@ -78,6 +78,45 @@ def test_a_weight_scaled_by_its_width_mixes_what_it_reads() -> None:
     assert verify(model, INPUTS).exact
 
 
+NUMBERS: dict[str, Computed] = {
+    "tensor": lambda s, w: w * torch.sqrt(torch.tensor(2 / w.shape[1], dtype=w.dtype, device=w.device)),
+    "new_tensor": lambda s, w: w * w.new_tensor([1 / w.shape[1]]),
+    "full_like": lambda s, w: w * torch.full_like(w, 1 / w.shape[1]),
+    "a count of ones": lambda s, w: w / torch.ones_like(w).sum(1, keepdim=True),
+    "an attribute": lambda s, w: w / s.in_channels,
+    "limits": lambda s, w: w.clamp(-0.5 / w.shape[1], 0.5 / w.shape[1]),
+    "a power": lambda s, w: w.abs() ** (1 / w.shape[1]),
+}
+
+
+@pytest.mark.parametrize("name", list(NUMBERS))
+def test_numbers_that_follow_from_a_width_are_found_however_they_reach_a_weight(name: str) -> None:
+    model = network(NUMBERS[name])
+    graph = record(model, INPUTS)
+    assert graph.free == ["first", "layer", "last"]
+    assert proofs.mixing(graph) == ["first"]
+    holds(graph)
+    assert verify(model, INPUTS).exact
+
+
+def test_attention_scaled_by_a_number_made_as_a_tensor_mixes() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Conv2d(8, 6, 1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
+            scale = torch.sqrt(torch.tensor(q.shape[1], dtype=q.dtype, device=q.device))
+            return (v @ (q.transpose(1, 2) @ k / scale).softmax(-1).transpose(1, 2)).view(-1, 6, 8, 8)
+
+    torch.manual_seed(0)
+    graph = record(proofs.in_double(Around(Attention())), INPUTS)
+    assert "tensor in layer, by a number that follows from a width" in proofs.explained(graph)
+    assert proofs.mixing(graph) == ["layer.q"]
+    holds(graph)
+
+
 def test_a_scale_that_is_written_down_is_exact() -> None:
     graph = record(network(lambda s, w: w * (1 / math.sqrt(72))), INPUTS)
     assert graph.free == ["first", "layer", "last"]
@@ -131,6 +170,18 @@ def test_kernels_that_are_written_over_in_part_are_followed(computed: Computed) 
     holds(graph)
 
 
+def doubled_rows(s: Layer, w: Tensor) -> Tensor:
+    w = w.clone()
+    w[::2].mul_(2)
+    return w
+
+
+def with_a_diagonal(s: Layer, w: Tensor) -> Tensor:
+    w = w.clone()
+    w[:, :, 1, 1].fill_diagonal_(1.0)
+    return w
+
+
 def without_the_third(s: Layer, w: Tensor) -> Tensor:
     w = w.clone()
     w[2] = 0
@@ -157,6 +208,8 @@ def with_ones(s: Layer, w: Tensor) -> Tensor:
             ["first", "last"],
             "some of the slices of layer.weight are written over, which the code says",
         ),
+        (doubled_rows, ["first", "last"], "some of the slices of layer.weight are written over, which the code says"),
+        (with_a_diagonal, ["last"], "some of the slices of layer.weight are written over, which the code says"),
         (without_some, ["last"], "part of layer.weight is written over"),
         (with_ones, ["last"], "part of layer.weight is written over"),
     ],
@@ -168,17 +221,21 @@ def test_what_is_written_over_otherwise_stays(computed: Computed, free: list[str
     holds(graph)
 
 
-def test_data_that_is_written_into_a_weight_stays() -> None:
+@pytest.mark.parametrize("added", [False, True])
+def test_data_that_is_written_into_a_weight_stays(added: bool) -> None:
     class Written(Layer):
         def forward(self, x: Tensor) -> Tensor:
             weight = self.weight.clone()
-            weight[:, :, 1, 1] = x.mean((0, 2, 3))
+            if added:
+                weight[:, :, 1, 1].add_(x.mean((0, 2, 3)))
+            else:
+                weight[:, :, 1, 1] = x.mean((0, 2, 3))
             return F.conv2d(x, weight, self.bias, padding=1)
 
     torch.manual_seed(0)
     graph = record(proofs.in_double(Around(Written(lambda s, w: w))), INPUTS)
     assert graph.free == ["last"]
-    assert "it is written over part of layer.weight" in proofs.explained(graph)
+    assert "part of layer.weight" in proofs.explained(graph)
     holds(graph)
 
 
@@ -190,6 +247,7 @@ NEVER_ZERO: dict[str, Computed] = {
     "add": lambda s, w: w + s.row,
     "softplus": lambda s, w: w + F.softplus(s.spread) * 0.3,
     "pow": lambda s, w: w**2 + (w.abs() + 1) ** 2,
+    "logsumexp": lambda s, w: w + torch.logsumexp(w, (2, 3), keepdim=True),
     "ge": lambda s, w: (w >= 0).to(w.dtype),
 }
 
@@ -286,10 +344,24 @@ def test_what_meets_a_single_unit_is_not_broadcast_over_others() -> None:
     assert again.free == graph.free
 
 
-def test_copies_of_what_a_clamped_weight_reads_are_refused() -> None:
-    graph = record(network(lambda s, w: w.clamp(-0.1, 0.1)), INPUTS)
-    with pytest.raises(GraphError, match="clamp in layer computes with that weight"):
+@pytest.mark.parametrize(
+    ("computed", "what"),
+    [
+        (lambda s, w: w.clamp(-0.1, 0.1), "clamp"),
+        (lambda s, w: w + s.row, "add"),
+        (lambda s, w: w.amax((2, 3), keepdim=True).expand_as(w), "amax"),
+    ],
+)
+def test_copies_of_what_cannot_be_shared_out_are_refused(computed: Computed, what: str) -> None:
+    graph = record(network(computed, row=learned(6, 1, 1, 1)), INPUTS)
+    with pytest.raises(GraphError, match=f"{what} in layer computes with that weight"):
         graph.resize({"first": 12}, weights="widen")
+    proofs.widens_exactly(graph, INPUTS, skip=["first"])
+
+
+def test_what_is_added_to_whole_kernels_is_shared_out_with_them() -> None:
+    graph = record(network(lambda s, w: w + s.middle, middle=learned(6, 8, 1, 1)), INPUTS)
+    proofs.widens_exactly(graph, INPUTS)
 
 
 # -- quantisation-aware training ---------------------------------------------------------------------------------------

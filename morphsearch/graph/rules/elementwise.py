@@ -19,6 +19,7 @@ from morphsearch.graph.rules.common import finish, numbers_in, short_name
 from morphsearch.graph.rules.lifting import lifts
 from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.rules.mixtures import makers, met, mixed_by_elements
+from morphsearch.graph.rules.overwriting import changed_in_place
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -35,14 +36,20 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if active and len(active) < len(found) and _only_numbers(tape, active):
         active = []  # a weight meets a number that was made as a tensor
     numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)
+    in_place = str(func._schema.name).endswith("_")
     if not active:
         _derive(tape, found, outputs, shape, numbers)
+        if in_place:
+            after = tape.labels(operands[0])
+            changed_in_place(tape, operands[0], found[0][1], after is not None and bool(after.parameter))
         name = tape.labels(outputs[0]).parameter  # type: ignore[union-attr]
         if name and lifts(func, args, kwargs, [labels for _, labels in found], name):
             tape.lifted.setdefault(name, tape.where(tape.doing))
         return
     if tape.decisions and len(active) == 1 and len(found) == 2 and mixed_by_elements(tape, func, operands, out):
         return
+    if in_place:
+        changed_in_place(tape, operands[0], found[0][1], False)
     lifted = [_broadcast(labels, shape) for labels in active]
     moving = {d for ids in lifted for d, size in enumerate(ids.shape) if size > 1}
     if len(active) > 1:
@@ -179,7 +186,11 @@ def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...
             if one.parameter in tape.lifted:
                 tape.lifted.setdefault(main.parameter or "", tape.lifted[one.parameter or ""])
         if adds and len(found) > 1:
-            tape.sums += [(main.parameter or "", one.parameter or "") for one in known if one.shape == shape]
+            for one in known:
+                if _as_spread(one, main):
+                    tape.sums.append((main.parameter or "", one.parameter or ""))
+                elif one.parameter != main.parameter and main.parameter not in tape.mixtures:
+                    tape.bent.setdefault(main.parameter or "", tape.where(tape.doing))
         elif adds and not any(numbers):
             pass  # a sum that starts at zero
         elif tape.doing not in ("mul", "div", "neg") or sum(one.parameter == main.parameter for one in known) > 1:
@@ -188,6 +199,12 @@ def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...
             tape.emit(tape.doing, [], [], attrs={"numbers": numbers, "of": main.parameter})
     for output in outputs:
         tape.put(output, Labels(result.ids, result.shape, -1, result.parameter))
+
+
+def _as_spread(one: Labels, main: Labels) -> bool:
+    """What is added changes along all dimensions of a weight; of kernels, all but the places in them."""
+    count = max(2, len(main.shape) - 2) if len(main.shape) > 3 else len(main.shape)
+    return len(one.shape) == len(main.shape) and one.ids.shape[:count] == main.ids.shape[:count]
 
 
 def _main(tape: Tape, known: list[Labels], shape: tuple[int, ...]) -> Labels | None:

@@ -6,6 +6,7 @@ slices. Else all slices of the parameter stay.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,21 @@ def written_over(tape: Tape, target: Tensor, value: Any, indices: Any = ()) -> b
         tape.sums.append((name, written.parameter))
         return True
     return _hold_all(tape, name)
+
+
+def changed_in_place(tape: Tape, target: Tensor, before: Labels | None, followed: bool) -> None:
+    """Arithmetic wrote its result over `target`, which may be part of something made of a parameter.
+
+    Args:
+        before: its labels before that.
+        followed: the result is still a rearrangement of that parameter.
+    """
+    if before is None or not before.parameter or not target._is_view():
+        return
+    if followed:
+        _hold_parts(tape, before)
+    else:
+        _hold_all(tape, before.parameter)
 
 
 def _hold_all(tape: Tape, name: str) -> bool:
@@ -91,12 +107,16 @@ def _same(written: Labels, before: Labels) -> bool:
 def _hold_parts(tape: Tape, before: Labels) -> None:
     """Which slices are written over is written down, so they stay where those are not all."""
     name = before.parameter or ""
-    flat = np.asarray(before.ids).reshape(-1) - 1
-    shape = tape.shapes[name]
-    for dim, places in enumerate(np.unravel_index(flat[flat >= 0], shape)):
-        if shape[dim] > 1 and np.unique(places).size < shape[dim]:
+    flat = np.unique(np.asarray(before.ids).reshape(-1)) - 1
+    flat, shape = flat[flat >= 0], tape.shapes[name]
+    if flat.size == prod(shape):
+        return
+    sizes = [np.unique(places).size for places in np.unravel_index(flat, shape)]
+    aslant = prod(sizes) > flat.size  # a diagonal
+    for dim, size in enumerate(sizes):
+        if shape[dim] > 1 and (size < shape[dim] or aslant):
             why = f"{tape.where(tape.doing)}: some of the slices of {name} are written over, which the code says"
             tape.pin(tape.slot(name, dim, "other"), why)
 
 
-__all__ = ["is_whole", "written_over"]
+__all__ = ["changed_in_place", "is_whole", "written_over"]
