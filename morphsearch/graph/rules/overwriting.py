@@ -15,7 +15,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import LOOSE, Labels
 from morphsearch.graph.rules.binding import follows
-from morphsearch.graph.tape import Tape, unseen
+from morphsearch.graph.tape import Tape, storage_key, unseen
 
 
 def written_over(tape: Tape, target: Tensor, value: Any, indices: Any = ()) -> bool:
@@ -23,6 +23,8 @@ def written_over(tape: Tape, target: Tensor, value: Any, indices: Any = ()) -> b
 
     `indices`: where in `target`, as far as tensors say so.
     """
+    if tape.name_of(target) is None and storage_key(target) in tape.storages:
+        return False  # it is followed element by element, as what it has become
     before = tape.labels(target)
     if before is None or before.parameter is None:
         return False
