@@ -417,3 +417,25 @@ def test_a_network_without_units_is_verified() -> None:
     found = verify(model, INPUTS)
     assert found.exact
     assert not found.graph.free
+
+
+def test_parts_of_a_mixture_that_are_written_over_are_named_by_its_parameter() -> None:
+    class Bank(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.routing, self.kernels = nn.Linear(8, 3), learned(3, 6, 8, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, c, h, w = x.shape
+            share = self.routing(x.mean((2, 3))).softmax(1).view(-1, 3, 1, 1, 1, 1)
+            weight = (share * self.kernels).sum(1)
+            weight[:, 2] = 0
+            rows = weight.shape[1]
+            x = F.conv2d(x.reshape(1, -1, h, w), weight.flatten(0, 1), padding=1, groups=n)
+            return x.view(n, rows, h, w)
+
+    torch.manual_seed(0)
+    graph = record(proofs.in_double(Around(Bank())), INPUTS)
+    assert graph.free == ["first", "last"]
+    assert "some of the slices of layer.kernels are written over" in proofs.explained(graph)
+    holds(graph)

@@ -31,7 +31,8 @@ def written_over(tape: Tape, target: Tensor, value: Any, indices: Any = ()) -> b
     name = before.parameter
     written = tape.labels(value) if isinstance(value, Tensor) else None
     if written is not None and written.parameter is None and not written.blank:
-        tape.pin(written.ids, f"{tape.where(tape.doing)}: it is written over part of {name or 'a weight'}")
+        of = tape.mixtures.get(name, name) or "a weight"
+        tape.pin(written.ids, f"{tape.where(tape.doing)}: it is written over part of {of}")
     if not name:
         return True
     if any(index is not None for index in indices):
@@ -117,7 +118,8 @@ def _hold_parts(tape: Tape, before: Labels) -> None:
     aslant = prod(sizes) > flat.size  # a diagonal
     for dim, size in enumerate(sizes):
         if shape[dim] > 1 and (size < shape[dim] or aslant):
-            why = f"{tape.where(tape.doing)}: some of the slices of {name} are written over, which the code says"
+            of = tape.mixtures.get(name, name)
+            why = f"{tape.where(tape.doing)}: some of the slices of {of} are written over, which the code says"
             tape.pin(tape.slot(name, dim, "other"), why)
 
 
