@@ -426,7 +426,7 @@ def test_parts_of_a_mixture_that_are_written_over_are_named_by_its_parameter() -
             self.routing, self.kernels = nn.Linear(8, 3), learned(3, 6, 8, 3, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            n, c, h, w = x.shape
+            n, _, h, w = x.shape
             share = self.routing(x.mean((2, 3))).softmax(1).view(-1, 3, 1, 1, 1, 1)
             weight = (share * self.kernels).sum(1)
             weight[:, 2] = 0
