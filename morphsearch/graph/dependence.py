@@ -38,26 +38,32 @@ def mark_dependent(
     """
     tape = graph.tape
     read_by: dict[int, np.ndarray] = {}
+    fitting = {index: _fitting(graph, before, after, multiplicity) for index, before, after in operations}
+    alone: set[int] = set()  # they read nothing: the groups that their numbers follow from are found by trying
     for index, _, _ in operations:
         operation = tape.operations[index]
         inputs = [np.asarray(labels.ids).reshape(-1) for labels in operation.inputs]
-        read = np.concatenate(inputs) if inputs else np.zeros(0, np.int64)
-        read_by[index] = read if (read > 0).any() else np.concatenate(list(tape.slots.values()))
+        read = np.concatenate(inputs) if inputs else _slices(graph, operation.attrs.get("of", ""), fitting[index])
+        read_by[index] = read
+        if not (read > 0).any():
+            alone.add(index)
         tape.mix(read_by[index], _dependence(graph, index))
     owners = graph.resolution.unit_of[np.concatenate(list(read_by.values()))]
     own = np.zeros(len(graph.groups), bool)
     own[graph.unit_group[owners[owners >= 0]]] = True
     # What an operation reads mostly has the width that its number follows from. Where that does not explain the change,
     # or another group's width would do as well, groups are tried apart from it.
-    fitting = {index: _fitting(graph, before, after, multiplicity) for index, before, after in operations}
-    wanted = {index for index, fits in fitting.items() if not (fits & own).any() or (fits & ~own).any()}
+    wanted = {index for index, fits in fitting.items() if not (fits & own).any() or (fits & ~own).any()} | alone
     if not wanted:
         return
-    others = [int(group) for group in np.flatnonzero(~own) if (multiplicity[graph.unit_group == group] != 1).any()]
+    asked = np.ones_like(own) if alone else ~own
+    others = [int(group) for group in np.flatnonzero(asked) if (multiplicity[graph.unit_group == group] != 1).any()]
     found, tries = _followed(graph, wanted, others, multiplicity, dependent_at, MOST_TRIES)
     if tries <= 0:
         for index in wanted:
             found.setdefault(index, set()).update(others)
+    for index in alone - found.keys():
+        found[index] = set(range(len(graph.groups)))
     for index, groups in found.items():
         for ids in tape.slots.values():
             of_slot = graph.resolution.unit_of[ids]
@@ -88,6 +94,15 @@ def not_of_data(graph: ConvGraph, operations: list[Dependent], multiplicity: np.
 
 def _close(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return len(one) == len(other) and bool(np.allclose(one, other, rtol=1e-6, atol=0.0, equal_nan=True))
+
+
+def _slices(graph: ConvGraph, name: str, fits: np.ndarray) -> np.ndarray:
+    """The slices of a parameter that is computed with: those of groups whose width explains the number, if any does."""
+    unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
+    own = [ids for (of, _), ids in graph.tape.slots.items() if of == name]
+    explain = [ids[(unit_of[ids] >= 0) & fits[unit_group[np.maximum(unit_of[ids], 0)]]] for ids in own]
+    found = explain if any(ids.size for ids in explain) else own
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 MOST_TRIES = 48  # rewrites that the search for a number's width may take

@@ -18,7 +18,10 @@ ZERO_TO_ZERO = frozenset(
     " split split_with_sizes chunk slice select narrow unbind expand flip roll pixel_shuffle pixel_unshuffle"
     " channel_shuffle native_channel_shuffle constant_pad_nd"
     " max_pool2d_with_indices max_pool2d avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d"
-    " upsample_nearest2d upsample_bilinear2d upsample_bicubic2d reflection_pad2d replication_pad2d mean sum".split()
+    " upsample_nearest2d upsample_bilinear2d upsample_bicubic2d reflection_pad2d replication_pad2d mean sum"
+    " fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams"
+    " _fake_quantize_learnable_per_tensor_affine fake_quantize_per_channel_affine_cachemask"
+    " _fused_moving_avg_obs_fq_helper".split()
 )
 _READING = ZERO_TO_ZERO | _SUMS | _JOINS | _SCALES
 

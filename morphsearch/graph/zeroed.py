@@ -19,7 +19,7 @@ def with_zeros(graph: ConvGraph, dropped: np.ndarray, beside: Iterable[str] = ()
     """A copy of the seed in which the parameters' slices of some units are zero, and whole parameters.
 
     Args:
-        dropped: `u` bool.
+        dropped: `u` bool, or more.
         beside: names of the whole parameters.
     """
     twin = clone(graph.model, {})

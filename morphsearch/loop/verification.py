@@ -231,7 +231,7 @@ def random_keep(
 def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
     """A copy of the seed in which the parameters of the units that `keep` drops are zero, and all parameters of layers
     that go with branches of which it keeps no unit."""
-    dropped = np.zeros(graph.num_units, bool)
+    dropped = np.zeros(graph.num_units + 1, bool)  # one more: there may be no units
     removal = graph.gone_with([name for name, positions in keep.items() if not len(positions)])
     for name, positions in keep.items():
         units = graph.units_of(name)
@@ -239,7 +239,7 @@ def zeroed(graph: ConvGraph, keep: Mapping[str, list[int]]) -> nn.Module:
         gone[list(positions)] = False
         dropped[units[gone]] = True
     if removal is not None:
-        dropped |= np.isin(graph.unit_group, list(removal.groups))
+        dropped[:-1] |= np.isin(graph.unit_group, list(removal.groups))
     return with_zeros(graph, dropped, removal.parameters if removal is not None else ())
 
 

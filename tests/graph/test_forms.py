@@ -16,7 +16,7 @@ INPUTS = torch.zeros(2, 3, 8, 8)
 # Forms in which something stays: one that is lost is seen here, and one that is won is taken off.
 FROZEN = frozenset(
     (
-        "pixel pad_ch einsum_ norm_w gate0 select0 perm_t "
+        "pixel pad_ch einsum_ gate0 select0 perm_t "
         "loopsum loopshape split1 const_vec const_list const_shape first_half_relu_idx mask_mul avgpool_ch interp_ch "
         "gather_ scatter_ index_add_ partial_conv weight_slice weight_mul_const "
         "weight_softmax bn_func outer stack_rev param_slice arange_idx ghost softmax_gate_idx "

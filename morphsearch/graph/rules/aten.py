@@ -22,6 +22,7 @@ from morphsearch.graph.rules.moving import cat, copy, count, create, identity, m
 from morphsearch.graph.rules.norms import per_channel_norm
 from morphsearch.graph.rules.pairs import on_both_sides
 from morphsearch.graph.rules.products import product
+from morphsearch.graph.rules.quantised import by_channel, observed
 from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial, unpooled
 from morphsearch.graph.rules.vectors import vector_product
 from morphsearch.graph.rules.windows import as_complex, laid_out, put_back, transformed
@@ -169,10 +170,14 @@ ATEN: dict[str, Rule] = {
     **_table(embedding(not_followed), "embedding"),
     **_table(transformed, "_fft_r2c _fft_c2r _fft_c2c"),
     **_table(elementwise.glu, "glu"),
+    **_table(by_channel, "fake_quantize_per_channel_affine_cachemask _fake_quantize_learnable_per_channel_affine"),
+    **_table(observed, "_fused_moving_avg_obs_fq_helper"),
     **_table(
         pointwise,
         "native_dropout bernoulli_ bernoulli uniform_ normal_ where masked_fill masked_fill_ lerp prelu"
-        " _prelu_kernel hardswish log_sigmoid_forward rrelu_with_noise rsub floor_divide",
+        " _prelu_kernel hardswish log_sigmoid_forward rrelu_with_noise rsub floor_divide"
+        " fake_quantize_per_tensor_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams"
+        " _fake_quantize_learnable_per_tensor_affine",
     ),
     # Element-wise by tag in newer versions of torch only; most of these have had it from 2.13 on.
     **_table(

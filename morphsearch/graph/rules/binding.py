@@ -107,7 +107,7 @@ def follows(tape: Tape, labels: Labels, main: Labels) -> bool:
         return prod(labels.shape) == 1
     offset = len(main.shape) - len(labels.shape)
     for dim, size in enumerate(labels.shape):
-        if size == 1 or labels.ids.shape[dim] == main.ids.shape[dim + offset] == 1:
+        if size == 1 or labels.ids.shape[dim] == 1:  # the same for every slice of the other, also where it is expanded
             continue
         one, other = axis_of(tape, labels, dim), axis_of(tape, main, dim + offset)
         if one is None or other is None:

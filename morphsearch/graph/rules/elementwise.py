@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from morphsearch.graph.rules.binding import (
     unknown_part,
 )
 from morphsearch.graph.rules.common import finish, numbers_in, short_name
+from morphsearch.graph.rules.lifting import lifts
 from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.rules.mixtures import makers, met, mixed_by_elements
+from morphsearch.graph.rules.overwriting import changed_in_place
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -30,12 +33,23 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     shape = tuple(outputs[0].shape)
     found = [(t, as_large_as(tape, t, tape.labels(t))) for t in operands]
     active = [labels for _, labels in found if labels is not None and labels.parameter is None]
+    if active and len(active) < len(found) and _only_numbers(tape, active):
+        active = []  # a weight meets a number that was made as a tensor
     numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)
+    in_place = str(func._schema.name).endswith("_")
     if not active:
         _derive(tape, found, outputs, shape, numbers)
+        if in_place:
+            after = tape.labels(operands[0])
+            changed_in_place(tape, operands[0], found[0][1], after is not None and bool(after.parameter))
+        name = tape.labels(outputs[0]).parameter  # type: ignore[union-attr]
+        if name and lifts(func, args, kwargs, [labels for _, labels in found], name):
+            tape.lifted.setdefault(name, tape.where(tape.doing))
         return
     if tape.decisions and len(active) == 1 and len(found) == 2 and mixed_by_elements(tape, func, operands, out):
         return
+    if in_place:
+        changed_in_place(tape, operands[0], found[0][1], False)
     lifted = [_broadcast(labels, shape) for labels in active]
     moving = {d for ids in lifted for d, size in enumerate(ids.shape) if size > 1}
     if len(active) > 1:
@@ -59,6 +73,15 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     produced = [compact(result, tuple(o.shape)) for o in outputs]
     made = [one for _, labels in found if labels is not None for one in makers(tape, labels)]
     finish(tape, func, [*active, *made], out, produced, parameters=named, attrs={"numbers": numbers})
+
+
+def _only_numbers(tape: Tape, active: list[Labels]) -> bool:
+    """Tensors of one element that code made, of no data."""
+    if any(one.ids.numel() > 1 or int(one.ids) != LOOSE for one in active):
+        return False
+    # Where a single unit is left, what has its size could pass for a number.
+    natural = "one" if all(prod(one.shape) == 1 for one in active) else None
+    return tape.decide("a number made as a tensor", natural, strict=True) is not None
 
 
 def _broadcast(labels: Labels, shape: tuple[int, ...]) -> Tensor:
@@ -117,7 +140,8 @@ def meet(tape: Tape, what: str, a: Tensor, b: Tensor) -> Tensor:
             choice = "left is broadcast" if not dims_a else "right is broadcast"
         elif not dims_a <= dims_b and not dims_b <= dims_a:
             choice = "outer"
-        choice = tape.decide(what, choice)
+        # Where a single unit is left, it could pass for one that is broadcast.
+        choice = tape.decide(what, choice, strict=True)
     if choice == "left is broadcast":
         tape.pin(a, f"{tape.where(what)}: it is broadcast over the channels of another tensor")
         return b
@@ -141,12 +165,6 @@ def _meet_constant(tape: Tape, tensor: Tensor, units: Tensor, shape: tuple[int, 
         tape.pin(units, tape.where("a constant tensor that is neither parameter nor buffer"))
 
 
-# Of zeros they make something else.
-_LIFTING = frozenset(
-    "exp exp2 sigmoid hardsigmoid softplus cos cosh acos log log_sigmoid_forward reciprocal rsqrt rsub".split()
-)
-
-
 def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...], numbers: tuple[float, ...]) -> None:
     """Arithmetic on parameters alone: what has the shape of the result stays a rearrangement of its parameter.
 
@@ -154,7 +172,7 @@ def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...
     parts.
     """
     known = [labels for _, labels in found if labels is not None]
-    main = next((labels for labels in known if labels.shape == shape and labels.parameter), None)
+    main = _main(tape, known, shape)
     if tape.mixtures:
         main = met(tape, known, main, numbers)
     if not known:
@@ -164,16 +182,40 @@ def _derive(tape: Tape, found: Any, outputs: list[Tensor], shape: tuple[int, ...
     else:
         result = Labels(main.ids, shape, -1, main.parameter)
         adds = tape.doing in ("add", "sub")
+        for one in known if adds else ():
+            if one.parameter in tape.lifted:
+                tape.lifted.setdefault(main.parameter or "", tape.lifted[one.parameter or ""])
         if adds and len(found) > 1:
-            tape.sums += [(main.parameter or "", one.parameter or "") for one in known if one.shape == shape]
+            for one in known:
+                if _as_spread(one, main):
+                    tape.sums.append((main.parameter or "", one.parameter or ""))
+                elif one.parameter != main.parameter and main.parameter not in tape.mixtures:
+                    tape.bent.setdefault(main.parameter or "", tape.where(tape.doing))
         elif adds and not any(numbers):
             pass  # a sum that starts at zero
         elif tape.doing not in ("mul", "div", "neg") or sum(one.parameter == main.parameter for one in known) > 1:
             tape.bent.setdefault(main.parameter or "", tape.where(tape.doing))
-        if tape.doing in _LIFTING or (adds and any(numbers)):
-            tape.lifted.setdefault(main.parameter or "", tape.where(tape.doing))
+        if numbers and (main.parameter or "") not in tape.joins:  # it may follow from a width
+            tape.emit(tape.doing, [], [], attrs={"numbers": numbers, "of": main.parameter})
     for output in outputs:
         tape.put(output, Labels(result.ids, result.shape, -1, result.parameter))
+
+
+def _as_spread(one: Labels, main: Labels) -> bool:
+    """What is added changes along all dimensions of a weight; of kernels, all but the places in them."""
+    count = max(2, len(main.shape) - 2) if len(main.shape) > 3 else len(main.shape)
+    return len(one.shape) == len(main.shape) and one.ids.shape[:count] == main.ids.shape[:count]
+
+
+def _main(tape: Tape, known: list[Labels], shape: tuple[int, ...]) -> Labels | None:
+    """Of parameters that meet, the one that the result is a rearrangement of: the first that has its shape."""
+    places = [place for place, labels in enumerate(known) if labels.shape == shape and labels.parameter]
+    place = places[0] if places else None
+    if len(known) > 1:
+        # Where single slices are left, others have that shape as well; the seed knows which it was.
+        chosen = tape.decide("followed parameter", str(place) if place else None)
+        place = int(chosen) if chosen is not None and int(chosen) in places else place
+    return known[place] if place is not None else None
 
 
 def glu(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:

@@ -15,6 +15,7 @@ from morphsearch.graph.rules.linear import linear
 from morphsearch.graph.rules.norms import batch_norm, group_norm, instance_norm, layer_norm, weight_norm
 from morphsearch.graph.rules.pairs import on_one_side
 from morphsearch.graph.rules.recurrent import RULES as RECURRENT
+from morphsearch.graph.rules.written_numbers import MAKING
 from morphsearch.graph.tape import Tape
 
 
@@ -59,4 +60,4 @@ _LAYERS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._weight_norm: weight_norm,
     **RECURRENT,
 }
-FUNCTIONS = {function: _aside(rule) for function, rule in _LAYERS.items()} | {torch.einsum: einsum}
+FUNCTIONS = {function: _aside(rule) for function, rule in _LAYERS.items()} | {torch.einsum: einsum} | MAKING

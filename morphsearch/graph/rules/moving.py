@@ -16,6 +16,7 @@ from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.joining import joined
 from morphsearch.graph.rules.layouts import in_parts, laid_out, skewed
 from morphsearch.graph.rules.likeness import as_large_as
+from morphsearch.graph.rules.overwriting import is_whole, written_over
 from morphsearch.graph.tape import Tape, Untraceable, storage_key
 from morphsearch.graph.tensors import mapped, tensors_in
 
@@ -176,6 +177,8 @@ def _indexed(indices: Any) -> list[tuple[Tensor, list[int]]]:
 def put(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """``target[rows] = values``, where the rows carry no units: what is written joins what was there."""
     target, indices, values = args[:3]
+    if written_over(tape, target, values, indices):
+        return
     before, written = tape.labels(target), tape.labels(values)
     if before is None or before.blank:
         before = getattr(target, "_morphsearch_like", constant(LOOSE, tuple(target.shape)))
@@ -247,6 +250,9 @@ def create(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     Where that was decided (see :mod:`~morphsearch.graph.creating`) its channels are units that follow those that they
     meet, since its size is written down.
     """
+    partly = short_name(func) in _WRITING and not is_whole(args[0])
+    if partly and written_over(tape, args[0], args[1] if len(args) > 1 else 0.0):
+        return
     numbers = (
         numbers_in(args[1:] if len(args) < 2 or not isinstance(args[1], (list, tuple)) else args[2:], {})
         if short_name(func) in _FILLING
@@ -288,6 +294,7 @@ CREATED = "created tensors"  # the decision
 CREATING = frozenset("zeros ones empty full rand randn new_zeros new_ones new_empty new_full".split())
 CHANNELLED = (2, 4, 5)  # ranks whose second dimension is that of channels
 
+_WRITING = frozenset("zero fill".split())
 _FILLING = frozenset("full new_full full_like fill fill_ scalar_tensor".split())
 
 
@@ -300,11 +307,13 @@ def copy(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     ids = arriving.ids.reshape((1,) * (target.dim() - arriving.ids.dim()) + tuple(arriving.ids.shape))
     before = tape.labels(target)
     written = compact(ids, shape)
-    whole = target.untyped_storage().nbytes() == target.numel() * target.element_size()
+    whole = is_whole(target)
     # What is filler yet counts as what lies beside it (circular padding copies corners before they are written).
     tape.emit("copy", [counted(arriving)], [counted(written)])
     if whole:
         tape.put(target, written)
+        return
+    if written_over(tape, target, source):
         return
     key = storage_key(target)
     if before is not None and not before.blank:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from morphsearch.graph.labels import RIGID, Labels, constant, reduce_ids, unknown
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, constant, reduce_ids, unknown
 from morphsearch.graph.rules.binding import learned, mixes_parameter, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
@@ -125,7 +125,14 @@ def reduce(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     produced = [
         Labels(ids, tuple(o.shape)) if o.dim() == ids.dim() else constant(RIGID, tuple(o.shape)) for o in outputs
     ]
-    finish(tape, func, [labels], out, produced, attrs={"dims": dims})
+    attrs: dict[str, Any] = {"dims": dims}
+    if name == "sum" and bool((labels.ids == LOOSE).all()):  # a sum of ones counts them
+        attrs["counts"] = (float(prod(labels.shape[d] for d in dims)),)
+    finish(tape, func, [labels], out, produced, attrs=attrs)
+
+
+_LINEAR = frozenset("sum mean nansum".split())
+_LIFTING = frozenset("logsumexp all".split())  # of zeros they make something else
 
 
 def _how(labels: Labels, over: list[int]) -> str:
@@ -154,6 +161,10 @@ def _reduce_parameter(
             return
         labels = summed
     mixes_parameter(tape, labels, dims, tape.where(f"{name} of the weight"))
+    if labels.parameter and name not in _LINEAR:
+        tape.bent.setdefault(labels.parameter, tape.where(name))
+    if labels.parameter and name in _LIFTING:
+        tape.lifted.setdefault(labels.parameter, tape.where(name))
     ids = reduce_ids(labels, dims)
     if not keepdim:
         ids = ids.reshape([ids.shape[d] for d in range(len(labels.shape)) if d not in dims])
