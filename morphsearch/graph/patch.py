@@ -25,8 +25,9 @@ from morphsearch.graph.following import new_shape
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.recording import run_tape
-from morphsearch.graph.repair import NodeFacts, Repair, Watch
+from morphsearch.graph.repair import Repair
 from morphsearch.graph.resolve import Resolution
+from morphsearch.graph.running import NodeFacts, Watch
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import Memo, trace
 from morphsearch.graph.written import Site, watching, write

@@ -18,7 +18,7 @@ from torch import fx, nn
 from morphsearch.graph.modes import recording
 from morphsearch.graph.patch import Fixed, _all_running, _traced
 from morphsearch.graph.recording import default_rules, run_tape, stand_ins
-from morphsearch.graph.repair import NodeFacts, Watch
+from morphsearch.graph.running import NodeFacts, Watch
 from morphsearch.graph.state import as_it_was
 from morphsearch.graph.tape import Tape
 
