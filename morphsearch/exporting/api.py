@@ -53,7 +53,8 @@ def export(
         path: the file; default: named after the seed and the architecture, in this folder.
         weights: "fresh", "inherited" or "retrained" (of an architecture in a run), a safetensors file, or tensors by
             name; default: fresh ones for an architecture, its own for a network.
-        example_inputs: for a network, or for an architecture without a spec whose network is `what`.
+        example_inputs: for a network, or for an architecture without a spec whose network is `what`; not beside an
+            architecture, which has its own.
         input_shape: of the input that the file is made for and checked on; default: that of the recording.
         allow_code: leave to build a seed that names a factory of somebody's own.
 
@@ -100,6 +101,12 @@ def _source(what: Any, example_inputs: Any) -> tuple[Source, Mapping[str, Any] |
     """What exporters get, and the weights that come with it."""
     if isinstance(what, Source):
         return what, None
+    if isinstance(what, Architecture | str | Path) and example_inputs is not None:
+        raise UsageError(
+            "example inputs beside an architecture",
+            "an architecture says what its network was recorded with",
+            "leave them out; input_shape=(1, 3, 64, 64) exports for another height and width",
+        )
     if isinstance(what, Architecture):
         return Source.of(what), None
     if isinstance(what, str | Path):

@@ -118,7 +118,13 @@ def propose(graph: ConvGraph, strategy: Strategy, budgets: Budgets, rules: Rules
     Raises:
         GraphError: it proposes none, or widths that the network cannot have or that are over the budget.
     """
-    widths = strategy.propose(graph, budgets.fits, rng, round_to=rules.round_to)
+    now = graph.widths
+
+    def fits(widths: Mapping[str, int]) -> bool:
+        """Within the budgets, and no group wider than it is where nothing may grow."""
+        return (rules.expand or all(widths[name] <= now[name] for name in now)) and budgets.fits(widths)
+
+    widths = strategy.propose(graph, fits, rng, round_to=rules.round_to)
     name = getattr(strategy, "name", type(strategy).__name__)
     if widths is None:
         raise GraphError(
@@ -127,17 +133,15 @@ def propose(graph: ConvGraph, strategy: Strategy, budgets: Budgets, rules: Rules
             "report it to the strategy's authors",
         )
     widths = graph.check_widths(widths)
-    if not budgets.fits(widths):
+    if not fits(widths):
         raise GraphError(
             f"strategy {name!r} proposes widths over the budget",
             "widths are proposed under the budget (the argument fits of propose())",
             "report it to the strategy's authors",
         )
     meant = getattr(strategy, "meant", None)
-    widths = fill_up(
-        graph, widths, budgets.fits, base=meant, limit=rules.limit, round_to=rules.round_to, load=budgets.load
-    )
-    widths = settle(graph, widths, budgets, round_to=rules.round_to)
+    widths = fill_up(graph, widths, fits, base=meant, limit=rules.limit, round_to=rules.round_to, load=budgets.load)
+    widths = settle(graph, widths, budgets, round_to=rules.round_to, fits=fits)
     everyone = np.ones(graph.num_units, bool)
     return Choice(widths, occurrences(graph, everyone, np.zeros(graph.num_units), widths), None)
 
