@@ -17,7 +17,7 @@ from morphsearch.exporting.source import Source, Weights
 from morphsearch.files import read_tensors
 from morphsearch.loop.architecture import FILE, Architecture
 from morphsearch.loop.found import architectures
-from morphsearch.sparsity.source import weights_of
+from morphsearch.sparsity.source import untrained, weights_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def export(
     source, own = _source(what, example_inputs)
     if input_shape is not None:
         source = source.with_shape(tuple(int(size) for size in input_shape))
+    told: list[str] = []
     if isinstance(weights, str | Path):
+        told = untrained(str(weights), source)
         place = weights_of(str(weights), source if source.path is not None else None)
         tensors: Weights | None = None if place is None else read_tensors(place)
         own = None
@@ -94,7 +96,7 @@ def export(
             "an exporter writes an architecture to a path",
             "report it to the plugin's author",
         ) from error
-    return Exported(target, format, [str(note) for note in notes or ()])
+    return Exported(target, format, [*told, *(str(note) for note in notes or ())])
 
 
 def _source(what: Any, example_inputs: Any) -> tuple[Source, Mapping[str, Any] | None]:

@@ -141,6 +141,7 @@ class Trials(TrainingFree):
         self.notes = (
             f"{len(known)} shapes were trained for 1/{trials} of the epochs each; for a training of "
             f"all of them the best is expected at {there or 'uniform scaling'}.",
+            "No weights of the trials are kept: the network found is trained from scratch.",
         )
 
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:
