@@ -192,11 +192,13 @@ def judges(strategy: Strategy) -> bool:
     return getattr(type(strategy), "run_phase", Strategy.run_phase) is not Strategy.run_phase
 
 
-def check_useful(strategy: Strategy, *, expand: bool = True, **values: float | None) -> list[str]:
+def check_useful(
+    strategy: Strategy, options: Mapping[str, Any], *, expand: bool = True, pricing: str = "share", **values: Any
+) -> list[str]:
     """Refuse arguments of a search that its strategy has no use for.
 
     Args:
-        values: what the user gave, by name; None for what was left out.
+        options: of the strategy, as they were given. values: what the user gave, by name; None for what was left out.
 
     Returns:
         A note for `steps`, which loops of the user's own give to any strategy.
@@ -205,16 +207,27 @@ def check_useful(strategy: Strategy, *, expand: bool = True, **values: float | N
         UsageError: as said.
     """
     phase = judges(strategy)
+    threshold = values.get("threshold")
+    if threshold is not None and options.get("threshold", threshold) != threshold:
+        raise UsageError(
+            f"threshold={threshold!r}, and threshold={options['threshold']!r} among the strategy's options",
+            "they are the same, and there is one threshold",
+            "give one of them",
+        )
+    priced = None if pricing == "share" else pricing
     if not strategy.needs_training:
         why = "tries whole networks out" if phase else "proposes widths without training"
         for name in ("strength", "threshold", "shrink_to", "warmup"):
             _refuse(strategy, name, values.get(name), f"{why}; no unit is judged, and none leaves in training")
         _refuse(strategy, "expand", None if expand or not phase else False, f"{why}, some of them wider in places")
+        _refuse(strategy, "pricing", priced, f"{why}; no unit has a price")
         steps = values.get("steps")
         return [] if steps is None else [f"steps={steps} has no effect: {strategy.name} follows no schedule."]
     ranked = "takes units away by rank; nothing presses them"
     _refuse(strategy, "strength", None if strategy.presses else values.get("strength"), ranked)
-    _refuse(strategy, "threshold", values.get("threshold") if phase else None, "compares widths by their losses")
+    if phase and not strategy.presses:
+        for name, value in (("threshold", threshold), ("pricing", priced)):
+            _refuse(strategy, name, value, "compares widths by their losses")
     return []
 
 

@@ -70,7 +70,10 @@ def _bounded(budget: Sequence[str]) -> set[str]:
 def _pressed(budget: Sequence[str], given: Mapping[str, Any]) -> bool:
     """Whether something is asked for that trials have no use for."""
     kept = given.get("expand") is False  # candidates are wider than the network in places
-    return kept or any("," in text for text in budget) or any(given.get(name) is not None for name in PRESSING)
+    priced = given.get("pricing") not in (None, "share")
+    return (
+        kept or priced or any("," in text for text in budget) or any(given.get(name) is not None for name in PRESSING)
+    )
 
 
 def check_named(strategy: str, options: Mapping[str, Any]) -> None:

@@ -14,7 +14,9 @@ from morphsearch.errors import GraphError, InputError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.fresh import break_symmetry, share_columns
 from morphsearch.loop.selection import (
+    FULL,
     Facts,
+    capped,
     closed,
     death_order,
     expansion,
@@ -27,6 +29,7 @@ from morphsearch.loop.selection import (
     widths_of,
 )
 from morphsearch.loop.settling import settle
+from morphsearch.strategies.widths import step_of
 
 if TYPE_CHECKING:
     from morphsearch.graph.plan import Plan
@@ -140,10 +143,20 @@ def propose(graph: ConvGraph, strategy: Strategy, budgets: Budgets, rules: Rules
             "report it to the strategy's authors",
         )
     meant = getattr(strategy, "meant", None)
-    widths = fill_up(graph, widths, fits, base=meant, limit=rules.limit, round_to=rules.round_to, load=budgets.load)
-    widths = settle(graph, widths, budgets, round_to=rules.round_to, fits=fits)
+    most = getattr(strategy, "most", None)
+    within = capped(fits, widths, most)
+    widths = fill_up(graph, widths, within, base=meant, limit=rules.limit, round_to=rules.round_to, load=budgets.load)
+    widths = settle(graph, widths, budgets, round_to=rules.round_to, fits=within)
     everyone = np.ones(graph.num_units, bool)
-    return Choice(widths, occurrences(graph, everyone, np.zeros(graph.num_units), widths), None)
+    notes = []
+    if most is not None and budgets.load(widths) < FULL and fits(_a_step_wider(graph, widths, rules.round_to)):
+        notes.append(f"{name} stopped at its limit; the budget is not full.")
+    return Choice(widths, occurrences(graph, everyone, np.zeros(graph.num_units), widths), None, notes)
+
+
+def _a_step_wider(graph: ConvGraph, widths: Mapping[str, int], round_to: int) -> dict[str, int]:
+    groups = graph.groups
+    return {name: width + step_of(groups[name], round_to) * (name in graph.free) for name, width in widths.items()}
 
 
 @dataclass

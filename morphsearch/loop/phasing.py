@@ -8,7 +8,7 @@ from morphsearch.arguments import named_arguments
 from morphsearch.errors import UsageError
 from morphsearch.loop.checks import judges
 from morphsearch.loop.judging import told
-from morphsearch.loop.selection import fill_up
+from morphsearch.loop.selection import capped, fill_up
 from morphsearch.loop.weighing import Weighing
 from morphsearch.strategies.base import Phase
 
@@ -68,7 +68,7 @@ class Phasing(Weighing):
             fill=lambda widths: fill_up(
                 self.graph,
                 widths,
-                self.budgets.fits,
+                capped(self.budgets.fits, widths, getattr(self.strategy, "most", None)),
                 limit=self.rules.limit,
                 round_to=round_to,
                 load=self.budgets.load,

@@ -79,6 +79,7 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
     strategy = get_strategy(name, **config.strategy_options)
     unused = check_useful(
         strategy,
+        config.strategy_options,
         strength=config.strength,
         threshold=config.threshold,
         shrink_to=config.shrink_to,

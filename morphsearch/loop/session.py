@@ -194,6 +194,8 @@ class Search(Phasing):
     def _check_useful(self, expand: bool, threshold: float | None, shrink_to: float | None) -> None:
         self._unused = check_useful(
             self.strategy,
+            self.strategy_options,
+            pricing=self.pricing,
             strength=self.fixed,
             threshold=threshold,
             shrink_to=shrink_to,

@@ -90,6 +90,7 @@ class Trials(TrainingFree):
         """
         super().attach(model, graph)
         self._shapes, self.point = Shapes(graph, self.limit), None
+        self.most = {name: self.limit * group.width for name, group in graph.groups.items()}
         if self.given is not None:
             axes = self._shapes.axes
             if len(self.given) > len(axes):

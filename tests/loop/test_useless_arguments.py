@@ -29,6 +29,8 @@ from morphsearch.training import Recipe
         ("slimmable", {"threshold": 0.1}),
         ("slimmable", {"strength": 1.0}),
         ("taylor", {"strength": 1.0}),
+        ("uniform", {"pricing": "unit"}),
+        ("slimmable", {"pricing": "unit"}),
     ],
 )
 def test_what_a_strategy_has_no_use_for_is_refused(strategy: str, options: dict[str, Any]) -> None:
@@ -37,7 +39,7 @@ def test_what_a_strategy_has_no_use_for_is_refused(strategy: str, options: dict[
         ms.Search(network(), example(), "flops=50%", strategy=strategy, **options)
     assert f"{name}={value!r}" in caught.value.arrived
     assert strategy in caught.value.rule
-    if name != "warmup":
+    if name not in ("warmup", "pricing"):
         with pytest.raises(UsageError, match=name):
             plan(ms.SearchConfig("digits_net", strategy=strategy, recipe=EXACT, **options))
 
@@ -62,6 +64,42 @@ def test_a_schedule_longer_than_the_training_is_told_in_the_architecture() -> No
         network(), data(), budget="flops=50%", strategy="gamma-l1", iterations=1, steps=500, epochs=1, recipe=EXACT
     )
     assert any("steps=500" in note for note in found.best.notes)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"), [("uniform", {}), ("random", {}), ("trials", {"point": [1.0]}), ("trials", {})]
+)
+def test_a_limit_of_the_strategy_holds_when_the_budget_is_filled(strategy: str, options: dict[str, Any]) -> None:
+    """Otherwise the fill-up would undo it: uniform widths up to 0.3 came out as if nothing had been said."""
+    limit = 0.3 if strategy != "trials" else 1.0
+    search = ms.Search(
+        network(), example(), "flops=90%", strategy=strategy, strategy_options={"limit": limit, **options}
+    )
+    if strategy == "trials":
+        search.run_phase(lambda: 1.0, train=lambda widths, share: float(sum(widths.values())))
+    before, base = dict(search.graph.widths), 1.0
+    if strategy == "random":  # each group has a factor of its own beside it
+        base = 3.0
+    found = search.morph()
+    assert all(
+        width <= max(round(limit * base * before[name]), 1)
+        for name, width in found.widths.items()
+        if search.graph.groups[name].frozen is None
+    )
+    if strategy != "trials":
+        assert any("stopped at its limit" in note for note in found.notes)
+
+
+def test_there_is_one_threshold() -> None:
+    with pytest.raises(UsageError, match="there is one threshold"):
+        ms.Search(
+            network(), example(), "flops=50%", strategy="gamma-l1", threshold=0.1, strategy_options={"threshold": 0.2}
+        )
+
+
+def test_prices_of_units_call_for_a_strategy_that_has_them() -> None:
+    found = ms.search(network(), data(), budget="params=50%", pricing="unit", epochs=0.2, recipe=EXACT)
+    assert found.best.strategy != "trials"
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "random"])
