@@ -89,7 +89,7 @@ class Trials(TrainingFree):
             UsageError: every group is frozen, or the point has more numbers than the network has axes.
         """
         super().attach(model, graph)
-        self._shapes, self.point = Shapes(graph, self.limit), None
+        self._shapes, self.point, self.notes = Shapes(graph, self.limit), None, ()  # what was said of a former morph
         self.most = {name: self.limit * group.width for name, group in graph.groups.items()}
         if self.given is not None:
             axes = self._shapes.axes

@@ -90,6 +90,16 @@ def test_a_limit_of_the_strategy_holds_when_the_budget_is_filled(strategy: str, 
         assert any("stopped at its limit" in note for note in found.notes)
 
 
+def test_notes_are_those_of_their_morph() -> None:
+    search = ms.Search(network(), example(), "flops=80%,50%", strategy="trials")
+    found = []
+    for _ in range(2):
+        search.run_phase(lambda: 1.0, train=lambda widths, share: float(sum(widths.values())))
+        found.append(search.morph())
+    for one in found:
+        assert sum("shapes were trained" in note for note in one.notes) == 1
+
+
 def test_there_is_one_threshold() -> None:
     with pytest.raises(UsageError, match="there is one threshold"):
         ms.Search(
