@@ -232,11 +232,12 @@ def check_useful(
 
 
 def _refuse(strategy: Strategy, name: str, value: Any, why: str) -> None:
+    word = {"shrink_to": name, "expand": "--no-expand (expand=False)"}.get(name, f"the {name}")
     if value is not None:
         raise UsageError(
             f"{name}={value!r} with strategy {strategy.name!r}",
             f"{strategy.name} {why}",
-            f"leave {name} out, or use a strategy that presses, such as gamma-l1",
+            f"leave {word} out, or use a strategy that presses, such as gamma-l1",
         )
 
 
