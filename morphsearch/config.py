@@ -74,6 +74,7 @@ def options(
     command: str = "",
     commands: Collection[str] = (),
     elsewhere: Collection[str] = (),
+    siblings: Collection[str] = (),
 ) -> dict[str, Any]:
     """The options in a file that concern one command, by the names that `defaults` has.
 
@@ -84,6 +85,7 @@ def options(
         command: the command; its own table wins over the top level.
         commands: names of all commands; the tables of the others are passed over.
         elsewhere: options of other commands, which may stand at the top level and are passed over.
+        siblings: options of commands that share the table of this one, passed over in it.
 
     Raises:
         UsageError: an unknown name (with the nearest ones) or a wrong type; the message has the line.
@@ -107,8 +109,10 @@ def options(
             raise _unknown(document, (key,), known)
     for key, value in own.items():
         name = _name(key)
+        if name in siblings:
+            continue
         if name not in expected:
-            raise _unknown(document, (own_table, key), expected)
+            raise _unknown(document, (own_table, key), [*expected, *siblings])
         found[name] = _checked(document, (own_table, key), value, expected[name])
     return found
 

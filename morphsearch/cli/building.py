@@ -68,11 +68,20 @@ def graph(target: str | Path, shape: tuple[int, ...] | None, *, allow_code: bool
     """Record a seed, or the seed of an architecture.
 
     A factory that is named on the command line is the user's own wish; one that a file names needs `allow_code`.
+
+    Raises:
+        UsageError: a `shape` beside an architecture, which has one.
     """
     import torch
 
     from morphsearch.graph import record
 
+    if isinstance(target, Path) and shape is not None:
+        raise UsageError(
+            f"--input {','.join(map(str, shape))} with {target}",
+            "an architecture says what it was recorded with, and its costs were counted on that",
+            "leave --input out, or name the seed instead",
+        )
     with torch.no_grad():
         if isinstance(target, Path):
             architecture = load_architecture(target)
@@ -90,9 +99,10 @@ def inspection(
     hardware: str | Path | None = None,
 ) -> Inspection:
     """Everything that ``inspect`` shows; `hardware` is that of a run, where one is named, by default."""
-    from morphsearch.loop.hardware import of_run
+    from morphsearch.loop.hardware import check_depends, of_run
     from morphsearch.report.inspection import inspect
 
+    check_depends(costs, hardware)
     found = graph(target, shape, allow_code=allow_code)
     architecture = found.architecture
     if isinstance(target, Path) and hardware is None:

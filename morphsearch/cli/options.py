@@ -96,7 +96,12 @@ strategy = click.option(
     help="How units, or for `sparsify` single weights, are judged; see `morphsearch plugins strategies`.",
 )
 strategy_option = click.option(
-    "--strategy-option", "strategy_options", type=KeyValue(), multiple=True, help="Option of the strategy. Repeatable."
+    "--strategy-option",
+    "strategy_options",
+    type=KeyValue(),
+    multiple=True,
+    callback=settings.merged,
+    help="Option of the strategy. Repeatable.",
 )
 iterations = click.option(
     "--iterations",
@@ -121,7 +126,12 @@ run_dir = click.option(
     "--run-dir", type=PathText(path_type=Path), help="Where the run is kept; default: a new folder under runs/."
 )
 recipe = click.option(
-    "--set", "recipe", type=KeyValue(), multiple=True, help="Field of the training recipe, as lr=0.05. Repeatable."
+    "--set",
+    "recipe",
+    type=KeyValue(),
+    multiple=True,
+    callback=settings.merged,
+    help="Field of the training recipe, as lr=0.05. Repeatable.",
 )
 round_to = click.option(
     "--round-to", type=Number(int, least=1), default=1, show_default=True, help="Widths become multiples of this."

@@ -29,24 +29,43 @@ def load(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> 
 
 
 def defaults(path: Path, command: click.Command) -> dict[str, Any]:
-    """What a file sets for one command, by the names of Python's arguments."""
+    """What a file sets for one command, by the names of Python's arguments.
+
+    The subcommands of a group share its table: what is an option of another one of them is passed over there.
+    """
     from morphsearch import config
     from morphsearch.cli.group import BUILT_IN
 
     names = file_names(command)
-    elsewhere = {name for other in BUILT_IN for name in file_names(_command(other))} - set(names)
+    table, siblings = str(command.name), set[str]()
+    elsewhere: set[str] = set()
+    for name in BUILT_IN:
+        other = _command(name)
+        members = [*other.commands.values()] if isinstance(other, click.Group) else [other]
+        held = {option for member in members for option in file_names(member)}
+        elsewhere |= held
+        if isinstance(other, click.Group) and command in members:
+            table, siblings = name, held
     found = config.options(
         config.read(path),
         dict.fromkeys(names),
         types={name: kind for name, parameter in names.items() if (kind := _type(parameter))},
-        command=str(command.name),
+        command=table,
         commands=tuple(BUILT_IN),
-        elsewhere=elsewhere,
+        elsewhere=elsewhere - set(names),
+        siblings=siblings - set(names),
     )
     return {
         str(names[name].name): tuple(item.items()) if isinstance(item, Mapping) else item
         for name, item in found.items()
     }
+
+
+def merged(ctx: click.Context, parameter: click.Parameter, value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Callback of options that are tables in a file: the command line wins key by key, and the others stay."""
+    if ctx.get_parameter_source(str(parameter.name)) is not ParameterSource.COMMANDLINE:
+        return value
+    return (*(ctx.default_map or {}).get(str(parameter.name), ()), *value)
 
 
 def file_names(command: click.Command) -> dict[str, click.Parameter]:

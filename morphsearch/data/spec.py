@@ -47,10 +47,10 @@ def load(
                 "a data source returns morphsearch.data.DataSplits",
                 f"report it to the authors of {records[name].origin}",
             )
-        return splits
+        return _told(splits, options)
     place, _, function = spec.rpartition(":")
     if function.isidentifier() and ("." in place or foreign.is_file(place)) and "/" not in function:
-        return _call(spec, options, allow_code)
+        return _told(_call(spec, options, allow_code), options)
     sources = [key if key == "digits" else f"{key}:PATH" for key in records]
     if spec and Path(spec).expanduser().exists():
         raise UsageError(
@@ -61,6 +61,15 @@ def load(
     raise UnknownName.of(
         "data source", name if colon else spec, records, remedy="or name a function of yours: package.module:function"
     )
+
+
+def _told(splits: DataSplits, options: DataOptions) -> DataSplits:
+    """The splits, with a note where a fraction was asked for that nothing is carved by."""
+    part = splits.record.get("parts", {}).get("val", {})
+    if options.val_fraction != DataOptions.val_fraction and part.get("given"):
+        note = f"The data has a validation part of its own: val_fraction={options.val_fraction:g} has no effect."
+        splits.notes = [*splits.notes, note]
+    return splits
 
 
 def _call(spec: str, options: DataOptions, allow_code: bool) -> DataSplits:

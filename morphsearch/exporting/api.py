@@ -17,7 +17,7 @@ from morphsearch.exporting.source import Source, Weights
 from morphsearch.files import read_tensors
 from morphsearch.loop.architecture import FILE, Architecture
 from morphsearch.loop.found import architectures
-from morphsearch.sparsity.source import weights_of
+from morphsearch.sparsity.source import untrained, weights_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def export(
         path: the file; default: named after the seed and the architecture, in this folder.
         weights: "fresh", "inherited" or "retrained" (of an architecture in a run), a safetensors file, or tensors by
             name; default: fresh ones for an architecture, its own for a network.
-        example_inputs: for a network, or for an architecture without a spec whose network is `what`.
+        example_inputs: for a network, or for an architecture without a spec whose network is `what`; not beside an
+            architecture, which has its own.
         input_shape: of the input that the file is made for and checked on; default: that of the recording.
         allow_code: leave to build a seed that names a factory of somebody's own.
 
@@ -65,7 +66,9 @@ def export(
     source, own = _source(what, example_inputs)
     if input_shape is not None:
         source = source.with_shape(tuple(int(size) for size in input_shape))
+    told: list[str] = []
     if isinstance(weights, str | Path):
+        told = untrained(str(weights), source)
         place = weights_of(str(weights), source if source.path is not None else None)
         tensors: Weights | None = None if place is None else read_tensors(place)
         own = None
@@ -93,13 +96,19 @@ def export(
             "an exporter writes an architecture to a path",
             "report it to the plugin's author",
         ) from error
-    return Exported(target, format, [str(note) for note in notes or ()])
+    return Exported(target, format, [*told, *(str(note) for note in notes or ())])
 
 
 def _source(what: Any, example_inputs: Any) -> tuple[Source, Mapping[str, Any] | None]:
     """What exporters get, and the weights that come with it."""
     if isinstance(what, Source):
         return what, None
+    if isinstance(what, Architecture | str | Path) and example_inputs is not None:
+        raise UsageError(
+            "example inputs beside an architecture",
+            "an architecture says what its network was recorded with",
+            "leave them out; input_shape=(1, 3, 64, 64) exports for another height and width",
+        )
     if isinstance(what, Architecture):
         return Source.of(what), None
     if isinstance(what, str | Path):

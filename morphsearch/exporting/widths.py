@@ -13,9 +13,16 @@ class WidthsExporter:
 
     suffix = ".json"
 
-    def export(self, architecture: Any, destination: Any, *, weights: Any = None, allow_code: bool = False) -> None:
+    def export(
+        self, architecture: Any, destination: Any, *, weights: Any = None, allow_code: bool = False
+    ) -> list[str]:
         """Write `architecture`'s widths to the path `destination`; weights do not go into this format."""
         write_json(
             Path(destination),
             {"seed": architecture.seed_spec, "widths": architecture.widths, "costs": architecture.costs},
         )
+        asked = {
+            "weights": weights is not None and getattr(architecture, "model", None) is None,  # not just a network's own
+            "the shape of the input": bool(getattr(architecture, "export_inputs", None)),
+        }
+        return [f"{what} did not go into the file: it holds widths alone" for what, given in asked.items() if given]

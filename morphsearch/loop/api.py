@@ -12,11 +12,11 @@ from torch import nn
 from morphsearch.arguments import named_arguments
 from morphsearch.data import as_splits, check_model_input
 from morphsearch.errors import UsageError
-from morphsearch.loop.checks import check_kinds, check_options
-from morphsearch.loop.config import number_of_morphs, steps_of, training_of
+from morphsearch.loop.checks import check_batches, check_kinds, check_options, check_resume
+from morphsearch.loop.config import kept_for_retraining, number_of_morphs, steps_of, training_of
 from morphsearch.loop.deciding import AUTO, by_budget, by_data, wants_of
 from morphsearch.loop.results import SearchResult
-from morphsearch.loop.runner import Runner
+from morphsearch.loop.runner import Runner, silent
 from morphsearch.loop.session import Search
 
 
@@ -71,7 +71,11 @@ def search(
     asked = {**options, "iterations": iterations}
     strategy = by_budget(strategy, budgets, asked)
     number_of_morphs(iterations, budgets)  # a wrong number is told before the data are looked at
+    check_resume(resume, run_dir)
     data = as_splits(train_data, val_data)
+    check_batches(data, recipe or {})
+    for note in [*data.notes, *kept_for_retraining(recipe or {})]:
+        (listener or silent)("note", {"text": note})
     images = len(data.train)
     tried = training_of("trials", images, dict(recipe or {}), epochs, device)
     strategy = by_data(strategy, budgets, asked, steps_of(tried, images))

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from morphsearch.arguments import is_path, shown
+from morphsearch.data import DataSplits, LoaderSplit
 from morphsearch.errors import GraphError, UnknownName, UsageError
 from morphsearch.loop.schema import finite
+from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.gates import gated
+from morphsearch.training.recipe import said
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
-    from morphsearch.strategies.base import Strategy
 
 Rule = tuple[Callable[[float], bool], bool, str, str]
 
@@ -185,18 +187,91 @@ def check_options(options: Mapping[str, Any], taker: Callable[..., Any], taken: 
             raise UnknownName.of("option", name, known)
 
 
-def check_strength(strategy: Strategy, strength: float | None) -> None:
-    """Refuse a strength for a strategy that trains without one.
+def judges(strategy: Strategy) -> bool:
+    """Whether a strategy has a phase of its own before a morph, in which it compares widths by their losses."""
+    return getattr(type(strategy), "run_phase", Strategy.run_phase) is not Strategy.run_phase
+
+
+def check_useful(
+    strategy: Strategy, options: Mapping[str, Any], *, expand: bool = True, pricing: str = "share", **values: Any
+) -> list[str]:
+    """Refuse arguments of a search that its strategy has no use for.
+
+    Args:
+        options: of the strategy, as they were given. values: what the user gave, by name; None for what was left out.
+
+    Returns:
+        A note for `steps`, which loops of the user's own give to any strategy.
 
     Raises:
         UsageError: as said.
     """
-    if strength is not None and strategy.needs_training and not strategy.presses:
+    phase = judges(strategy)
+    threshold = values.get("threshold")
+    if threshold is not None and options.get("threshold", threshold) != threshold:
         raise UsageError(
-            f"strength={strength!r} with strategy {strategy.name!r}",
-            f"{strategy.name} takes units away by rank; nothing presses them",
-            "leave the strength out, or use a strategy that presses, such as gamma-l1",
+            f"threshold={threshold!r}, and threshold={options['threshold']!r} among the strategy's options",
+            "they are the same, and there is one threshold",
+            "give one of them",
         )
+    priced = None if pricing == "share" else pricing
+    if not strategy.needs_training:
+        why = "tries whole networks out" if phase else "proposes widths without training"
+        for name in ("strength", "threshold", "shrink_to", "warmup"):
+            _refuse(strategy, name, values.get(name), f"{why}; no unit is judged, and none leaves in training")
+        _refuse(strategy, "expand", None if expand or not phase else False, f"{why}, some of them wider in places")
+        _refuse(strategy, "pricing", priced, f"{why}; no unit has a price")
+        steps = values.get("steps")
+        return [] if steps is None else [f"steps={steps} has no effect: {strategy.name} follows no schedule."]
+    ranked = "takes units away by rank; nothing presses them"
+    _refuse(strategy, "strength", None if strategy.presses else values.get("strength"), ranked)
+    if phase and not strategy.presses:
+        for name, value in (("threshold", threshold), ("pricing", priced)):
+            _refuse(strategy, name, value, "compares widths by their losses")
+    return []
+
+
+def _refuse(strategy: Strategy, name: str, value: Any, why: str) -> None:
+    word = {"shrink_to": name, "expand": "--no-expand (expand=False)"}.get(name, f"the {name}")
+    if value is not None:
+        raise UsageError(
+            f"{name}={value!r} with strategy {strategy.name!r}",
+            f"{strategy.name} {why}",
+            f"leave {word} out, or use a strategy that presses, such as gamma-l1",
+        )
+
+
+def check_resume(resume: bool, run_dir: Any) -> None:
+    """Refuse to go on with a run where none is named.
+
+    Raises:
+        UsageError: as said.
+    """
+    if resume and run_dir is None:
+        raise UsageError(
+            "resume=True without run_dir",
+            "what is gone on with is the run in a folder; nothing else is kept",
+            "name its folder, run_dir='runs/a', or leave resume out",
+        )
+
+
+def check_batches(data: DataSplits, recipe: Mapping[str, Any]) -> None:
+    """Refuse fields of a recipe about batches that come ready from the user's own loader.
+
+    Raises:
+        UsageError: as said.
+    """
+    if not isinstance(data.train, LoaderSplit):
+        return
+    own = getattr(data.train.loader, "batch_size", None)
+    other = said(recipe, "batch_size") and recipe["batch_size"] != own
+    for name, wrong in (("batch_size", other), ("augment", recipe.get("augment") is False)):
+        if wrong:
+            raise UsageError(
+                f"recipe field {name!r} is {recipe[name]!r}, and the training data is a loader",
+                "a loader makes its batches itself: their size, order and augmentation are its own",
+                f"set it where the loader is made, and leave {name} out; or pass the dataset behind the loader",
+            )
 
 
 def require_ungated(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.budget import schedule_length
 from morphsearch.loop.checks import check_arguments
 from morphsearch.loop.deciding import AUTO, by_budget, by_data, epochs_for, wants_of
-from morphsearch.training.recipe import Recipe, field_of
+from morphsearch.training.recipe import Recipe, field_of, said
 
 # What training under pressure wants: a constant rate, since the search should not end where learning does.
 SEARCH_RECIPE: dict[str, Any] = {"schedule": "constant", "lr": 0.05}
@@ -90,6 +90,19 @@ def training_of(
 def steps_of(recipe: Recipe, images: int) -> int:
     """Optimizer steps of a training on so many images."""
     return int(recipe.epochs * images / (recipe.batch_size * recipe.accumulate))
+
+
+def kept_for_retraining(recipe: Mapping[str, Any]) -> list[str]:
+    """A note for fields of the recipe that a search has no use for itself."""
+    names = [name for name in ("ema", "distill", "temperature") if said(recipe, name) and recipe[name]]
+    return [f"The search goes without {' and '.join(names)} of the recipe: kept for retraining."] if names else []
+
+
+def schedule_note(steps: int, total: int) -> str:
+    """What a length of the schedule means beside the length of a training."""
+    if steps > total:
+        return f"steps={steps:,}, but a morph trains for {total:,}: the schedule is as long as the training (epochs)."
+    return f"The shrinking schedule takes {steps:,} of the {total:,} steps."
 
 
 def number_of_morphs(iterations: int | None, budget: Sequence[str], default: int = DEFAULT_ITERATIONS) -> int:

@@ -26,7 +26,7 @@ LEAST, MOST = 1.0, 50.0  # epochs: all images are seen once, and none so often t
 FEW_STEPS = 1000  # of a trial: on CIFAR-10 trials of 700 steps pointed the wrong way, and such of 1,200 did not
 CANDIDATES = 4  # trials that a network gets at most
 #: Arguments that only strategies with a training under pressure, or of several morphs, have a use for.
-PRESSING = ("strength", "threshold", "shrink_to", "steps", "iterations")
+PRESSING = ("strength", "threshold", "shrink_to", "steps", "warmup", "iterations")
 
 
 def by_budget(strategy: str, budget: Sequence[str], given: Mapping[str, Any]) -> str:
@@ -69,7 +69,11 @@ def _bounded(budget: Sequence[str]) -> set[str]:
 
 def _pressed(budget: Sequence[str], given: Mapping[str, Any]) -> bool:
     """Whether something is asked for that trials have no use for."""
-    return any("," in text for text in budget) or any(given.get(name) is not None for name in PRESSING)
+    kept = given.get("expand") is False  # candidates are wider than the network in places
+    priced = given.get("pricing") not in (None, "share")
+    return (
+        kept or priced or any("," in text for text in budget) or any(given.get(name) is not None for name in PRESSING)
+    )
 
 
 def check_named(strategy: str, options: Mapping[str, Any]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from morphsearch import plugins
+from morphsearch.arguments import shown
+from morphsearch.errors import UsageError
 from morphsearch.files import write_json
 from morphsearch.hardware.profiles import as_file
 
@@ -26,15 +28,37 @@ def hardware_for(budget: str | Sequence[str], hardware: Any, run_dir: str | Path
 
     Raises:
         UnknownName: no such hardware. InputError: a damaged file, or this device has not been measured.
+        UsageError: hardware for budgets that do not depend on it.
     """
     from morphsearch.hardware import Latency
     from morphsearch.loop.budget import parse_schedule
 
     texts = [budget] if isinstance(budget, str) else list(budget)
     metrics = {parsed.metric for text in texts for parsed in parse_schedule(text)}
-    if not any("hardware" in _arguments(metric) for metric in metrics):
+    if not depends(metrics):
+        check_depends(metrics, hardware)
         return None
     return Latency(of_run(run_dir) or hardware).profile()
+
+
+def depends(costs: Iterable[str]) -> bool:
+    """Whether one of these costs depends on hardware."""
+    return any("hardware" in _arguments(cost) for cost in costs)
+
+
+def check_depends(costs: Iterable[str], hardware: Any) -> None:
+    """Refuse hardware where none of the `costs` depends on it.
+
+    Raises:
+        UsageError: as said.
+    """
+    costs = sorted(costs)
+    if hardware is not None and not depends(costs):
+        raise UsageError(
+            f"hardware={shown(hardware)} with {', '.join(costs) or 'no costs'}",
+            "hardware says what the cost latency is; these do not depend on it",
+            "leave it out, or ask for latency (--budget latency=50%, inspect --cost latency)",
+        )
 
 
 def keep_hardware(profile: Any, path: Path) -> None:

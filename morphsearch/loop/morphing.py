@@ -14,7 +14,9 @@ from morphsearch.errors import GraphError, InputError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.fresh import break_symmetry, share_columns
 from morphsearch.loop.selection import (
+    FULL,
     Facts,
+    capped,
     closed,
     death_order,
     expansion,
@@ -27,6 +29,7 @@ from morphsearch.loop.selection import (
     widths_of,
 )
 from morphsearch.loop.settling import settle
+from morphsearch.strategies.widths import step_of
 
 if TYPE_CHECKING:
     from morphsearch.graph.plan import Plan
@@ -118,7 +121,13 @@ def propose(graph: ConvGraph, strategy: Strategy, budgets: Budgets, rules: Rules
     Raises:
         GraphError: it proposes none, or widths that the network cannot have or that are over the budget.
     """
-    widths = strategy.propose(graph, budgets.fits, rng, round_to=rules.round_to)
+    now = graph.widths
+
+    def fits(widths: Mapping[str, int]) -> bool:
+        """Within the budgets, and no group wider than it is where nothing may grow."""
+        return (rules.expand or all(widths[name] <= now[name] for name in now)) and budgets.fits(widths)
+
+    widths = strategy.propose(graph, fits, rng, round_to=rules.round_to)
     name = getattr(strategy, "name", type(strategy).__name__)
     if widths is None:
         raise GraphError(
@@ -127,19 +136,27 @@ def propose(graph: ConvGraph, strategy: Strategy, budgets: Budgets, rules: Rules
             "report it to the strategy's authors",
         )
     widths = graph.check_widths(widths)
-    if not budgets.fits(widths):
+    if not fits(widths):
         raise GraphError(
             f"strategy {name!r} proposes widths over the budget",
             "widths are proposed under the budget (the argument fits of propose())",
             "report it to the strategy's authors",
         )
     meant = getattr(strategy, "meant", None)
-    widths = fill_up(
-        graph, widths, budgets.fits, base=meant, limit=rules.limit, round_to=rules.round_to, load=budgets.load
-    )
-    widths = settle(graph, widths, budgets, round_to=rules.round_to)
+    most = getattr(strategy, "most", None)
+    within = capped(fits, widths, most)
+    widths = fill_up(graph, widths, within, base=meant, limit=rules.limit, round_to=rules.round_to, load=budgets.load)
+    widths = settle(graph, widths, budgets, round_to=rules.round_to, fits=within)
     everyone = np.ones(graph.num_units, bool)
-    return Choice(widths, occurrences(graph, everyone, np.zeros(graph.num_units), widths), None)
+    notes = []
+    if most is not None and budgets.load(widths) < FULL and fits(_a_step_wider(graph, widths, rules.round_to)):
+        notes.append(f"{name} stopped at its limit; the budget is not full.")
+    return Choice(widths, occurrences(graph, everyone, np.zeros(graph.num_units), widths), None, notes)
+
+
+def _a_step_wider(graph: ConvGraph, widths: Mapping[str, int], round_to: int) -> dict[str, int]:
+    groups = graph.groups
+    return {name: width + step_of(groups[name], round_to) * (name in graph.free) for name, width in widths.items()}
 
 
 @dataclass

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from morphsearch.arguments import named_arguments
 from morphsearch.errors import UsageError
+from morphsearch.loop.checks import judges
 from morphsearch.loop.judging import told
-from morphsearch.loop.selection import fill_up
+from morphsearch.loop.selection import capped, fill_up
 from morphsearch.loop.weighing import Weighing
-from morphsearch.strategies.base import Phase, Strategy
+from morphsearch.strategies.base import Phase
 
 UNJUDGED = (
     "run_phase() was not called before morph(): {} compares widths by their losses there, and has compared none; the "
@@ -28,7 +29,7 @@ class Phasing(Weighing):
     @property
     def judges(self) -> bool:
         """Whether the strategy has a phase of its own before a morph, see :meth:`run_phase`."""
-        return getattr(type(self.strategy), "run_phase", Strategy.run_phase) is not Strategy.run_phase
+        return judges(self.strategy)
 
     @named_arguments(title="Search.run_phase")
     def run_phase(
@@ -67,7 +68,7 @@ class Phasing(Weighing):
             fill=lambda widths: fill_up(
                 self.graph,
                 widths,
-                self.budgets.fits,
+                capped(self.budgets.fits, widths, getattr(self.strategy, "most", None)),
                 limit=self.rules.limit,
                 round_to=round_to,
                 load=self.budgets.load,

@@ -24,7 +24,7 @@ from morphsearch.loop.run import data_of, recorded_config
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.loop.runner import Listener, silent
 from morphsearch.training import Recipe, RetrainResult, retrain
-from morphsearch.training.recipe import field_of
+from morphsearch.training.recipe import check_taught, field_of
 from morphsearch.training.retraining import WEIGHTS
 
 __all__ = ["Comparison", "Row", "compare", "retrain_run", "retraining_recipe", "verdict"]
@@ -67,7 +67,8 @@ def retrain_run(
 
     Raises:
         InputError: no run, or one that has found nothing yet. UnknownName: no such baseline or executor.
-        UsageError: no such iteration. StoppedError: interrupted, after saving.
+        UsageError: no such iteration; fields of the recipe about a teacher, without one.
+        StoppedError: interrupted, after saving.
     """
     hear = listener or silent
     run = RunDirectory.open(run_dir)
@@ -81,6 +82,7 @@ def retrain_run(
         raise UsageError(f"seeds={seeds!r}", "one or more training seeds, each once", "use 3, or 0 1 2")
     if distill and SEED not in baselines:
         baselines = (*baselines, SEED)
+    check_taught(recipe or {}, distill, "ask for one (--distill, distill=True), or leave {} out")
     data = data_of(config)
     training = retraining_recipe(config, epochs, recipe, len(data.train))
     graph, budgets = _seed_graph(found[-1], allow_code, run)

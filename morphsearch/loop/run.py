@@ -13,16 +13,16 @@ from morphsearch.data import load as load_data
 from morphsearch.errors import InputError, MorphError, UsageError
 from morphsearch.graph import record
 from morphsearch.loop.budget import Budgets
-from morphsearch.loop.checks import require_convolutions
-from morphsearch.loop.config import SearchConfig
+from morphsearch.loop.checks import check_useful, judges, require_convolutions
+from morphsearch.loop.config import SearchConfig, kept_for_retraining, schedule_note
 from morphsearch.loop.deciding import by_network
+from morphsearch.loop.hardware import hardware_for
 from morphsearch.loop.results import Plan, SearchResult
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.loop.runner import Listener, Runner, silent
 from morphsearch.loop.schema import REPAIR, line_of
 from morphsearch.loop.session import Search
 from morphsearch.models import Seed, build_seed
-from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.registry import get as get_strategy
 from morphsearch.training import Trainer
 
@@ -73,18 +73,28 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
     seed, example = seed_of(config, data)
     graph = record(seed.model, example)
     require_convolutions(graph)
-    budgets = Budgets(graph, config.budget, round_to=config.round_to, hardware=config.hardware)
+    hardware = hardware_for(config.budget, config.hardware, None)
+    budgets = Budgets(graph, config.budget, round_to=config.round_to, hardware=hardware)
     name = by_network(config.strategy, graph, config.strength)
     strategy = get_strategy(name, **config.strategy_options)
+    unused = check_useful(
+        strategy,
+        config.strategy_options,
+        strength=config.strength,
+        threshold=config.threshold,
+        shrink_to=config.shrink_to,
+        steps=config.steps,
+        expand=config.expand,
+    )
     strategy.attach(seed.model, graph)
     rows = budgets.rows()
     if all(row.satisfiable for row in rows):
         budgets.check(expand=config.expand)
-    steps = None
-    if strategy.needs_training or type(strategy).run_phase is not Strategy.run_phase:
-        steps = (
-            config.steps or Trainer(seed.model, data, config.training(len(data.train)), seed=config.seed).total_steps
-        )
+    steps, notes = None, [*data.notes, *budgets.notes, *strategy.notes, *unused, *kept_for_retraining(config.recipe)]
+    if strategy.needs_training or judges(strategy):
+        steps = Trainer(seed.model, data, config.training(len(data.train)), seed=config.seed).total_steps
+    if config.steps is not None and steps is not None and strategy.needs_training:
+        notes.append(schedule_note(config.steps, steps))
     return Plan(
         model=seed.spec,
         data=config.data,
@@ -97,7 +107,7 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
             for g in graph.groups.values()
         ],
         steps=steps,
-        notes=[*data.notes, *budgets.notes, *strategy.notes],
+        notes=notes,
     )
 
 

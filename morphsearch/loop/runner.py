@@ -14,6 +14,7 @@ from morphsearch import plugins
 from morphsearch.data import DataSplits
 from morphsearch.errors import DivergedError, InputError, StoppedError
 from morphsearch.loop.architecture import Architecture
+from morphsearch.loop.config import schedule_note
 from morphsearch.loop.recovery import Recovery, ready
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.rundir import progress_of
@@ -194,6 +195,8 @@ class Runner:
             progress=lambda kind, payload: self.hear(kind, {**payload, "strength": search.strength}),
             phase=f"morph {self.number}/{self.iterations}",
         )
+        if self.steps is not None and self.steps > trainer.total_steps:
+            search.notes.append(schedule_note(self.steps, trainer.total_steps))
         search.controller.steps = min(self.steps or trainer.total_steps, trainer.total_steps)
 
         def after_cut() -> None:

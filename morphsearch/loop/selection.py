@@ -208,6 +208,16 @@ def fill_up(
     return result
 
 
+def capped(
+    fits: Callable[[Widths], bool], widths: Widths, most: Mapping[str, float] | None
+) -> Callable[[Widths], bool]:
+    """`fits`, and no group grows from `widths` to more than `most` of it; None: as wide as fits."""
+    if most is None:
+        return fits
+    highest = {name: max(width, most.get(name, np.inf)) for name, width in widths.items()}
+    return lambda other: all(width <= highest[name] for name, width in other.items()) and fits(other)
+
+
 def occurrences(graph: ConvGraph, alive: np.ndarray, score: np.ndarray, widths: Widths) -> np.ndarray:
     """`u` int64: how often each unit occurs at `widths`: the best alive units stay, the best are repeated to widen."""
     multiplicity = np.zeros(graph.num_units, np.int64)

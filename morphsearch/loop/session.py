@@ -22,7 +22,8 @@ from morphsearch.loop.checks import (
     check_extra,
     check_kinds,
     check_rate,
-    check_strength,
+    check_resume,
+    check_useful,
     require_convolutions,
     require_ungated,
 )
@@ -66,7 +67,8 @@ class Search(Phasing):
         expand: fill the budget by widening what is left.
         limit: no group becomes wider than this many times what was kept of it.
         round_to: widths are multiples of it.
-        warmup: share of `steps` in which nothing is pressed; default 0.2 in the first morph and 0.1 in later ones.
+        warmup: share of `steps` in which nothing is pressed; default 0.2 in the first morph and 0.1 in later ones. A
+            fixed `strength` presses from the first step.
         pricing: "share" (what one per cent of a group costs) or "unit" (what one unit costs, as in MorphNet).
         live: let dead units leave while training goes on, see :mod:`morphsearch.loop.live`; it takes :meth:`follow`.
         seed: of whatever is drawn at random.
@@ -132,6 +134,7 @@ class Search(Phasing):
             live=live,
             resume=resume,
         )
+        check_resume(resume, run_dir)
         check_extra(record_extra or {})
         check_examples(example_inputs)
         check_arguments(
@@ -157,13 +160,14 @@ class Search(Phasing):
         if strategy != AUTO:  # before the network is recorded, which takes a while
             plugins.record("strategies", strategy, (AUTO,))
             self.strategy = get_strategy(strategy, **self.strategy_options)
-            check_strength(self.strategy, strength)
+            self._check_useful(expand, threshold, shrink_to)
         require_ungated(model)
         self.graph = record(model, example_inputs)
         require_convolutions(self.graph)
         if strategy == AUTO:
             self.strategy_name = by_network(strategy, self.graph, strength)
             self.strategy = get_strategy(self.strategy_name)
+            self._check_useful(expand, threshold, shrink_to)
         self.seed_widths, self.decisions = dict(self.graph.widths), self.graph.decisions
         self.hardware = hardware_for(budget, hardware, run_dir if resume else None)
         self.budgets = Budgets(self.graph, budget, round_to=round_to, hardware=self.hardware)
@@ -186,6 +190,19 @@ class Search(Phasing):
         self._begin_morph()
         if run_dir is not None:
             self._open(RunDirectory(run_dir), resume)
+
+    def _check_useful(self, expand: bool, threshold: float | None, shrink_to: float | None) -> None:
+        self._unused = check_useful(
+            self.strategy,
+            self.strategy_options,
+            pricing=self.pricing,
+            strength=self.fixed,
+            threshold=threshold,
+            shrink_to=shrink_to,
+            steps=self.steps,
+            warmup=self.warmup,
+            expand=expand,
+        )
 
     def _room(self, expand: bool) -> float:
         """The default of `shrink_to`: three quarters of the budget, or of its room above the lowest possible cost where
@@ -288,7 +305,7 @@ class Search(Phasing):
         self.strategy.attach(self.model, self.graph)
         self._hold_own()
         # Those of a former morph are in its architecture, and a run that is resumed here knows no others.
-        self.notes = list(self.strategy.notes)
+        self.notes = [*self.strategy.notes, *self._unused]
         self._prices = torch.ones(self.graph.num_units, dtype=torch.float64)
         self.leaving = live.Leaving.none(self.graph)
         self._start = self._start_load = None

@@ -10,7 +10,7 @@ from torch import nn
 
 from morphsearch.arguments import named_arguments, require, require_module
 from morphsearch.data import as_splits
-from morphsearch.loop.checks import check_arguments, check_options
+from morphsearch.loop.checks import check_arguments, check_batches, check_options, check_resume
 from morphsearch.loop.config import batch_size_for
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.sparsity.config import EPOCHS, length_and_device, masked_recipe
@@ -69,9 +69,11 @@ def sparsify(
         hears, "listener", listener, "a function of a kind and its values", "write def listener(kind, payload): ..."
     )
     given = table(recipe, "recipe", "recipe fields", '{"lr": 0.02}')
+    check_resume(resume, run_dir)
     if run_dir is not None and not resume:
         RunDirectory(run_dir).refuse_existing(python=True)
     data = as_splits(train_data, val_data, test_data)
+    check_batches(data, given)
     base = {"batch_size": batch_size_for(len(data.train))}
     training = masked_recipe({**base, **given, **length_and_device(given, epochs, device)})
     trainer = Trainer(model, data, training, seed=seed, progress=listener, phase=KIND)

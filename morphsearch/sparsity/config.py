@@ -12,7 +12,7 @@ from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.config import batch_size_for
 from morphsearch.sparsity.schedule import Schedule
 from morphsearch.sparsity.values import listed, n_of_m, percent, table
-from morphsearch.training.recipe import Recipe, field_of
+from morphsearch.training.recipe import Recipe, check_taught, field_of
 
 FRESH = "fresh"
 TUNING_RATE = 0.02
@@ -24,9 +24,10 @@ def masked_recipe(given: Mapping[str, Any]) -> Recipe:
     """The recipe of a training under masks.
 
     Raises:
-        UsageError, UnknownName: as :class:`~morphsearch.training.Recipe`; or it asks for a moving average.
+        UsageError, UnknownName: as :class:`~morphsearch.training.Recipe`; or it asks for a moving average or a teacher.
     """
     recipe = Recipe.from_dict(given)
+    check_taught(given, False, "leave {} out: a sparsification learns from the labels")
     if recipe.ema:
         raise UsageError(
             f"recipe field 'ema' is {recipe.ema!r}",

@@ -18,7 +18,7 @@ from morphsearch.sparsity.config import FRESH, SparsifyConfig
 from morphsearch.sparsity.measure import report_of
 from morphsearch.sparsity.results import SparsifyPlan, SparsifyResult
 from morphsearch.sparsity.runner import Listener, Runner, silent
-from morphsearch.sparsity.source import Source, architecture_of, data_of, source_of
+from morphsearch.sparsity.source import Source, architecture_of, data_of, source_of, untrained
 from morphsearch.sparsity.sparsifier import Sparsifier
 from morphsearch.training import Trainer
 
@@ -51,7 +51,7 @@ def plan(config: SparsifyConfig, *, data: DataSplits | None = None) -> SparsifyP
         updates=sparsifier.timetable.updates,
         rows=report.rows,
         before=report.before,
-        notes=list(data.notes),
+        notes=[*data.notes, *untrained(config.weights, architecture)],
     )
 
 
@@ -74,6 +74,8 @@ def start(
         # A copy of its own, so that the folder says what its weights fit.
         replace(architecture).save(run.path / FILE)
     RunDirectory.create(run_dir, _asked(config, source, data))
+    for note in untrained(config.weights, architecture):
+        (listener or silent)("note", {"text": note})
     return _runner(config, trainer, sparsifier, data, run, listener).go()
 
 

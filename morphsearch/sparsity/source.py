@@ -116,6 +116,19 @@ def weights_of(word: str, architecture: Architecture | None, seed: int = 0) -> P
     return folders.get(f"{architecture.name}-seed{seed}") or folders[sorted(folders, key=_number)[0]]
 
 
+def untrained(word: str, architecture: Architecture | None) -> list[str]:
+    """A note where inherited weights are those of the seed, since the search trained no network that it kept."""
+    path = architecture.path if architecture is not None else None
+    found = path is not None and path.parent.parent.name == "iterations"  # and not the copy beside sparse weights
+    if word != "inherited" or architecture is None or not found or architecture.record.get("steps") != 0:
+        return []
+    strategy = architecture.strategy or "its strategy"
+    return [
+        f"The search did not train the inherited weights ({strategy} keeps no trained network): they are the seed's, "
+        "cut to these widths. `morphsearch retrain` trains the architecture, and --weights retrained takes the outcome."
+    ]
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file into `model`, which must have just these tensors.
 

@@ -331,6 +331,12 @@ def _last(saliency: Tensor, masked: Tensor) -> Tensor:
 
 
 def _pattern(block: Any, pool: str, nm: Any, scope: str, of: str) -> Pattern | NofM:
+    if pool != POOLS[0] and block is None:
+        raise UsageError(
+            f"pool={pool!r} without a block",
+            "pool says which weight of a block speaks for it",
+            "name a block (block=(4, 1), --block 4,1), or leave pool out",
+        )
     if nm is not None:
         taken = [
             name for name, is_set in (("block", block), ("scope", scope != "layer"), ("of", of != "prunable")) if is_set

@@ -216,11 +216,14 @@ class TrainingFree(Strategy):
     Attributes:
         meant: the widths that the last :meth:`propose` meant, before they were rounded, where it knows them: what
             rounding leaves of a budget is filled in these proportions.
+        most: how wide groups may become by a limit of the strategy's own, where it has one, once it was attached or has
+            proposed.
     """
 
     needs_training = False
     presses = False
     meant: Mapping[str, float] | None = None
+    most: Mapping[str, float] | None = None
 
     _num_units: int = 0
 

@@ -203,6 +203,7 @@ class GroupLasso(Strategy):
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Every layer's `c` and `d` as they were when the morph began, and what is left of a step that is due."""
+        self._reference()  # what a resumed morph goes on with is what this one goes on with
         known = {m.place.name: list(pair) for m, pair in zip(self._members, self._begun(), strict=True)}
         return {}, {"layers": known, "pending": self._pending, "steps": self._steps}
 

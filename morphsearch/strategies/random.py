@@ -39,5 +39,6 @@ class Random(TrainingFree):
             name: width * float(factor) for (name, width), factor in zip(graph.widths.items(), factors, strict=True)
         }
         multiplier, widths = largest_multiplier(graph, base, fits, self.limit, round_to=round_to)
+        self.most = {name: self.limit * width for name, width in base.items()}
         self.meant = meant(graph, multiplier, base, round_to)
         return widths

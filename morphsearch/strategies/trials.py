@@ -34,18 +34,21 @@ if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
 
 
+STEP = 0.5
+
+
 class Trials(TrainingFree):
     """Short trainings of whole candidates.
 
     Args:
         trials: how many candidates are trained, uniform scaling among them; each for ``1 / trials`` of the epochs. By
             default one more than the network has axes, since trials that are too short tell less than a further one.
-        step: how far along an axis a candidate stands, in the logarithm of widths.
+        step: how far along an axis a candidate stands, in the logarithm of widths; default 0.5.
         limit: no group gets wider than so many times the seed's width.
         point: the shape itself, one number an axis (those left out are 0), also as text; nothing is trained then.
 
     Raises:
-        UsageError: an argument out of range.
+        UsageError: an argument out of range, or one about candidates beside a `point`.
     """
 
     name = "trials"
@@ -54,14 +57,21 @@ class Trials(TrainingFree):
         self,
         *,
         trials: int | None = None,
-        step: float = 0.5,
+        step: float | None = None,
         limit: float = 4.0,
         point: Sequence[float] | None = None,
     ) -> None:
         if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 2):
             raise UsageError(f"trials={trials!r}", "trials is a whole number, 2 or more", "leave it out for 3 or 4")
+        for argument, value in (("trials", trials), ("step", step)):
+            if value is not None and point is not None:
+                raise UsageError(
+                    f"{argument}={value!r} with point={point!r}",
+                    "where the shape is given, no candidates are tried",
+                    f"leave {argument} or point out",
+                )
         self.trials = trials
-        self.step = number_in("step", step, 0, 3, "0.5 is usual", open_ends=True)
+        self.step = number_in("step", STEP if step is None else step, 0, 3, f"{STEP} is usual", open_ends=True)
         self.limit = number_in("limit", limit, 1, 64, "4 is usual")
         self.given = None if point is None else _numbers(point)
         self.point: tuple[float, ...] | None = None
@@ -79,7 +89,8 @@ class Trials(TrainingFree):
             UsageError: every group is frozen, or the point has more numbers than the network has axes.
         """
         super().attach(model, graph)
-        self._shapes, self.point = Shapes(graph, self.limit), None
+        self._shapes, self.point, self.notes = Shapes(graph, self.limit), None, ()  # what was said of a former morph
+        self.most = {name: self.limit * group.width for name, group in graph.groups.items()}
         if self.given is not None:
             axes = self._shapes.axes
             if len(self.given) > len(axes):
@@ -131,6 +142,7 @@ class Trials(TrainingFree):
         self.notes = (
             f"{len(known)} shapes were trained for 1/{trials} of the epochs each; for a training of "
             f"all of them the best is expected at {there or 'uniform scaling'}.",
+            "No weights of the trials are kept: the network found is trained from scratch.",
         )
 
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:

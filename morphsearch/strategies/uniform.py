@@ -28,5 +28,6 @@ class Uniform(TrainingFree):
     def propose(self, graph: ConvGraph, fits: Fits, rng: np.random.Generator, *, round_to: int = 1) -> Widths:
         """See :meth:`Strategy.propose <morphsearch.strategies.base.Strategy.propose>`; `rng` is not used."""
         multiplier, widths = largest_multiplier(graph, graph.widths, fits, self.limit, round_to=round_to)
+        self.most = {name: self.limit * width for name, width in graph.widths.items()}
         self.meant = meant(graph, multiplier, graph.widths, round_to)
         return widths

@@ -143,6 +143,30 @@ def field_of(recipe: Mapping[str, Any], name: str, option: Any, default: Any) ->
     return said
 
 
+def said(recipe: Mapping[str, Any], name: str) -> bool:
+    """Whether somebody asks for a field: it is given, and not just at its default in a recipe that is given whole."""
+    known = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    return name in recipe and not (recipe.keys() >= known.keys() and recipe[name] == known[name])
+
+
+def check_taught(recipe: Mapping[str, Any], teacher: bool, repair: str) -> None:
+    """Refuse fields that say how a training follows a teacher, where it has none.
+
+    Args:
+        recipe: what was given. teacher: whether there is one. repair: with a place for the name of the field.
+
+    Raises:
+        UsageError: as said.
+    """
+    for name in ("distill", "temperature"):
+        if said(recipe, name) and not teacher:
+            raise UsageError(
+                f"recipe field {name!r} is {recipe[name]!r}, and no training has a teacher",
+                f"{name} says how a training follows its teacher",
+                repair.format(name),
+            )
+
+
 def _wrong(name: str, value: object, rule: str) -> UsageError:
     default = next(field.default for field in dataclasses.fields(Recipe) if field.name == name)
     return UsageError(f"recipe field {name!r} is {value!r}", f"{name} is {rule}", f"the default is {default!r}")

@@ -99,6 +99,26 @@ def test_groups_alone_and_layers_alone() -> None:
     assert "Conv2d" not in run("inspect", "digits_net", "--groups").stdout
     assert "groups of widths" not in run("inspect", "digits_net", "--layers").stdout
     assert run("inspect", "digits_net", "--groups", "--layers").exit_code == 2
+    groups = json.loads(run("inspect", "digits_net", "--groups", "--json").stdout)
+    layers = json.loads(run("inspect", "digits_net", "--layers", "--json").stdout)
+    assert (groups.keys() - layers.keys(), layers.keys() - groups.keys()) == ({"groups"}, {"layers"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--depth", "1", "--groups"),
+        ("--depth", "1", "--json"),
+        ("--explain", "stem.conv", "--groups"),
+        ("--explain", "stem.conv", "--depth", "1"),
+        ("--hardware", "v100"),
+    ],
+)
+def test_options_that_cannot_mean_anything_are_refused(arguments: tuple[str, ...]) -> None:
+    result = run("inspect", "digits_net", *arguments)
+    assert result.exit_code == 2
+    assert arguments[0].strip("-") in result.stderr
+    assert "try:" in result.stderr
 
 
 def test_explain_says_why_layers_change_together() -> None:

@@ -170,6 +170,7 @@ def test_an_impossible_budget_is_refused_with_the_lowest_possible(nets: Path, tm
         (["--set", "lr=fast"], 2, ["lr"]),
         (["--strategy-option", "nonsense=1"], 2, ["nonsense"]),
         (["--shrink-to", "3"], 2, ["shrink_to"]),
+        (["--hardware", "v100"], 2, ["v100", "--budget latency"]),
         (["--data", "imagefolder:nowhere"], 5, ["nowhere"]),
         (["--data", "cifar10:nowhere"], 5, ["nowhere"]),
         (["--data", "npz:nowhere.npz"], 5, ["nowhere.npz"]),
@@ -252,6 +253,7 @@ def test_retrain_and_compare(finished: tuple[Path, Result]) -> None:
     [
         (["--iteration", "7"], 2, "iteration 7"),
         (["--set", "lerning_rate=1"], 2, "lerning_rate"),
+        (["--set", "distill=0.5"], 2, "--distill"),
         ([], 2, "--allow-code"),
     ],
 )
@@ -260,6 +262,18 @@ def test_bad_retrainings(finished: tuple[Path, Result], arguments: list[str], co
     result = run("retrain", finished[0], "--seeds", "1", *allowed, *arguments)
     clean(result, code)
     assert part in result.stderr
+
+
+def test_a_backend_where_nothing_is_measured(finished: tuple[Path, Result]) -> None:
+    result = run("compare", finished[0], "--no-latency", "--backend", "eager")
+    clean(result, 2)
+    assert "--no-latency" in result.stderr
+
+
+def test_an_input_beside_what_has_one(finished: tuple[Path, Result]) -> None:
+    result = run("inspect", finished[0], "--allow-code", "--input", "1,1,16,16")
+    clean(result, 2)
+    assert "name the seed" in result.stderr
 
 
 def test_runs_lists_every_state(copy: Path) -> None:

@@ -13,6 +13,7 @@ from morphsearch.cli import main, settings
 from morphsearch.cli.commands.retrain import command as retrain
 from morphsearch.cli.commands.search import command as search
 from morphsearch.cli.group import BUILT_IN
+from morphsearch.errors import UnknownName
 
 
 @pytest.fixture
@@ -72,6 +73,26 @@ def test_a_file_holds_options_arguments_and_tables(tmp_path: Path, parsed: dict[
     parsed.clear()
     assert run("retrain", "r", "--config", path).exit_code == 0
     assert (parsed["seeds"], parsed["baselines"], parsed["epochs"]) == ([4, 5], ["uniform"], 7)
+
+
+def test_the_command_line_adds_to_a_table_of_the_file_key_by_key(tmp_path: Path, parsed: dict[str, Any]) -> None:
+    path = write(tmp_path, "[recipe]\nlr = 0.5\nbatch_size = 32\n[strategy_options]\nkind = 'x'\n")
+    asked = run("search", "resnet20", "--config", path, "--set", "lr=0.1", "--strategy-option", "other=1")
+    assert asked.exit_code == 0, asked.output
+    assert dict(parsed["recipe"]) == {"lr": 0.1, "batch_size": 32}
+    assert dict(parsed["strategy_options"]) == {"kind": "x", "other": 1}
+
+
+def test_subcommands_share_the_table_of_their_group(tmp_path: Path) -> None:
+    from morphsearch.cli.commands.profile import command as profile
+    from morphsearch.cli.settings import defaults
+
+    path = write(tmp_path, "threads = 4\n[profile]\nbatch = 8\nnetworks = 7\n")
+    assert defaults(path, profile.commands["measure"]) == {"threads": 4, "batch": 8, "networks": 7}
+    assert defaults(path, profile.commands["verify"]) == {"networks": 7}
+    assert defaults(path, profile.commands["list"]) == {}
+    with pytest.raises(UnknownName, match="batch"):
+        defaults(write(tmp_path, "[profile]\nbatsh = 8\n"), profile.commands["verify"])
 
 
 @pytest.mark.parametrize(

@@ -241,3 +241,14 @@ def test_images_that_fit_pass() -> None:
     with pytest.raises(UsageError, match="n x c x h x w"):
         check_model_input(splits, (8, 8))
     assert isinstance(splits.train, ArraySplit)
+
+
+def test_a_fraction_that_nothing_is_carved_by_is_told(folder: Path) -> None:
+    def told(spec: str, **options: float) -> bool:
+        notes = data.load(spec, allow_code=True, **options).notes
+        return any("validation part of its own" in note for note in notes)
+
+    assert told("sets.py:two", val_fraction=0.3)
+    assert not told("sets.py:two")  # the default asks for nothing
+    assert not told("sets.py:alone", val_fraction=0.3)
+    assert not told("digits", val_fraction=0.3)

@@ -132,3 +132,18 @@ def test_a_misspelt_subcommand_is_no_seed() -> None:
     found = invoke("profile", "shw")
     assert found.exit_code == 2
     assert "did you mean show" in found.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["digits_net", "--input", "8,1,8,8"], "--batch 8"),
+        (["--input", "1,3,64,128"], "square"),
+        (["--input", "1,1,64,64"], "--input 1,3,64,64"),
+    ],
+)
+def test_inputs_that_would_not_be_measured(profiles_folder: Path, arguments: list[str], part: str) -> None:
+    done = invoke("profile", *arguments, "--quiet")
+    assert done.exit_code == 2
+    assert part in done.stderr
+    assert not list(profiles_folder.rglob("*.json"))

@@ -36,6 +36,7 @@ def test_parameters_alone_call_for_trials() -> None:
         ("params=50%", {"iterations": 2}),
         ("params=50%", {"strength": 0.1}),
         ("params=50%", {"shrink_to": 0.5}),
+        ("params=50%", {"expand": False}),
     ],
 )
 def test_whatever_wants_pressure_or_several_morphs_gets_them(budget: Any, given: dict[str, Any]) -> None:

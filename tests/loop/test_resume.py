@@ -219,6 +219,25 @@ def test_killed_after_the_architecture_before_anything_else(
     assert_same(path, whole)
 
 
+def test_killed_before_the_first_step_of_a_later_morph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers that group-lasso weighs rows by are those that the morph began with, in the first sitting too."""
+    config = replace(CONFIG, strategy="group-lasso", recipe={**EXACT, "batch_size": 64, "lr": 0.1})
+    start(config, tmp_path / "whole")
+    epoch = runner.Runner._epoch
+
+    def killed(self: runner.Runner, trainer: Any, interrupt: Any) -> None:
+        if self.number == 2:
+            raise SystemExit(9)
+        epoch(self, trainer, interrupt)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Runner, "_epoch", killed)
+        with pytest.raises(SystemExit):
+            start(config, tmp_path / "run")
+    resume(tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_complete_run_resumed_changes_nothing(whole: Path) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     result = resume(whole)

@@ -313,6 +313,23 @@ def test_a_found_network_is_sparsified(weights: str, searched: Path, tmp_path: P
         assert start_from.keys() == net.state_dict().keys()
 
 
+def test_inherited_weights_that_no_search_trained_are_told(searched: Path, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def listener(kind: str, payload: dict[str, Any]) -> None:
+        heard.extend([payload["text"]] if kind == "note" else [])
+
+    config = SparsifyConfig(str(searched), 0.6, weights="inherited", epochs=0.2, recipe=RECIPE)
+    start(config, tmp_path / "run", listener=listener)
+    assert any("did not train the inherited weights (uniform" in note for note in heard)
+    assert any("did not train" in note for note in plan(config).notes)
+    told = ms.export(searched, weights="inherited", path=tmp_path / "net.py").notes
+    assert any("did not train" in note for note in told)
+    for path, weights in ((searched, "retrained"), (searched, "fresh"), (tmp_path / "run", "inherited")):
+        notes = ms.export(path, weights=weights, path=tmp_path / "net.py").notes
+        assert not any("did not train" in note for note in notes)
+
+
 def test_a_found_network_resumes_without_the_search(searched: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(searched, tmp_path / "searched"))
     config = SparsifyConfig(str(moved), 0.6, weights="retrained", epochs=2, recipe=RECIPE)

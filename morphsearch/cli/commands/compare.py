@@ -11,6 +11,7 @@ from morphsearch.cli.command import command as morph_command
 from morphsearch.cli.commands.profile import BackendName
 from morphsearch.cli.commands.retrain import show_comparison
 from morphsearch.cli.running import searched_run
+from morphsearch.errors import UsageError
 
 
 @morph_command(
@@ -36,6 +37,12 @@ from morphsearch.cli.running import searched_run
 @options.as_json
 def command(run_dir: Path, latency: bool, backend: str | None, allow_code: bool, as_json: bool) -> None:
     """Print the retrained architectures of a run in one table."""
+    if backend is not None and not latency:
+        raise UsageError(
+            f"--backend {backend} with --no-latency",
+            "a backend is for measuring latency",
+            "leave one of them out",
+        )
     searched_run(run_dir)
     from morphsearch.loop import retraining
 

@@ -62,6 +62,17 @@ def command(
     """Show the layers, shapes, costs and width groups of a network."""
     if only_groups and only_layers:
         raise UsageError("--groups and --layers", "they exclude each other", "leave both out to see both")
+    if depth is not None and (only_groups or as_json):
+        raise UsageError(
+            f"--depth with {'--groups' if only_groups else '--json'}",
+            "--depth adds up the layers of the table",
+            "leave one of them out",
+        )
+    if explain is not None:
+        others = {"--groups": only_groups, "--layers": only_layers, "--depth": depth, "--hardware": hardware}
+        for option, value in others.items():
+            if value:
+                raise UsageError(f"--explain and {option}", "--explain prints no table", "leave one of them out")
     from morphsearch.cli import building
 
     if explain is not None:
@@ -74,7 +85,8 @@ def command(
         return
     found: Inspection = building.inspection(model, input_, costs, allow_code=allow_code, hardware=hardware)
     if as_json:
-        emit(found.to_dict())
+        hidden = "layers" if only_groups else "groups" if only_layers else None
+        emit({key: value for key, value in found.to_dict().items() if key != hidden})
         return
     from rich.text import Text
 

@@ -142,7 +142,7 @@ def measure(
 
     settings = Settings(backend, device, dtype, batch, threads)
     _writable(output or profiles.folder() / "x.json")
-    targets = _targets(models, input_)
+    targets = _targets(models, input_, batch)
     interrupted: list[int] = []
     with _bar(networks, quiet, interrupted) as listener:
         found = measured(
@@ -173,12 +173,30 @@ def _writable(path: Path) -> None:
     probe.unlink()
 
 
-def _targets(models: tuple[str, ...], shape: tuple[int, ...] | None) -> list[Target]:
+def _targets(models: tuple[str, ...], shape: tuple[int, ...] | None, batch: int) -> list[Target]:
+    """What is measured: the networks of these names, or a general sweep.
+
+    Raises:
+        UsageError: an input of another batch than is measured, or for the sweep one of its own shape.
+    """
+    given = ",".join(map(str, shape or ()))
+    if shape and shape[0] not in (1, batch):
+        raise UsageError(
+            f"--input {given} with a batch of {batch}",
+            "how many images a pass has is a setting of the profile (--batch)",
+            f"write --input {','.join(map(str, (1, *shape[1:])))}, and --batch {shape[0]} to measure such batches",
+        )
+    if shape and not models and (len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]):
+        raise UsageError(
+            f"--input {given} without a network",
+            "the general sweep runs on square colour images",
+            f"write --input 1,3,{shape[-1]},{shape[-1]}, or name the networks that take this input",
+        )
     from morphsearch.cli import building
     from morphsearch.hardware.sampling import Target, sweep
 
     if not models:
-        return sweep(size=shape[-1] if shape and len(shape) == 4 else 96)
+        return sweep(size=shape[-1] if shape else 96)
     found = []
     for spec in models:
         built = building.seed(spec, (1, *shape[1:]) if shape else None, allow_code=True)
@@ -303,7 +321,7 @@ def verify(
         raise UsageError(
             f"{hardware} is a roofline", "only what was measured can be measured again", "name a measured profile"
         )
-    result = verifying.verify(profile, _targets(models, input_), networks=networks, seed=seed)
+    result = verifying.verify(profile, _targets(models, input_, profile.settings.batch), networks=networks, seed=seed)
     if as_json:
         emit(result.to_dict())
         return
