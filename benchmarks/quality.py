@@ -198,7 +198,9 @@ def summary() -> str:
     rows = ["| network | budget | arm | accuracy, % | trainings | over uniform | search, trainings of the seed |"]
     rows.append("|---|---|---|---|---|---|---|")
     for (network, budget), arms in cells.items():
-        uniform = [line["accuracy"] for line in arms.get("uniform", [])]
+        # A uniform scaling to the seed's own cost is the seed.
+        plain = arms.get("uniform", arms.get("seed", []) if budget.startswith("flops=100%") else [])
+        uniform = [line["accuracy"] for line in plain]
         seed = [line for key, other in cells.items() if key[0] == network for line in other.get("seed", [])]
         for arm, lines in arms.items():
             values = [100 * line["accuracy"] for line in lines]
