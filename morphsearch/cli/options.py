@@ -106,7 +106,7 @@ strategy_option = click.option(
 iterations = click.option(
     "--iterations",
     type=Number(int, least=1),
-    show_default="2, or one for each budget of a schedule",
+    show_default="2, trials 1, or one for each budget of a schedule",
     help="Number of morphs.",
 )
 epochs = click.option("--epochs", type=Number(float, above=0), help="Epochs of each training.")

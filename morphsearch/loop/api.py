@@ -48,7 +48,7 @@ def search(
         budget: one or several, or a falling schedule (``"flops=80%,65%,50%"``).
         iterations: morphs; default the strategy's (mostly 2), or one for each budget of a schedule.
         epochs: of training before each; default: as many steps as the strategy wants, 1 to 50 epochs.
-        strategy: a name; ``"auto"`` decides by budget and network, see :mod:`morphsearch.loop.deciding`.
+        strategy: a name; ``"auto"`` decides by budget, data and network, see :mod:`morphsearch.loop.deciding`.
         run_dir: where everything is saved; None saves nothing.
         example_inputs: default: one zero image of the data's shape.
         recipe: fields of :class:`morphsearch.training.Recipe` that differ from the search's defaults.
