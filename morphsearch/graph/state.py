@@ -77,6 +77,21 @@ class State:
                 found.setdefault(path, {})[key] = copied
         return found
 
+    def of(self, modules: Iterable[tuple[str, nn.Module]], moved: Moved) -> State:
+        """The same of other module objects, which hold now what these held: `moved` of it is what has changed since
+        the recording."""
+        found = dict(modules)
+        paths = [path for path in self.paths if path in found]
+        held = held_by(found[path] for path in paths)
+        for path, (_, values, inner) in zip(paths, held, strict=True):
+            for key, value in moved.get(path, {}).items():
+                inner[:] = [pair for pair in inner if pair[0] is not values.get(key)]
+                if value is _MISSING:
+                    values.pop(key, None)
+                else:
+                    values[key] = value
+        return State(paths, held)
+
 
 def _alike(before: Any, after: Any) -> bool:
     """Two containers hold the same objects."""

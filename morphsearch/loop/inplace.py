@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from morphsearch.graph import ConvGraph
 
 STORES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
@@ -23,6 +26,21 @@ def swap(model: nn.Module, other: nn.Module) -> None:
             object.__setattr__(other, name, one)
         return
     _swap(model, other, set())
+
+
+def exchange(ours: ConvGraph, theirs: ConvGraph) -> None:
+    """:func:`swap` the networks of two graphs, which go on with what they were recorded from.
+
+    What modules held when a graph was recorded goes with it too: sizes change places, and would else seem to have
+    moved since.
+    """
+    graphs = ours, theirs
+    moved = [{} if graph.tape.state is None else graph.tape.state.moved() for graph in graphs]
+    swap(ours.model, theirs.model)
+    ours.model, theirs.model = theirs.model, ours.model
+    for graph, was in zip(graphs, moved, strict=True):
+        if graph.tape.state is not None:
+            graph.tape.state = graph.tape.state.of(graph.model.named_modules(), was)
 
 
 def _swap(ours: nn.Module, theirs: nn.Module, done: set[int]) -> None:

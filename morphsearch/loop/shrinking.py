@@ -14,7 +14,7 @@ from morphsearch.errors import GraphError, InputError, UsageError
 from morphsearch.loop import live, morphing
 from morphsearch.loop.controller import Controller
 from morphsearch.loop.following import Following
-from morphsearch.loop.inplace import swap
+from morphsearch.loop.inplace import exchange
 from morphsearch.loop.live import Leaving
 from morphsearch.loop.selection import Facts, from_positions, widths_of
 
@@ -128,8 +128,7 @@ class Shrinking(Following):
         if self.followers is not None:
             self.followers.rewritten(self.model, rebuilt.network, rebuilt.plan)
         former = self.graph
-        swap(self.model, rebuilt.network)  # from here on rebuilt.network is what the model was
-        former.model, rebuilt.graph.model = rebuilt.network, self.model
+        exchange(former, rebuilt.graph)  # from here on rebuilt.network is what the model was
         if self._start is None:
             self._start = rebuilt.network, former
         self.leaving = self.leaving.after(rebuilt.graph, positions)
@@ -146,8 +145,8 @@ class Shrinking(Following):
         network, graph = self._start
         if self.followers is not None:
             self.followers.restarted(self.model, network)
-        swap(self.model, network)
-        graph.model, self._start = self.model, None
+        exchange(self.graph, graph)
+        self._start = None
         self.graph, self.budgets = graph, self.budgets.rebound(graph)
         self.leaving = Leaving.none(graph)
         self._prices = torch.ones(graph.num_units, dtype=torch.float64)

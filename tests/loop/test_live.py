@@ -286,6 +286,58 @@ def test_references_to_the_network_and_its_parts_stay_right(monkeypatch: pytest.
     )
 
 
+@pytest.mark.parametrize("name", ["depthwise", "grouped"])
+def test_cut_after_cut_the_forward_code_stays_the_users(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tight(monkeypatch)
+    search = searched(name)
+    kinds = {path: type(module) for path, module in search.model.named_modules()}
+    optimizer = OPTIMIZERS["sgd"](search.model.parameters())
+    search.follow(optimizer)
+    cuts = []
+    search.after_cut = lambda: cuts.append(search.leaving.gone)
+    run(search, optimizer)
+    assert len(cuts) > 2
+    assert {path: type(module) for path, module in search.model.named_modules()} == kinds
+    graph = search.graph
+    halved = graph.shrink({name: range(max(graph.groups[name].floor, graph.widths[name] // 2)) for name in graph.free})
+    assert {path: type(module) for path, module in halved.named_modules()} == kinds
+    assert halved(example().double()).shape == (1, 5)
+    search.morph()
+    assert {path: type(module) for path, module in search.model.named_modules()} == kinds
+
+
+class Cached(nn.Module):
+    """Keeps the grid of the image size that it saw last, as detectors do; which code runs depends on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network("depthwise")
+        self.size: tuple[int, ...] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size is None:
+            self.size = tuple(x.shape[-2:])
+        return self.inner(nn.functional.interpolate(x, self.size))
+
+
+def test_what_modules_held_when_they_were_recorded_goes_with_cuts_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    tight(monkeypatch)
+    torch.manual_seed(0)
+    search = ms.Search(Cached().double().train(), example().double(), "flops=25%", steps=100, warmup=0.05)
+    optimizer = OPTIMIZERS["sgd"](search.model.parameters())
+    search.follow(optimizer)
+    began = copy.deepcopy(search.state())
+    run(search, optimizer)
+    assert search.leaving.gone
+    assert search.model.size == (8, 8)
+    for graph in (search.graph, *([search._start[1]] if search._start else [])):
+        assert not any("groups" in kept or "out_channels" in kept for kept in graph.tape.state.moved().values())
+        assert graph.shrink({}) is not None
+    search.load_state(*began)
+    assert not search.leaving.gone
+    assert search.graph.tape.state.moved() == {"": {"size": None}}
+
+
 def test_kept_units_are_positions_in_the_parent_before_anyone_left(monkeypatch: pytest.MonkeyPatch) -> None:
     tight(monkeypatch)
     search = searched("residual", expand=False)
