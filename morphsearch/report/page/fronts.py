@@ -26,9 +26,9 @@ MOST_PLANES = 2
 
 
 def front(name: str, shown: Front) -> Drawn | None:
-    """Accuracy against each cost, with the line of those that no other beats; None where no cost is known."""
+    """Accuracy against each cost, with the line of those that no other beats; None for fewer than two."""
     metrics = [metric for metric in shown.metrics if any(metric in point.costs for point in shown.points)][:MOST_PLANES]
-    if not metrics:
+    if not metrics or len(shown.points) < 2:
         return None
     from plotly.subplots import make_subplots
 

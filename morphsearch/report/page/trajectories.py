@@ -11,6 +11,12 @@ from morphsearch.report.records import Mark, Panel, Trajectory
 from morphsearch.report.trajectory import thin
 
 MARKS = {"morph": COLOURS[0], "recovered": COLOURS[1], "warning": COLOURS[1], "interrupted": GREY, "resumed": GREY}
+COUNTED = (
+    ("morph", "morph", "morphs"),
+    ("cut", "cut", "cuts"),
+    ("recovered", "recovery", "recoveries"),
+    ("interrupted", "interruption", "interruptions"),
+)
 PANEL = 220
 """Height of a panel in pixels."""
 
@@ -19,6 +25,9 @@ MOST_ROWS = 50
 
 MOST_LETTERS = 24
 """Of what stands beside a mark."""
+
+APART = 0.16
+"""The room that a name takes, as a share of all steps."""
 
 
 def trajectory(name: str, shown: Trajectory) -> Drawn | None:
@@ -70,12 +79,15 @@ def trajectory(name: str, shown: Trajectory) -> Drawn | None:
     costs = next((place for place, panel in enumerate(panels, 1) if panel.title.startswith("Cost")), None)
     if cuts and costs is not None:
         figure.add_trace(_cuts(cuts, costs), row=costs, col=1)
+    labelled = _labelled(shown)
     for mark in shown.marks:
-        if mark.kind in MARKS:
-            figure.add_vline(
-                x=mark.step,
-                line={"color": MARKS[mark.kind], "width": 1, "dash": "solid" if mark.kind == "morph" else "dashdot"},
-            )
+        if mark.kind not in MARKS:
+            continue
+        figure.add_vline(
+            x=mark.step,
+            line={"color": MARKS[mark.kind], "width": 1, "dash": "solid" if mark.kind == "morph" else "dashdot"},
+        )
+        if mark in labelled:
             figure.add_annotation(
                 x=mark.step,
                 y=1,
@@ -83,7 +95,6 @@ def trajectory(name: str, shown: Trajectory) -> Drawn | None:
                 yanchor="bottom",
                 yshift=20,
                 text=text(mark.text.partition(":")[0][:MOST_LETTERS] if mark.kind == "morph" else mark.kind),
-                textangle=0,
                 showarrow=False,
                 font=SMALL,
                 xanchor="right",
@@ -93,6 +104,17 @@ def trajectory(name: str, shown: Trajectory) -> Drawn | None:
     figure.update_layout({_legend_name(place): _legend(figure, place) for place in range(1, len(panels) + 1)})
     figure.update_layout(margin={"t": 56})
     return Drawn(f"Trajectory of {name}", figure.to_dict(), _story(shown), _steps(shown))
+
+
+def _labelled(shown: Trajectory) -> list[Mark]:
+    """The marks whose names have room beside each other; those of morphs first."""
+    length = max((mark.step for mark in shown.marks), default=0)
+    length = max([length, *(curve.steps[-1] for panel in shown.panels for curve in panel.curves)])
+    kept: list[Mark] = []
+    for mark in sorted(shown.marks, key=lambda mark: mark.kind != "morph"):
+        if mark.kind in MARKS and all(abs(mark.step - other.step) > APART * length for other in kept):
+            kept.append(mark)
+    return kept
 
 
 def _cuts(cuts: list[Mark], place: int) -> Any:
@@ -139,13 +161,12 @@ def _story(shown: Trajectory) -> str:
             whose = "" if curve.name == title else f" ({curve.name})"
             told.append(f"{title}{whose} from {first} to {last}")
     kinds = [mark.kind for mark in shown.marks]
-    names = (("morph", "morphs"), ("cut", "cuts"), ("recovered", "recoveries"), ("interrupted", "interruptions"))
-    counts = [
-        f"{kinds.count(kind)} {kind if kinds.count(kind) == 1 else word}" for kind, word in names if kind in kinds
-    ]
+    counts = [f"{count} {one if count == 1 else more}" for kind, one, more in COUNTED if (count := kinds.count(kind))]
+    lines = [f"{mark.kind} at {mark.step:,.0f}" for mark in shown.marks if mark.kind in MARKS and mark.kind != "morph"]
     steps = max((curve.steps[-1] for panel in shown.panels for curve in panel.curves), default=0)
     cuts = " Triangles: what the network costs once units have left it." if "cut" in kinds else ""
-    return f"Over {steps:,.0f} steps: {'; '.join(told)}. {', '.join(counts) or 'No morph'}.{cuts}"
+    others = f" Broken lines: {', '.join(lines)}." if lines else ""
+    return f"Over {steps:,.0f} steps: {'; '.join(told)}. {', '.join(counts) or 'No morph'}.{cuts}{others}"
 
 
 def _value(panel: Panel, value: float) -> str:
@@ -201,7 +222,7 @@ def trials(name: str, shown: Trajectory) -> Drawn | None:
         )
     figure.update_layout(layout(340))
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}, showlegend=True)
-    figure.update_xaxes(title={"text": "trial"})
+    figure.update_xaxes(title={"text": "trial"}, dtick=max(1, len(tried) // 10))
     figure.update_yaxes(title={"text": "validation accuracy"}, tickformat=".3~%")
     best = max(tried, key=lambda trial: trial.accuracy or 0.0)
     top = percent(best.accuracy, 2)
