@@ -32,6 +32,7 @@ BUILT_IN: dict[str, str] = {
     "report": "Write runs as one HTML page: verdict, tables, plots, widths.",
     "runs": "List the runs in a folder and how far they are.",
     "plugins": "List what is installed: strategies, costs, models, data, ...",
+    "new-plugin": "Write a small plugin to begin with, with its tests.",
 }
 """Command name -> summary; each lives in the module that :func:`module_of` names, as ``command``."""
 
