@@ -203,3 +203,16 @@ def test_nothing_but_an_earlier_report_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="folder"):
         write([record], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "notes.html"], "no temporary file is left"
+
+
+def test_the_how_to_works_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "report.md"
+    found = re.search(r"<!-- test: python -->\n```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(tmp_path)
+    runs.compared(runs.write(Path("runs/a")))
+    exec(found[1], {})
+    assert "beats uniform scaling" in capsys.readouterr().out
+    assert Path("a.html").exists()
