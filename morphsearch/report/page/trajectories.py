@@ -93,7 +93,7 @@ def trajectory(name: str, shown: Trajectory) -> Drawn | None:
                 y=1,
                 yref="paper",
                 yanchor="bottom",
-                yshift=20,
+                yshift=36,  # above the title of the first panel
                 text=text(mark.text.partition(":")[0][:MOST_LETTERS] if mark.kind == "morph" else mark.kind),
                 showarrow=False,
                 font=SMALL,
@@ -102,7 +102,7 @@ def trajectory(name: str, shown: Trajectory) -> Drawn | None:
     figure.update_xaxes(title={"text": "optimizer steps"}, row=len(panels), col=1)
     figure.update_layout(layout(60 + PANEL * len(panels)))
     figure.update_layout({_legend_name(place): _legend(figure, place) for place in range(1, len(panels) + 1)})
-    figure.update_layout(margin={"t": 56})
+    figure.update_layout(margin={"t": 72}, showlegend=True)
     return Drawn(f"Trajectory of {name}", figure.to_dict(), _story(shown), _steps(shown))
 
 
