@@ -145,7 +145,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):  # torn, numbers of thousands of digits, lists in lists
             records.append(json.loads(line))
     return records
 

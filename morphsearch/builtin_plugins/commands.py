@@ -14,7 +14,8 @@ def _late(name: str) -> Callable[[], Any]:
     """A factory that imports the command's module when it is called."""
 
     def factory() -> Any:
-        return importlib.import_module(f"morphsearch.cli.commands.{name}").command
+        module: str = importlib.import_module("morphsearch.cli.group").module_of(name)
+        return importlib.import_module(module).command
 
     return factory
 

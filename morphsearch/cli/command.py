@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class EpilogMixin(click.Command):
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the summary and the examples first."""
-        summary, _, rest = (self.help or "").partition("\n")
+        summary, _, rest = inspect.cleandoc(self.help or "").partition("\n")
         formatter.write_text(summary)
         if self.examples:
             with formatter.section("Examples"):

@@ -29,17 +29,25 @@ BUILT_IN: dict[str, str] = {
     "export": "Write a network as a file that needs nothing of morphsearch.",
     "profile": "Measure how long networks take on this device.",
     "compare": "Print the retrained architectures of a run in one table.",
+    "report": "Write runs as one HTML page: verdict, tables, plots, widths.",
     "runs": "List the runs in a folder and how far they are.",
     "plugins": "List what is installed: strategies, costs, models, data, ...",
+    "new-plugin": "Write a small plugin to begin with, with its tests.",
 }
-"""Command name -> summary; each lives in ``morphsearch.cli.commands.<name>`` as ``command``."""
+"""Command name -> summary; each lives in the module that :func:`module_of` names, as ``command``."""
 
 EXAMPLES = (
     ("morphsearch inspect resnet20", "layers, parameters, FLOPs, width groups"),
     ("morphsearch search resnet20 --data digits --budget flops=50% --run-dir runs/a", "search within a budget"),
     ("morphsearch retrain runs/a --baselines uniform,random --seeds 3", "train what it found, beside baselines"),
     ("morphsearch compare runs/a", "one table"),
+    ("morphsearch report runs/a", "one page to look at, and to pass on"),
 )
+
+
+def module_of(name: str) -> str:
+    """The module of a built-in command."""
+    return f"morphsearch.cli.commands.{name.replace('-', '_')}"
 
 
 class RootGroup(EpilogMixin, click.Group):
@@ -53,7 +61,7 @@ class RootGroup(EpilogMixin, click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a built-in command, or make a plugin's."""
         if cmd_name in BUILT_IN:
-            module = importlib.import_module(f"morphsearch.cli.commands.{cmd_name}")
+            module = importlib.import_module(module_of(cmd_name))
             command: click.Command = module.command
             return command
         record = names.known("commands").get(cmd_name)

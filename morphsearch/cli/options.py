@@ -60,12 +60,34 @@ class PathText(click.Path):
         return super().convert(value, param, ctx)
 
 
+def output(default: str, *, metavar: str = "FILE", folders: bool = True) -> Callable[[Function], Function]:
+    """``--output``; each command says where it writes by `default`. Without `folders` a folder is refused here."""
+    return click.option(
+        "--output",
+        "-o",
+        type=PathText(path_type=Path, dir_okay=folders),
+        metavar=metavar,
+        show_default=default,
+        help="Where to write.",
+    )
+
+
 run = click.argument(
     "run_dir",
     metavar="RUN",
     type=PathText(path_type=Path),
     cls=About,
     about="A run directory, as --run-dir of search named it.",
+)
+
+runs = click.argument(
+    "run_dirs",
+    metavar="RUN...",
+    type=PathText(path_type=Path),
+    nargs=-1,
+    required=True,
+    cls=About,
+    about="Run directories, of searches or sparsifications.",
 )
 
 data = click.option(
@@ -75,6 +97,7 @@ data = click.option(
     show_default=True,
     help="Data: digits, imagefolder:PATH, cifar10:PATH, npz:PATH or package.module:function.",
 )
+
 input_shape = click.option(
     "--input", "input_", type=Shape(), metavar="N,C,H,W", help="Shape of the example input, such as 1,3,224,224."
 )

@@ -83,7 +83,9 @@ def file_names(command: click.Command) -> dict[str, click.Parameter]:
 
 
 def _command(name: str) -> click.Command:
-    found: click.Command = importlib.import_module(f"morphsearch.cli.commands.{name}").command
+    from morphsearch.cli.group import module_of
+
+    found: click.Command = importlib.import_module(module_of(name)).command
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from morphsearch.errors import InputError
+from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.baselines import BASELINES
 from morphsearch.loop.rundir import RunDirectory
 from morphsearch.training import RetrainResult, load_result
@@ -83,22 +84,34 @@ def compare(run_dir: str | Path) -> Comparison:
             "architectures are compared after training from scratch",
             f"morphsearch retrain {run.path} --baselines uniform,random --seeds 3",
         )
+    return table(results, run.architectures(), run.asked())
+
+
+def table(results: Sequence[RetrainResult], found: Sequence[Architecture], asked: Mapping[str, Any]) -> Comparison:
+    """The table of some results.
+
+    Args:
+        results: one or more. found: the architectures of the run. asked: what ``run.json`` holds.
+    """
     labels: dict[str, list[RetrainResult]] = {}
     for result in results:
         labels.setdefault(result.label, []).append(result)
     rows = sorted((_row(label, group) for label, group in labels.items()), key=_order)
-    units = {name: entry["unit"] for one in run.architectures() for name, entry in one.costs.items()}
-    metrics = list(dict.fromkeys(b["metric"] for b in run.asked().get("budgets", []))) or ["flops"]
+    units = {name: entry["unit"] for one in found for name, entry in one.costs.items()}
+    metrics = list(dict.fromkeys(b["metric"] for b in asked.get("budgets", []))) or ["flops"]
     recipes = {str(sorted(result.recipe.items(), key=str)) for result in results}
     warnings = (
         [] if len(recipes) == 1 else ["Not all rows were trained by the same recipe; their accuracies do not compare."]
     )
-    return Comparison(rows, verdict(rows, metrics, family=is_family(run)), units, warnings)
+    return Comparison(rows, verdict(rows, metrics, family=_differ(found)), units, warnings)
 
 
 def is_family(run: RunDirectory) -> bool:
     """Whether a run has a schedule of budgets: its architectures were found under different ones."""
-    found = run.architectures()
+    return _differ(run.architectures())
+
+
+def _differ(found: Sequence[Architecture]) -> bool:
     return any(one.budgets != found[0].budgets for one in found)
 
 

@@ -7,13 +7,36 @@ from typing import TYPE_CHECKING, Any
 from morphsearch.testing.networks import NETWORKS, example_inputs
 
 if TYPE_CHECKING:
+    from morphsearch.testing.commands import CommandConformance
     from morphsearch.testing.cost_models import CostModelConformance
+    from morphsearch.testing.data import DataConformance
+    from morphsearch.testing.executors import ExecutorConformance
+    from morphsearch.testing.exporters import ExporterConformance
+    from morphsearch.testing.models import ModelConformance
+    from morphsearch.testing.operations import OperationConformance
     from morphsearch.testing.strategies import StrategyConformance
 
-__all__ = ["NETWORKS", "CostModelConformance", "StrategyConformance", "example_inputs"]
+__all__ = [
+    "NETWORKS",
+    "CommandConformance",
+    "CostModelConformance",
+    "DataConformance",
+    "ExecutorConformance",
+    "ExporterConformance",
+    "ModelConformance",
+    "OperationConformance",
+    "StrategyConformance",
+    "example_inputs",
+]
 
 _LATE = {
+    "CommandConformance": "morphsearch.testing.commands",
     "CostModelConformance": "morphsearch.testing.cost_models",
+    "DataConformance": "morphsearch.testing.data",
+    "ExecutorConformance": "morphsearch.testing.executors",
+    "ExporterConformance": "morphsearch.testing.exporters",
+    "ModelConformance": "morphsearch.testing.models",
+    "OperationConformance": "morphsearch.testing.operations",
     "StrategyConformance": "morphsearch.testing.strategies",
 }
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from morphsearch.cli import main, settings
 from morphsearch.cli.commands.retrain import command as retrain
 from morphsearch.cli.commands.search import command as search
-from morphsearch.cli.group import BUILT_IN
+from morphsearch.cli.group import BUILT_IN, module_of
 from morphsearch.errors import UnknownName
 
 
@@ -129,7 +129,7 @@ def test_every_option_of_every_command_may_stand_in_a_file() -> None:
     import importlib
 
     for name in set(BUILT_IN) - {"plugins"}:
-        command = importlib.import_module(f"morphsearch.cli.commands.{name}").command
+        command = importlib.import_module(module_of(name)).command
         command = command.commands["measure"] if name == "profile" else command  # a group: the others ask and show
         flags = {flag for parameter in command.params for flag in parameter.opts if isinstance(parameter, click.Option)}
         assert "--config" in flags, name

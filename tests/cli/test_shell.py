@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from morphsearch import plugins
 from morphsearch.cli import main, options, output
 from morphsearch.cli.command import command
-from morphsearch.cli.group import BUILT_IN
+from morphsearch.cli.group import BUILT_IN, module_of
 from morphsearch.hookspecs import hookimpl
 from morphsearch.types import CommandRecord
 
@@ -72,7 +72,7 @@ def test_every_help_leads_with_examples_that_parse(name: str) -> None:
     assert lines[0] == BUILT_IN[name], "the summary in the list of commands is that of the command"
     assert lines[2] == "Examples:"
     assert result.stdout.index("Examples:") < result.stdout.index("Usage:")
-    command = importlib.import_module(f"morphsearch.cli.commands.{name}").command
+    command = importlib.import_module(module_of(name)).command
     assert command.examples
     for line, purpose in command.examples:
         assert line in result.stdout
@@ -83,7 +83,7 @@ def test_every_help_leads_with_examples_that_parse(name: str) -> None:
 def test_no_two_commands_give_one_option_two_meanings(name: str) -> None:
     shared: dict[str, click.Option] = {}
     for other in BUILT_IN:
-        for parameter in importlib.import_module(f"morphsearch.cli.commands.{other}").command.params:
+        for parameter in importlib.import_module(module_of(other)).command.params:
             if isinstance(parameter, click.Option):
                 for flag in parameter.opts:
                     first = shared.setdefault(flag, parameter)

@@ -45,13 +45,7 @@ from morphsearch.errors import UsageError
     metavar="WORD|FILE",
     help="Weights: fresh, of a run inherited or retrained, or a safetensors file.",
 )
-@click.option(
-    "--output",
-    "-o",
-    type=options.PathText(path_type=Path),
-    metavar="FILE",
-    help="The file; default: named after the seed and the architecture, such as resnet20_001.py.",
-)
+@options.output("named after the seed and the architecture, such as resnet20_001.py")
 @options.input_shape
 @options.allow_code
 @options.config

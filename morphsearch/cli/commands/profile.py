@@ -103,9 +103,7 @@ threads = click.option("--threads", type=Number(int, least=1), default=1, show_d
 @batch
 @threads
 @click.option("--name", help="Name of the profile; default: made of the settings.")
-@click.option(
-    "--output", type=options.PathText(path_type=Path, dir_okay=False), help="Write it here; default: your folder."
-)
+@options.output("in the folder of your profiles", folders=False)
 @click.option(
     "--limit", type=Number(float, above=0), default=120.0, show_default=True, help="Seconds to measure for, at most."
 )
