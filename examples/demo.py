@@ -47,7 +47,7 @@ def main(search_epochs: float = 12, epochs: float = 12, seeds: int = 3) -> None:
         )
     console.show(console.out(), *tables.comparison(comparison))
     console.err().print(
-        f"{time.perf_counter() - began:.0f} s; everything is in {folder}: try morphsearch compare {folder}"
+        f"{time.perf_counter() - began:.0f} s; everything is in {folder}: try morphsearch report {folder}"
     )
 
 
