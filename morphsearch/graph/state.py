@@ -6,6 +6,7 @@ remembers what the modules held, and every rewrite of it is checked from there, 
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from typing import Any
 
 from torch import nn
 
-_CONTAINERS = frozenset((list, dict, set))
+_CONTAINERS = frozenset((list, dict, set, OrderedDict, defaultdict, deque))
 _PLAIN = (bool, int, float, str, tuple, type(None))
 _MISSING = object()
 INTERNAL = vars(nn.Module()).keys()  # what every module has
 COMPILED = "_compiled_call_impl"  # where Module.compile() keeps what is called instead of this very module
 _STOOD_IN = {"forward", COMPILED}  # by whoever watches a module while it runs, and what is not watched
 
-Held = tuple[nn.Module, dict[str, Any], list[tuple[Any, Any]]]  # a module, its attributes, its containers with copies
+# A module, its attributes, and its containers, those within others too, each with a copy.
+Held = tuple[nn.Module, dict[str, Any], list[tuple[Any, Any]]]
 Moved = dict[str, dict[str, Any]]  # attributes by the path of their module, as they were
 
 
@@ -29,9 +31,47 @@ def held_by(modules: Iterable[nn.Module]) -> list[Held]:
     found: list[Held] = []
     for module in modules:
         values = dict(vars(module))
-        own = [values[key] for key in values.keys() - INTERNAL if not key.startswith("_")]
-        found.append((module, values, [(value, value.copy()) for value in own if type(value) in _CONTAINERS]))
+        own = [value for key in values.keys() - INTERNAL if type(value := values[key]) in _CONTAINERS]
+        found.append((module, values, [(value, value.copy()) for value in _nested(own)]))
     return found
+
+
+def _nested(containers: Iterable[Any]) -> Iterator[Any]:
+    """These containers and those that they hold, each once."""
+    pending, seen = list(containers), set[int]()
+    while pending:
+        one = pending.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            pending += [item for item in _items(one) if type(item) in _CONTAINERS]
+
+
+def _items(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, Mapping) else container
+
+
+def _fill(container: Any, content: Any) -> None:
+    """Give a container the content of another."""
+    container.clear()
+    if isinstance(container, (list, deque)):
+        container.extend(content)
+    else:
+        container.update(content)
+
+
+def _copied(value: Any, copies: Mapping[int, Any] | None = None) -> Any:
+    """A container and those in it anew, with what `copies` says that they held (by identity; all else as it is now)."""
+    if type(value) not in _CONTAINERS:
+        return value
+    known = copies or {}
+    content = known.get(id(value), value)
+    new = content.copy()
+    if isinstance(content, Mapping):
+        new.update({key: _copied(item, copies) for key, item in content.items()})
+    elif not isinstance(content, set):
+        _fill(new, [_copied(item, copies) for item in content])
+    return new
 
 
 @contextmanager
@@ -47,11 +87,7 @@ def as_it_was(modules: Iterable[nn.Module]) -> Iterator[list[Held]]:
                 del now[key]
             now.update(values)
             for value, before in inner:
-                if isinstance(value, list):
-                    value[:] = before
-                else:
-                    value.clear()
-                    value.update(before)
+                _fill(value, before)
 
 
 @dataclass(frozen=True)
@@ -69,7 +105,7 @@ class State:
             copies = {id(value): copy for value, copy in inner}
             for key in (now.keys() | values.keys()) - INTERNAL - _STOOD_IN:
                 before, after = values.get(key, _MISSING), now.get(key, _MISSING)
-                copied = copies.get(id(before), before)
+                copied = _copied(before, copies) if id(before) in copies else before
                 if before is after if copied is before else _alike(copied, after):
                     continue
                 if isinstance(before, _PLAIN) and type(before) is type(after) and before == after:
@@ -94,14 +130,16 @@ class State:
 
 
 def _alike(before: Any, after: Any) -> bool:
-    """Two containers hold the same objects."""
-    if type(before) is not type(after) or len(before) != len(after):
+    """Two containers hold the same objects, or containers that are alike."""
+    if type(before) is not type(after) or type(before) not in _CONTAINERS:
+        return before is after
+    if len(before) != len(after):
         return False
     if isinstance(before, Mapping):
-        return before.keys() == after.keys() and all(value is after[key] for key, value in before.items())
+        return before.keys() == after.keys() and all(_alike(value, after[key]) for key, value in before.items())
     if isinstance(before, set):
         return bool(before == after)
-    return all(one is other for one, other in zip(before, after, strict=True))
+    return all(_alike(one, other) for one, other in zip(before, after, strict=True))
 
 
 def put_back(modules: Mapping[str, nn.Module], moved: Moved) -> None:
@@ -114,4 +152,4 @@ def put_back(modules: Mapping[str, nn.Module], moved: Moved) -> None:
             if value is _MISSING:
                 vars(module).pop(key, None)
             else:
-                vars(module)[key] = value.copy() if type(value) in _CONTAINERS else value
+                vars(module)[key] = _copied(value)
