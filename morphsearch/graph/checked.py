@@ -18,6 +18,7 @@ from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
 from morphsearch.graph.rewrite import rebuild
+from morphsearch.graph.state import put_back
 from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch, forget_frames
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
@@ -93,6 +94,8 @@ def _attempt(graph: ConvGraph, plan: Plan, multiplicity: np.ndarray, paths: tupl
             )
         _, order = check(twin, graph.example_inputs, graph.tape, plan, patched=bool(paths))
         if not order:
+            if plan.stale and graph.tape.state is not None:
+                put_back(dict(twin.named_modules()), graph.tape.state.before(plan.stale))
             return twin
         rearrange(plan, order)
     raise Mismatch(-1, "the order in which channels arrive depends on itself")

@@ -157,7 +157,7 @@ PATCHED = "_morphsearch_class"  # attribute of a patched class: the class that w
 
 
 def class_written(module: nn.Module | None) -> type:
-    """The class of a module as it was written, before any patch: modules that are patched have one of their own each."""
+    """The class of a module as it was written, before any patch: modules that are patched have a class of their own."""
     kind = type(module)
     found: type = getattr(kind, PATCHED, kind)
     return found

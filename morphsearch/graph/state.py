@@ -2,6 +2,12 @@
 
 A detector keeps its anchors for the image size that it saw last; which code runs depends on that. So a recording
 remembers what the modules held, and every rewrite of it is checked from there, whatever the network has run on since.
+
+What forward code keeps for later may be as wide as the channels: an encoding of positions for every channel, the state
+of a recurrence. A network at other widths cannot go on with that. Such tensors are *stale*: attributes that the code
+itself writes, and that come out in other sizes at other widths. In a rewritten network they are what they were when the
+network was recorded (nothing, most often), with all that the module's code writes beside them (the image size that they
+are for), but for containers without tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 _CONTAINERS = frozenset((list, dict, set, OrderedDict, defaultdict, deque))
 _PLAIN = (bool, int, float, str, tuple, type(None))
@@ -24,6 +30,8 @@ _STOOD_IN = {"forward", COMPILED}  # by whoever watches a module while it runs, 
 # A module, its attributes, and its containers, those within others too, each with a copy.
 Held = tuple[nn.Module, dict[str, Any], list[tuple[Any, Any]]]
 Moved = dict[str, dict[str, Any]]  # attributes by the path of their module, as they were
+Kept = dict[str, dict[str, Any]]  # attributes that forward code wrote, and the sizes of the tensors there, if any
+Stale = dict[str, frozenset[str]]  # attributes that a network at other widths cannot go on with
 
 
 def held_by(modules: Iterable[nn.Module]) -> list[Held]:
@@ -113,6 +121,28 @@ class State:
                 found.setdefault(path, {})[key] = copied
         return found
 
+    def written(self) -> Kept:
+        """What has changed since, as forward code ran, with the sizes of its tensors."""
+        modules = dict(zip(self.paths, self.held, strict=True))
+        return {
+            path: {key: sizes_in(vars(modules[path][0]).get(key)) for key in keys}
+            for path, keys in self.moved().items()
+        }
+
+    def before(self, stale: Stale) -> Moved:
+        """What these attributes were, where they are otherwise now; containers without tensors in them stay, those with
+        some lose them."""
+        moved = self.moved()
+        now = {path: vars(module) for path, (module, _, _) in zip(self.paths, self.held, strict=True)}
+        found: Moved = {}
+        for path in stale.keys() & moved.keys():
+            for key in stale[path] & moved[path].keys():
+                value, present = moved[path][key], now[path].get(key)
+                if isinstance(value, Tensor) or (type(present) in _CONTAINERS and sizes_in(present) is None):
+                    continue
+                found.setdefault(path, {})[key] = _without_tensors(value)
+        return found
+
     def of(self, modules: Iterable[tuple[str, nn.Module]], moved: Moved) -> State:
         """The same of other module objects, which hold now what these held: `moved` of it is what has changed since
         the recording."""
@@ -127,6 +157,53 @@ class State:
                 else:
                     values[key] = value
         return State(paths, held)
+
+
+def sizes_in(value: Any) -> Any:
+    """The sizes of a tensor, or of those in a container; None where there is none."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if type(value) not in _CONTAINERS | {tuple}:
+        return None
+    found = [sizes_in(item) for item in _items(value)]
+    return found if any(one is not None for one in found) else None
+
+
+def _without_tensors(value: Any) -> Any:
+    """A container as it is but for tensors, and containers of some."""
+    if type(value) not in _CONTAINERS or sizes_in(value) is None:
+        return value
+    new = value.copy()
+    if isinstance(value, Mapping):
+        _fill(new, {key: item for key, item in value.items() if sizes_in(item) is None})
+    else:
+        _fill(new, [item for item in value if sizes_in(item) is None])
+    return new
+
+
+def stale_in(before: Kept, after: Kept) -> Stale:
+    """What forward code kept at some widths and keeps in other sizes at others, with what belongs to it."""
+    found: Stale = {}
+    for path, values in before.items():
+        other = after.get(path, {})
+        if any(sizes is not None and key in other and other[key] != sizes for key, sizes in values.items()):
+            found[path] = frozenset(values)
+    return found
+
+
+def change_places(one: dict[str, Any], other: dict[str, Any], key: str) -> None:
+    """Exchange an attribute of two modules; containers stay the same objects, and exchange what they hold."""
+    first, second = one.get(key, _MISSING), other.get(key, _MISSING)
+    if type(first) is type(second) and type(first) in _CONTAINERS:
+        content = first.copy()
+        _fill(first, second)
+        _fill(second, content)
+        return
+    for values, value in ((one, second), (other, first)):
+        if value is _MISSING:
+            values.pop(key, None)
+        else:
+            values[key] = value
 
 
 def _alike(before: Any, after: Any) -> bool:
