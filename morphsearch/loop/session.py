@@ -356,6 +356,7 @@ class Search(Phasing):
                     raise
                 self.notes.append(f"Branches stay, with one unit at least: {error.arrived}.")
                 self.graph.keep_branches()
+                self.budgets = self.budgets.rebound(self.graph)  # of a branch that is silent nothing was counted
                 choice = self._choice()
                 rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
         metrics = measured(judge(rebuilt.network)) if judge is not None else {}
