@@ -12,11 +12,13 @@ from torch import nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.dependence import Dependent, mark_dependent, not_of_data
+from morphsearch.graph.edits import class_written
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
 from morphsearch.graph.rewrite import rebuild
+from morphsearch.graph.state import put_back
 from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch, forget_frames
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
@@ -75,8 +77,9 @@ def _suspects(graph: ConvGraph, multiplicity: np.ndarray, mismatch: Mismatch, kn
     before = [op.module for op in graph.tape.operations[: mismatch.operation + 1] if op.module in sized]
     near = [path for path in around if path in sized] + before[-1:]
     for chosen, among in ((near, list(sized)), ([where], list(modules))):
-        kinds = {type(modules[path]) for path in chosen if path in modules}
-        found = [path for path in among if path not in known and type(modules.get(path)) in kinds]
+        # What was patched for another width has a class of its own, but the code of the others.
+        kinds = {class_written(modules[path]) for path in chosen if path in modules}
+        found = [path for path in among if path not in known and class_written(modules.get(path)) in kinds]
         if found:
             return found
     return everything
@@ -91,6 +94,8 @@ def _attempt(graph: ConvGraph, plan: Plan, multiplicity: np.ndarray, paths: tupl
             )
         _, order = check(twin, graph.example_inputs, graph.tape, plan, patched=bool(paths))
         if not order:
+            if plan.stale and graph.tape.state is not None:
+                put_back(dict(twin.named_modules()), graph.tape.state.before(plan.stale))
             return twin
         rearrange(plan, order)
     raise Mismatch(-1, "the order in which channels arrive depends on itself")

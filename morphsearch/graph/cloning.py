@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import MutableMapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -70,7 +72,7 @@ def _value(value: Any, memo: dict[int, Any]) -> Any:
     return copy.deepcopy(value, memo)
 
 
-_KNOWN: dict[type, bool] = {}
+_KNOWN: MutableMapping[type, bool] = WeakKeyDictionary()  # every rewrite makes classes
 _PLAIN = {"__setstate__": _ConvNd.__setstate__}  # it only gives old pickles what they lack
 
 

@@ -136,7 +136,7 @@ def give_code(module: nn.Module, traced: fx.GraphModule) -> None:
     for name in [name for name in vars(module)["_buffers"] if name.startswith(SELECTED) and name not in read]:
         delattr(module, name)  # the selection of an earlier rewrite
     vars(module).pop("forward", None)  # one of several, chosen when the module was made
-    base = getattr(type(module), PATCHED, type(module))
+    base = class_written(module)
     members = {"forward": type(traced).forward, PATCHED: base, "__module__": base.__module__, "__doc__": base.__doc__}
     module.__class__ = type(base.__name__, (base,), members)
 
@@ -154,6 +154,13 @@ def _take_arguments(graph: fx.Graph, signature: inspect.Signature) -> None:
 
 SELECTED = "_channels_"  # buffers that hold which channels a patched module selects
 PATCHED = "_morphsearch_class"  # attribute of a patched class: the class that was written
+
+
+def class_written(module: nn.Module | None) -> type:
+    """The class of a module as it was written, before any patch: modules that are patched have a class of their own."""
+    kind = type(module)
+    found: type = getattr(kind, PATCHED, kind)
+    return found
 
 
 def _selected(module: nn.Module, traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection) -> fx.Node:

@@ -8,6 +8,7 @@ import numpy as np
 
 from morphsearch.graph.folded import Folded, of_sizes
 from morphsearch.graph.resolve import Resolution
+from morphsearch.graph.state import Stale
 from morphsearch.graph.tape import Slot, Tape
 
 
@@ -22,6 +23,7 @@ class Plan:
     `folded` and `unfolded`: parameters that hold several dimensions as one, in the seed and in the new network.
     `dependent`: operations found to compute with other numbers than the seed's (``x / x.shape[1]``), and both.
     `decisions`: what a recording of the new network must be given, where it is not what the seed's must.
+    `stale`: what forward code keeps, and the new network cannot go on with (see :mod:`~morphsearch.graph.state`).
     """
 
     gather: dict[Slot, np.ndarray]
@@ -39,6 +41,7 @@ class Plan:
     unfolded: dict[str, Folded] = field(default_factory=dict)
     dependent: list[tuple[int, tuple[float, ...], tuple[float, ...]]] = field(default_factory=list)
     decisions: dict[str, str] = field(default_factory=dict)
+    stale: Stale = field(default_factory=dict)
 
 
 def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> Plan:

@@ -11,6 +11,7 @@ from torch import nn
 from morphsearch.errors import GraphError
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.recording import run_tape
+from morphsearch.graph.state import stale_in
 from morphsearch.graph.steps import Mismatch, check_steps
 from morphsearch.graph.tape import Slot, Tape
 
@@ -55,6 +56,8 @@ def check(
         if plan.free[known].any():
             raise Mismatch(operation, f"what could leave before no longer can ({why})")
     check_steps(seed, tape, plan)
+    plan.stale = stale_in(seed.caches, tape.caches)
+    seed.stale |= plan.stale
     found = numbers_of(tape)
     for key, (position, numbers) in numbers_of(seed).items():
         if key in found and found[key][1] != numbers:

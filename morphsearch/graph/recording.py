@@ -137,6 +137,7 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
             vars(module).pop(COMPILED, None)  # compiled code cannot be watched; it comes back with what modules held
         stack.enter_context(torch.no_grad())
         stack.enter_context(stand_ins(modules, tape, meta=meta))
+        began = State([path for path, _ in modules], held_by(module for _, module in modules))
         stack.enter_context(torch.random.fork_rng(devices=[], enabled=not meta))
         model.eval()
         _run(model, example_inputs, tape, rules, meta, dtype)
@@ -147,6 +148,7 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
             tape.in_training = True
             model.train()
             _run(model, example_inputs, tape, rules, meta, dtype)
+        tape.caches = began.written()
     return count
 
 

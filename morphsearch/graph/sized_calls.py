@@ -83,12 +83,33 @@ def _placed(sizes: list[ast.expr], numbers: list[int | None]) -> dict[int, int] 
 
 def _in_place_of(sizes: ast.expr, numbers: list[int | None]) -> ast.expr:
     """The sizes that an expression gives, with `numbers` where they are not None."""
+    known = _written_before(sizes)
+    if known is not None and len(known[1]) == len(numbers):  # by an earlier rewrite: its numbers make place for these
+        sizes, before = known
+        numbers = [old if new is None else new for new, old in zip(numbers, before, strict=True)]
+    return _with_numbers(sizes, numbers)
+
+
+def _with_numbers(sizes: ast.expr, numbers: list[int | None]) -> ast.expr:
     text = f"[size if number is None else number for number, size in zip({tuple(numbers)!r}, SIZES)]"
     found = ast.parse(text, mode="eval").body
     assert isinstance(found, ast.ListComp)
     assert isinstance(found.generators[0].iter, ast.Call)
     found.generators[0].iter.args[1] = sizes
     return found
+
+
+def _written_before(sizes: ast.expr) -> tuple[ast.expr, list[int | None]] | None:
+    """The expression and the numbers that `sizes` was made of; None where it was not."""
+    iterated = sizes.generators[0].iter if isinstance(sizes, ast.ListComp) else None
+    if not isinstance(iterated, ast.Call) or len(iterated.args) != 2:
+        return None
+    try:
+        numbers = list(ast.literal_eval(iterated.args[0]))
+    except (ValueError, TypeError):
+        return None
+    inner = iterated.args[1]
+    return (inner, numbers) if ast.unparse(_with_numbers(inner, numbers)) == ast.unparse(sizes) else None
 
 
 __all__ = ["edit_call"]

@@ -99,6 +99,21 @@ def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
                 raise Mismatch(index, "other channels arrive than should")
             if _is_step(old) and not _same_layout(labels, former, plan):
                 raise Mismatch(index, "channels arrive along another dimension than should")
+        if old.kind == "group_norm":
+            _check_sets(index, new, old)
+
+
+def _check_sets(index: int, new: RawOperation, old: RawOperation) -> None:
+    """A group norm has as many channels in a set as before: a written number of sets may divide other widths as well.
+
+    Raises:
+        Mismatch: it has more or fewer.
+    """
+    before, after = old.inputs[0].shape[1], new.inputs[0].shape[1]
+    sets = int(old.attrs["norm_groups"])
+    wanted = 1 if sets == 1 else after * sets // before
+    if int(new.attrs["norm_groups"]) != wanted:
+        raise Mismatch(index, f"a group norm of {after} channels has {new.attrs['norm_groups']} sets, not {wanted}")
 
 
 def _check_outputs(seed: Tape, tape: Tape) -> None:

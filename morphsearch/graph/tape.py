@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 
 from morphsearch.graph.folded import Folded
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
-from morphsearch.graph.state import State
+from morphsearch.graph.state import Kept, Stale, State
 from morphsearch.graph.tensors import tensors_in
 
 Slot = tuple[str, int]
@@ -154,6 +154,8 @@ class Tape:
         self.keeps_calls = False
         self.remembers = False  # what the modules hold, though it is a recording of a rewritten network
         self.state: State | None = None  # what the modules held when this recording began
+        self.caches: Kept = {}  # what their code wrote into them
+        self.stale: Stale = {}  # of that, what networks at other widths were seen not to go on with
         # Memory that is written in slices, by its key: a reference that keeps that key from being used again (and not
         # the memory from being freed), and a label for each element.
         self.storages: dict[int, tuple[StorageWeakRef, Tensor]] = {}

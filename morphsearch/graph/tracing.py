@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -200,7 +201,7 @@ def _active(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node not in idle]
 
 
-_READS_MODE: dict[type, bool] = {}
+_READS_MODE: MutableMapping[type, bool] = WeakKeyDictionary()  # every rewrite makes classes
 
 
 def _reads_mode(kind: type) -> bool:
@@ -225,7 +226,7 @@ def _names_mode(value: Any) -> bool:
 
 _INTERNAL = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, type, FunctionType, BuiltinFunctionType)
-_READ: dict[type, frozenset[str]] = {}
+_READ: MutableMapping[type, frozenset[str]] = WeakKeyDictionary()
 
 
 def alike(module: nn.Module) -> tuple[Any, ...] | None:

@@ -17,6 +17,7 @@ import linecache
 import sys
 import textwrap
 import tokenize
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from morphsearch.graph import slices
 from morphsearch.graph.creating import FUNCTIONS, METHODS, channels_made, sizes_of, with_size
-from morphsearch.graph.edits import PATCHED
+from morphsearch.graph.edits import PATCHED, class_written
 from morphsearch.graph.following import with_images
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.sized_calls import edit_call
@@ -288,10 +289,12 @@ def write(module: nn.Module, edits: Mapping[tuple[str, Place], list[int | None] 
             return False
         written[name] = new
     if written:
-        kind = type(module)
-        base = getattr(kind, PATCHED, kind)
+        base = class_written(module)
         members = {PATCHED: base, "__module__": base.__module__, "__doc__": base.__doc__}
-        module.__class__ = type(base.__name__, (kind,), members | written)
+        # What an earlier rewrite wrote stays, but not its class: they would be ever more, one on top of another.
+        before = vars(type(module)) if type(module) is not base else {}
+        former = {name: value for name, value in before.items() if isinstance(value, FunctionType)}
+        module.__class__ = type(base.__name__, (base,), members | former | written)
     return True
 
 
@@ -373,6 +376,7 @@ def _compiled(definition: ast.FunctionDef, function: FunctionType) -> CodeType |
         return None
     lines = [line + "\n" for line in source.splitlines()]
     linecache.cache[filename] = (len(source), None, lines, filename)  # for tracebacks, and to be read again
+    weakref.finalize(made, linecache.cache.pop, filename, None)
     return made
 
 

@@ -232,7 +232,7 @@ def cut_average(average: nn.Module | MutableMapping[str, Tensor], after: nn.Modu
                 tensor.requires_grad_(own[name].requires_grad)
                 tensor.grad = None
     twin.train(average.training)
-    swap(average, twin)
+    swap(average, twin, plan.stale)
 
 
 def _shared(tensor: Tensor, name: str, plan: Plan) -> Tensor:

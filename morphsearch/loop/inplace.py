@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from morphsearch.graph.state import Stale, change_places
+
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
 
 STORES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
 
-def swap(model: nn.Module, other: nn.Module) -> None:
-    """Exchange what `model` and `other`, a rewrite of it, hold: parameters, buffers, sizes.
+def swap(model: nn.Module, other: nn.Module, stale: Stale | None = None) -> None:
+    """Exchange what `model` and `other`, a rewrite of it, hold: parameters, buffers, sizes, and attributes that are
+    `stale` at other widths.
 
     Every module object keeps its place, its hooks and its mode, so that references to the network and to its parts
     stay right, in the user's code, in wrappers and in averages. Only where a module is of another kind in `other` (its
@@ -25,7 +28,7 @@ def swap(model: nn.Module, other: nn.Module) -> None:
             object.__setattr__(model, name, two)
             object.__setattr__(other, name, one)
         return
-    _swap(model, other, set())
+    _swap(model, other, set(), stale or {}, "")
 
 
 def exchange(ours: ConvGraph, theirs: ConvGraph) -> None:
@@ -36,27 +39,30 @@ def exchange(ours: ConvGraph, theirs: ConvGraph) -> None:
     """
     graphs = ours, theirs
     moved = [{} if graph.tape.state is None else graph.tape.state.moved() for graph in graphs]
-    swap(ours.model, theirs.model)
+    swap(ours.model, theirs.model, ours.tape.stale | theirs.tape.stale)
     ours.model, theirs.model = theirs.model, ours.model
     for graph, was in zip(graphs, moved, strict=True):
         if graph.tape.state is not None:
             graph.tape.state = graph.tape.state.of(graph.model.named_modules(), was)
 
 
-def _swap(ours: nn.Module, theirs: nn.Module, done: set[int]) -> None:
+def _swap(ours: nn.Module, theirs: nn.Module, done: set[int], stale: Stale, path: str) -> None:
     if id(ours) in done:
         return
     done.add(id(ours))
-    for key in [key for key in ours.__dict__ if key in theirs.__dict__ and key != "training"]:
+    kept = stale.get(path, frozenset())
+    for key in [key for key in ours.__dict__ if key in theirs.__dict__ and key != "training" and key not in kept]:
         one, two = ours.__dict__[key], theirs.__dict__[key]
         if key in STORES or (_plain(one) and _plain(two)):
             ours.__dict__[key], theirs.__dict__[key] = two, one
+    for key in kept:
+        change_places(ours.__dict__, theirs.__dict__, key)
     for name, child in list(ours._modules.items()):
         twin = theirs._modules[name]
         if child is None or twin is None:
             continue
         if type(child) is type(twin) and child._modules.keys() == twin._modules.keys():
-            _swap(child, twin, done)
+            _swap(child, twin, done, stale, f"{path}.{name}" if path else name)
         else:
             ours._modules[name], theirs._modules[name] = twin, child
 

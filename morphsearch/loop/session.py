@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from morphsearch import plugins
 from morphsearch.arguments import named_arguments
-from morphsearch.errors import BudgetError, GraphError, InputError, UnknownName, UsageError
+from morphsearch.errors import BudgetError, InputError, UnknownName, UsageError
 from morphsearch.graph import record
 from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
@@ -338,26 +338,13 @@ class Search(Phasing):
         check_kinds(judge=judge)
         self._require_going_on("morph()")
         self._require_own()
-        choice = self._choice()
-        number = len(self.architectures)
-        choice.notes += self._unjudged()
         if self.followers is not None:
             self.followers.check(self.model)
             self._count_others()
-            if self._others:
-                choice.notes.append(
-                    self._stays_for("what trains it must be built anew, from search.model, as it is now")
-                )
-        with self.strategy.plain():
-            try:
-                rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
-            except GraphError as error:
-                if not any(self.graph.widths[name] and not width for name, width in choice.widths.items()):
-                    raise
-                self.notes.append(f"Branches stay, with one unit at least: {error.arrived}.")
-                self.graph.keep_branches()
-                choice = self._choice()
-                rebuilt = morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, self.seed + number)
+        choice, rebuilt = self._rebuilt()
+        choice.notes += self._unjudged()
+        if self.followers is not None and self._others:
+            choice.notes.append(self._stays_for("what trains it must be built anew, from search.model, as it is now"))
         metrics = measured(judge(rebuilt.network)) if judge is not None else {}
         architecture = architecture_of(self, choice, rebuilt, metrics)
         if self.run is not None:

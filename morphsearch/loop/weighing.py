@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from morphsearch.errors import DivergedError
+from morphsearch.errors import DivergedError, GraphError
 from morphsearch.loop import morphing
 from morphsearch.loop.controller import ENOUGH
 from morphsearch.loop.pressing import demand
@@ -99,7 +99,41 @@ class Weighing(Shrinking):
     def _alive_widths(self, facts: Facts) -> dict[str, int]:
         return widths_of(self.graph, protect(self.graph, facts.alive, facts.score, self.rules.round_to)[0])
 
-    def _choice(self) -> morphing.Choice:
+    def _rebuilt(self) -> tuple[morphing.Choice, morphing.Rebuilt]:
+        """What is chosen, and the network of it.
+
+        Where that cannot be built, branches stay, and then nothing is widened: no training is lost for it.
+
+        Raises:
+            GraphError: nor can those be built.
+        """
+        choice = self._choice()
+        seed = self.seed + len(self.architectures)
+
+        def build(choice: morphing.Choice) -> morphing.Rebuilt:
+            with self.strategy.plain():
+                return morphing.rebuild(self.graph, choice, self.budgets, self.example_inputs, seed)
+
+        try:
+            return choice, build(choice)
+        except GraphError as error:
+            failure = error
+        if any(self.graph.widths[name] and not width for name, width in choice.widths.items()):
+            self.notes.append(f"Branches stay, with one unit at least: {failure.arrived}.")
+            self.graph.keep_branches()
+            self.budgets = self.budgets.rebound(self.graph)  # of a branch that is silent nothing was counted
+            choice = self._choice()
+            try:
+                return choice, build(choice)
+            except GraphError as error:
+                failure = error
+        if not (self.strategy.needs_training and (choice.multiplicity > 1).any()):
+            raise failure
+        self.notes.append(f"Nothing is widened: {failure.arrived}.")
+        choice = self._choice(expand=False)
+        return choice, build(choice)
+
+    def _choice(self, expand: bool = True) -> morphing.Choice:
         if not self.strategy.needs_training:
             rng = np.random.default_rng([self.seed, len(self.architectures)])
             return morphing.propose(self.graph, self.strategy, self.budgets, self.rules, rng)
@@ -114,6 +148,8 @@ class Weighing(Shrinking):
                 facts = self._facts(threshold)
         facts.price = self._reprice(self._alive_widths(facts))
         rules = replace(self.rules, threshold=self._threshold)
+        if not expand:
+            rules = replace(rules, expand=False, shrink_to=1.0)
         choice = morphing.choose(self.graph, facts, self.budgets, rules, left=left, presses=presses)
         if crowd:
             choice.notes.append(NO_GAP.format(self._threshold, crowd))

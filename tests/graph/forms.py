@@ -205,6 +205,10 @@ def groupnorm_scaled(s: Any, x: Tensor) -> Tensor:
     return F.group_norm(s.conv(x), num_groups=s.heads, weight=s.g)
 
 
+def groupnorm_of_six(s: Any, x: Tensor) -> Tensor:
+    return F.group_norm(s.conv(x), 6)
+
+
 def interp_cat(s: Any, x: Tensor) -> Tensor:
     y = s.conv(x)
     z = F.interpolate(F.avg_pool2d(y, 2), scale_factor=2)

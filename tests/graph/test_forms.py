@@ -47,6 +47,14 @@ def test_a_slice_that_is_pooled_may_not_lose_all_its_channels(name: str, left: r
     assert graph.shrink({"1.conv": range(2, 12)})(INPUTS).shape == (2, 2, 8, 8)
 
 
+@pytest.mark.parametrize("width", range(1, 6))
+def test_a_written_number_of_sets_that_divides_the_new_width_too_is_replaced(width: int) -> None:
+    """Three sets of two channels are six channels, which six sets would take as well."""
+    graph = record(proofs.in_double(network("groupnorm_of_six")), INPUTS)
+    shrunk = proofs.keeps_exactly(graph, INPUTS, {"1.conv": list(range(width))})
+    assert record(shrunk, INPUTS, decisions=graph.decisions).groups["1.conv"].channels == 2
+
+
 ACTIVATIONS = (
     "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 RReLU SELU SiLU"
     " Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import linecache
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from morphsearch.costs import cost
-from morphsearch.graph import record
+from morphsearch.graph import checked, record
 from morphsearch.loop.verification import random_keep
 from tests.graph import idioms, mixtures, multihead, proofs, tokens, usual
 from tests.graph.mechanisms import CASES
@@ -129,6 +131,61 @@ def test_copied_methods_are_the_only_difference() -> None:
     assert shrunk(torch.rand(5, 3, 9, 9, dtype=torch.float64)).shape == (5, 4)  # another batch, another size
     again = record(shrunk, CASES["one_image_at_a_time"].inputs).shrink({"a.0": [1]})
     assert "reshape(1, 4)" in inspect.getsource(type(again).forward)
+
+
+@pytest.mark.parametrize("name", ["sizes_that_are_unpacked", "one_image_at_a_time", "made_state", "conv_gru"])
+def test_rewrites_one_after_another_do_not_pile_up(name: str) -> None:
+    """A search cuts a network many times: its code is that of one rewrite with other numbers."""
+    inputs = CASES[name].inputs
+    network = CASES[name].build()
+    written = [len(type(module).__mro__) for module in network.modules()]
+    sources, texts = [], []
+    for _ in range(4):
+        graph = record(network, inputs)
+        keep = {name: range(max(graph.groups[name].floor, graph.widths[name] - 1)) for name in graph.free}
+        network = graph.shrink({name: list(kept) for name, kept in keep.items()})
+        assert all(
+            len(type(module).__mro__) <= before + 1 for module, before in zip(network.modules(), written, strict=True)
+        )
+        changed = [module for module in network.modules() if "forward" in vars(type(module))]
+        sources.append(sum(len(inspect.getsource(type(module).forward)) for module in changed))
+        del graph
+        gc.collect()
+        texts.append(sum("at other widths" in file for file in linecache.cache))
+    assert sources[-1] <= sources[0] + 8, "a few digits more at most"
+    assert texts[-1] <= texts[1]
+
+
+class Ghost(nn.Module):
+    """Twice the channels for half the work, of which so many are taken as the module was told (arXiv 1911.11907)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.outputs, half = outputs, outputs // 2
+        self.primary, self.cheap = nn.Conv2d(inputs, half, 1), nn.Conv2d(half, half, 3, padding=1, groups=half)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.primary(x)
+        return torch.cat([x, self.cheap(x).relu()], 1)[:, : self.outputs].relu()
+
+
+def test_code_that_was_patched_for_other_widths_is_patched_at_once_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = []
+    attempt = checked._attempt
+    monkeypatch.setattr(checked, "_attempt", lambda *args: (trials.append(args[3]), attempt(*args))[1])
+
+    def tried(blocks: int) -> int:
+        layers = [Ghost(8 if number else 3, 8) for number in range(blocks)]
+        network = proofs.in_double(nn.Sequential(*layers, nn.Conv2d(8, 4, 1)))
+        graph = record(network, torch.zeros(1, 3, 8, 8))
+        wide = graph.resize({name: 2 * graph.widths[name] for name in graph.free}, weights="widen")
+        assert all("forward" in vars(type(module)) for module in wide if isinstance(module, Ghost))
+        graph = record(wide, torch.zeros(1, 3, 8, 8))
+        trials.clear()
+        proofs.keeps_exactly(graph, torch.zeros(1, 3, 8, 8), {name: [0, 1, 2] for name in graph.free})
+        return len(trials)
+
+    assert tried(5) == tried(2), "every trial runs the whole network"
 
 
 def test_methods_that_cannot_be_copied_keep_their_sizes() -> None:

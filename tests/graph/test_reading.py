@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -93,6 +96,30 @@ def test_the_network_is_left_as_it_was() -> None:
     for tensor in [*model.parameters(), *model.buffers()]:
         assert not vars(tensor)
         assert tensor.grad is None
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, lambda: defaultdict(list), lambda: {"inner": {}}])
+def test_what_forward_code_keeps_in_containers_is_put_back(kind: Callable[[], Any]) -> None:
+    """Private ones and those within others too; else the network went on with tensors that have no numbers."""
+
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        kept, size = s._kept.get("inner", s._kept), tuple(x.shape[2:])
+        if size not in kept:
+            kept[size] = torch.linspace(0, 1, size[0], dtype=x.dtype, device=x.device).view(1, 1, -1, 1)
+            s.order.append(size)
+        return s.head(s.stem(x) + kept[size])
+
+    model = net(forward, stem=nn.Conv2d(3, 8, 1), head=nn.Conv2d(8, 2, 1))
+    model._kept, model.order = kind(), deque(maxlen=4)
+    graph = record(model, INPUTS)
+    assert model._kept == kind()
+    assert not model.order
+    assert model(torch.rand(2, 3, 8, 8)).isfinite().all()
+    assert len(model.order) == 1
+    shrunk = graph.shrink({"stem": range(3)})
+    assert shrunk(torch.rand(2, 3, 8, 8)).isfinite().all()
+    assert record(model, INPUTS).free == graph.free
+    assert len(model.order) == 1
 
 
 def test_real_recording_leaves_statistics_and_random_numbers_alone() -> None:

@@ -191,9 +191,10 @@ def test_an_architecture_without_a_branch(tmp_path: Path) -> None:
     torch.testing.assert_close(resumed.model.eval()(x), search.model.eval()(x))
 
 
-def test_branches_that_cannot_be_left_out_after_all_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    search = searched(live=False)
-    run(search, adam(search), 80)
+@pytest.mark.parametrize("live", [False, True])
+def test_branches_that_cannot_be_left_out_after_all_stay(live: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a branch that is silent, and stays where it cannot be cut, nothing was counted any more: it is again."""
+    search = searched(live=live)
     planned = ConvGraph.planned
 
     def refuse(graph: ConvGraph, multiplicity: np.ndarray) -> Any:
@@ -202,6 +203,8 @@ def test_branches_that_cannot_be_left_out_after_all_stay(monkeypatch: pytest.Mon
         return planned(graph, multiplicity)
 
     monkeypatch.setattr(ConvGraph, "planned", refuse)
+    run(search, adam(search), 80)
+    assert bool(search.leaving.left) == live
     found = search.morph()
     assert found.widths[INNER] >= 1
     assert any("something is in the way" in note for note in found.notes)

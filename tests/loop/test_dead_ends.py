@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from loop_fakes import EXACT, counted, data, example, network
@@ -9,6 +12,7 @@ from torch import nn
 
 import morphsearch as ms
 from morphsearch.errors import DivergedError, GraphError, InputError, UnknownName, UsageError
+from morphsearch.graph import ConvGraph
 from morphsearch.loop.run import plan
 
 
@@ -49,6 +53,26 @@ def test_the_limit_of_expansion() -> None:
     found = search.morph()
     assert found.multiplier == 1.5
     assert any("stopped at 1.5 times" in note for note in found.notes)
+
+
+def test_a_network_that_cannot_be_widened_after_all_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that follows fewer channels may not follow more, of a group that has one left above all."""
+    search = ms.Search(network("residual"), example(), "flops=60%")
+    with torch.no_grad():
+        for scale in scales(search.model).values():
+            scale[1::2] = 0.0
+    planned = ConvGraph.planned
+
+    def refuse(graph: ConvGraph, multiplicity: np.ndarray) -> Any:
+        if (multiplicity > 1).any():
+            raise GraphError("something is in the way", "a rule", "a repair")
+        return planned(graph, multiplicity)
+
+    monkeypatch.setattr(ConvGraph, "planned", refuse)
+    found = search.morph()
+    assert "Nothing is widened: something is in the way." in found.notes
+    assert search.budgets.fits(found.widths)
+    assert counted(search.model)["flops"] == found.totals["flops"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

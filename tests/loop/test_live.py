@@ -338,6 +338,74 @@ def test_what_modules_held_when_they_were_recorded_goes_with_cuts_and_back(monke
     assert search.graph.tape.state.moved() == {"": {"size": None}}
 
 
+class Placed(nn.Module):
+    """Adds an encoding of positions as wide as the channels, kept for every image size, and one for the last alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(16, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+        self.head = nn.Linear(12, 5)
+        self._known: dict[int, Tensor] = {}
+        self.size, self.encoding = 0, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        size = x.shape[2]
+        if size not in self._known:
+            self._known[size] = torch.linspace(0, 1, size).to(x).view(1, 1, -1, 1).expand(1, x.shape[1], -1, -1).clone()
+        x = self.body(x + self._known[size])
+        if size != self.size:
+            self.size = size
+            self.encoding = torch.linspace(1, 0, size).to(x).view(1, 1, 1, -1).expand(1, x.shape[1], -1, -1).clone()
+        return self.head((x + self.encoding).mean((2, 3)))
+
+
+def test_what_is_kept_for_every_channel_is_made_anew_at_other_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training at another size than the example's, and an average that is evaluated: all keep encodings."""
+    tight(monkeypatch)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        search = ms.Search(Placed().double().train(), example().double(), "flops=25%", steps=100, warmup=0.05)
+        model, known, x = search.model, search.model._known, images(4)[0].double()
+        larger = nn.functional.interpolate(x, 12)
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+        search.follow(optimizer, ema=average)
+        began = copy.deepcopy((search.state(), model.state_dict(), optimizer.state_dict()))
+
+        def after(model: nn.Module = model, average: Any = average, x: Tensor = x, larger: Tensor = larger) -> None:
+            average.update_parameters(model)
+            for one in (x, larger):
+                copy.deepcopy(model).eval()(one)
+                average.eval()(one)
+                model.eval()(one)
+            model.train()
+
+        losses.append(run(search, optimizer, after=after))
+        masked(monkeypatch)
+    assert search.leaving.left
+    np.testing.assert_allclose(*losses, rtol=1e-8, atol=1e-10)
+    monkeypatch.undo()
+    tight(monkeypatch)
+    search = ms.Search(Placed().double().train(), example().double(), "flops=25%", steps=100, warmup=0.05)
+    model, known = search.model, search.model._known
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    search.follow(optimizer)
+    run(search, optimizer)
+    assert len(search.leaving.cuts) > 1
+    assert model._known is known
+    assert {tensor.shape[1] for tensor in known.values()} == {model.stem[0].out_channels}
+    search.load_state(*began[0])
+    model.load_state_dict(began[1])
+    assert model(larger).isfinite().all()
+    assert known[12].shape[1] == 16
+    search.morph()
+    for one in (x, larger, x):
+        assert search.model(one).isfinite().all()
+
+
 def test_kept_units_are_positions_in_the_parent_before_anyone_left(monkeypatch: pytest.MonkeyPatch) -> None:
     tight(monkeypatch)
     search = searched("residual", expand=False)
