@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_map
 
+from morphsearch.graph.answers import Answers
 from morphsearch.graph.folded import Folded
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
 from morphsearch.graph.state import State
@@ -163,6 +164,7 @@ class Tape:
         self.side: int | None = None
         self.pairs = False
         self.on_meta = False
+        self.answers = Answers()  # what follows from data, where it runs on real numbers
         self.in_training = False
 
     # -- names ---------------------------------------------------------------------------------------------------
