@@ -16,7 +16,7 @@ from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
-from morphsearch.graph.rewrite import rebuild
+from morphsearch.graph.rewrite import Made, rebuild
 from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch, forget_frames
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
@@ -39,10 +39,12 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
     """
     patched: list[str] = []
     first: Mismatch | None = None
+    # On real numbers a network may write into its own parameters: then every attempt has others.
+    made: Made | None = {} if graph.on_meta and not meta else None
     while True:
         plan = make_plan(graph.tape, graph.resolution, multiplicity)
         try:
-            return _attempt(graph, plan, multiplicity, tuple(patched), meta), plan
+            return _attempt(graph, plan, multiplicity, tuple(patched), meta, made), plan
         except Mismatch as mismatch:
             forget_frames(mismatch)
             suspects = _suspects(graph, multiplicity, mismatch, patched)
@@ -82,9 +84,16 @@ def _suspects(graph: ConvGraph, multiplicity: np.ndarray, mismatch: Mismatch, kn
     return everything
 
 
-def _attempt(graph: ConvGraph, plan: Plan, multiplicity: np.ndarray, paths: tuple[str, ...], meta: bool) -> nn.Module:
+def _attempt(
+    graph: ConvGraph,
+    plan: Plan,
+    multiplicity: np.ndarray,
+    paths: tuple[str, ...],
+    meta: bool,
+    made: Made | None,
+) -> nn.Module:
     for _ in range(2):
-        twin = rebuild(graph.model, graph.tape, plan, meta=meta)
+        twin = rebuild(graph.model, graph.tape, plan, meta=meta, made=made)
         if paths:
             twin = patch_modules(
                 graph.model, twin, list(paths), graph.example_inputs, graph.tape, graph.resolution, plan, multiplicity
