@@ -9,6 +9,7 @@ surroundings (zero padding, tensors made by ``zeros_like``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -85,8 +86,40 @@ def _is_shared(storage: torch.UntypedStorage) -> bool:
 
 
 def forget_numbers() -> None:
-    """Give their memory back; what still views them goes on."""
+    """Give their memory back, and that of what was taken from them; what still views them goes on."""
     _numbers.clear()
+    _taken.clear()
+
+
+_taken: list[tuple[torch.Size, Sequence[Tensor | None], Tensor]] = []  # the last ones that were large
+LARGE = 1 << 16  # elements from which on looking whether the same was taken before saves time
+FEW = 16
+
+
+def taken(ids: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """``ids[indices]``, never to be written to: large tables (a bias for every pair of positions) are indexed alike in
+    every layer and every recording, and what is taken from :func:`numbers` is the same then."""
+    if not is_counting(ids) or sum(one.numel() for one in indices if one is not None) < LARGE:
+        return _indexed(ids, indices)
+    for shape, before, found in _taken:
+        if shape == ids.shape and len(before) == len(indices) and all(map(_same, before, indices)):
+            return found
+    found = _indexed(ids, indices)
+    # The network may write into an index later on.
+    _taken.append((ids.shape, [one if one is None else one.clone() for one in indices], found))
+    del _taken[:-FEW]
+    return found
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.dtype == other.dtype and bool(torch.equal(one, other))
+
+
+def _indexed(ids: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    found: Tensor = torch.ops.aten.index.Tensor(ids, indices)
+    return found
 
 
 def constant(value: int, shape: tuple[int, ...], producer: int = -1) -> Labels:

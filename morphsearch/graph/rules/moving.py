@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from morphsearch.graph.known import numbers_in as known_numbers
-from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, counted, reshape
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, counted, reshape, taken
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
@@ -120,7 +120,11 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         labels = labels if labels is not None else tape.activation(value)
         return labels.full()
 
-    moved = func(*mapped(swap, args), **mapped(swap, kwargs))
+    given = mapped(swap, args)
+    if func._schema.name == "aten::index":
+        moved = taken(*given)
+    else:
+        moved = func(*given, **mapped(swap, kwargs))
     results = [
         compact(m, tuple(o.shape), -1, parameter) for m, o in zip(tensors_in(moved), tensors_in(out), strict=True)
     ]
