@@ -14,6 +14,7 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.dependence import Dependent, mark_dependent, not_of_data
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
 from morphsearch.graph.rewrite import Made, rebuild
@@ -63,7 +64,7 @@ def _suspects(graph: ConvGraph, multiplicity: np.ndarray, mismatch: Mismatch, kn
     width that is written down is no operation until the width grows).
     """
     sized = sized_modules(graph, multiplicity)
-    modules = dict(graph.model.named_modules())
+    modules = modules_of(graph.model)
     everything = [path for path in sized if path not in known] or [
         path
         for path, module in modules.items()
@@ -282,7 +283,7 @@ def _alike(graph: ConvGraph, index: int) -> list[int]:
     if index < 0:
         return []
     operations = graph.tape.operations
-    modules = dict(graph.model.named_modules())
+    modules = modules_of(graph.model)
     module = modules.get(operations[index].module)
     if module is None or module is graph.model or type(module).__module__.startswith("torch.nn."):
         return []
@@ -301,7 +302,7 @@ def _alike(graph: ConvGraph, index: int) -> list[int]:
 def _blame_layouts(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:
     """Identifiers of all free units that lie along several dimensions in modules of this type, where its code cannot be
     traced: no reshape of theirs can follow."""
-    modules = dict(graph.model.named_modules())
+    modules = modules_of(graph.model)
     kind = type(modules.get(module))
     if kind is type(graph.model) or trace(modules[module]) is not None:
         return {}

@@ -92,22 +92,25 @@ def forget_numbers() -> None:
 
 
 _taken: list[tuple[torch.Size, Sequence[Tensor | None], Tensor]] = []  # the last ones that were large
-LARGE = 1 << 16  # elements from which on looking whether the same was taken before saves time
-FEW = 16
+LARGE = 1 << 13  # elements from which on looking whether the same was taken before saves time
+FEW = 64  # of these, and no more elements than
+MANY = 1 << 25
 
 
 def taken(ids: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
     """``ids[indices]``, never to be written to: large tables (a bias for every pair of positions) are indexed alike in
     every layer and every recording, and what is taken from :func:`numbers` is the same then."""
-    if not is_counting(ids) or sum(one.numel() for one in indices if one is not None) < LARGE:
+    if not is_counting(ids):
         return _indexed(ids, indices)
     for shape, before, found in _taken:
         if shape == ids.shape and len(before) == len(indices) and all(map(_same, before, indices)):
             return found
     found = _indexed(ids, indices)
-    # The network may write into an index later on.
-    _taken.append((ids.shape, [one if one is None else one.clone() for one in indices], found))
-    del _taken[:-FEW]
+    if found.numel() >= LARGE:
+        # The network may write into an index later on.
+        _taken.append((ids.shape, [one if one is None else one.clone() for one in indices], found))
+        while len(_taken) > FEW or (len(_taken) > 1 and sum(one.numel() for _, _, one in _taken) > MANY):
+            del _taken[0]
     return found
 
 
@@ -163,6 +166,8 @@ def compact(ids: Tensor, shape: tuple[int, ...], producer: int = -1, parameter: 
 
 def reshape(labels: Labels, shape: tuple[int, ...]) -> Labels:
     """Labels after a reshape to `shape`, copying only the dimensions that are merged and not constant."""
+    if labels.ids.numel() == 1:
+        return Labels(labels.ids.reshape((1,) * len(shape)), shape, labels.producer, labels.parameter)
     pieces_in: list[int] = []
     pieces_out: list[int] = []
     for dims_in, dims_out in aligned_dims(labels.shape, shape):

@@ -16,6 +16,7 @@ from morphsearch.graph.answers import from_data
 from morphsearch.graph.known import know
 from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.modes import Rules, recording
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
 from morphsearch.graph.state import COMPILED, INTERNAL, State, as_it_was, held_by, put_back
@@ -129,7 +130,7 @@ def run_tape(
 def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *, meta: bool, like: Tape | None) -> int:
     """Fill the tape; returns the number of operations of the evaluation run."""
     tape.on_meta = meta
-    modules = list(model.named_modules())
+    modules = list(modules_of(model).items())
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     moved = like.state.moved() if like is not None and like.state is not None else {}
     with as_it_was(module for _, module in modules) as held, ExitStack() as stack:

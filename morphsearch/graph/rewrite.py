@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.folded import Folded
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.state import INTERNAL
 from morphsearch.graph.tape import RawOperation, Tape
@@ -154,7 +155,7 @@ def _channels_last(tensor: Tensor) -> torch.memory_format | None:
 
 def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     """Bring the sizes that modules hold as attributes up to date: channels, groups, features, normalised shapes."""
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     holders: dict[int, list[nn.Module]] = {}  # a tied weight is that of several
     for one in modules.values():
         for held in one._parameters.values():
