@@ -21,6 +21,7 @@ from morphsearch.graph.rewrite import Made, rebuild
 from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch, forget_frames
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
+from morphsearch.graph.unionfind import distinct_values
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
@@ -326,7 +327,7 @@ def _blame_module(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:
 def _free_of(graph: ConvGraph, tensors: Sequence[Labels], reason: str) -> dict[int, str]:
     unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
     free = np.array([group.frozen is None for group in graph.groups.values()])
-    ids = np.unique(
+    ids = distinct_values(
         np.concatenate([np.zeros(1, np.int64), *(np.asarray(labels.ids).reshape(-1) for labels in tensors)])
     )
     units = unit_of[ids[ids > 0]]
