@@ -177,6 +177,7 @@ class Tape:
         self.storages: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self.muted = 0
         self.splits: list[Layout] = []
+        self.layout_of: dict[str, Layout] = {}  # the same, by name
         self.parted: list[tuple[str, Tensor, int]] = []  # reshapes of channels into parts: name, units, their dimension
         self.side: int | None = None
         self.pairs = False
@@ -320,7 +321,9 @@ class Tape:
 
     def lay_out(self, ids: Tensor) -> None:
         """Remember a reshape to more dimensions."""
-        self.splits.append(Layout(self.occurrence("layout"), ids))
+        layout = Layout(self.occurrence("layout"), ids)
+        self.splits.append(layout)
+        self.layout_of[layout.name] = layout
 
     def occurrence(self, what: str) -> str:
         """A name for what happens here, which says how many times it did before in this module."""

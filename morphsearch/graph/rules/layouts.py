@@ -92,7 +92,7 @@ def _follow(tape: Tape, ids: Tensor, dim: int) -> None:
     chosen = tape.decide("layouts kept", ";".join(_origins(tape, ids, dim)) or None)
     for choice in (chosen or "").split(";"):
         name, _, kept = choice.rpartition(" ")
-        layout = next((layout for layout in reversed(tape.splits) if layout.name == name), None)
+        layout = tape.layout_of.get(name)
         if layout is None or layout.kept is not None:
             continue
         layout.kept = int(kept)

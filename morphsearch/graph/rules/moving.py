@@ -100,12 +100,13 @@ def stack(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Anything else that only moves elements: executed on the labels."""
-    sources = [(t, tape.labels(t)) for t in tensors_in((args, kwargs)) if not _is_index(t)]
+    every = tensors_in((args, kwargs))
+    sources = [(t, tape.labels(t)) for t in every if not _is_index(t)]
     known = [labels for _, labels in sources if labels is not None]
     if not known:
         return
     parameter = known[0].parameter if len(sources) == 1 else None
-    if parameter is None and _chosen_by_data(func, args, kwargs, known[0]):
+    if parameter is None and len(every) > 1 and _chosen_by_data(func, args, kwargs, known[0]):
         for labels in known:
             tape.pin(labels.ids, f"{tape.where(short_name(func))}: which of them it takes depends on the data")
         finish(tape, func, known, out, [constant(RIGID, tuple(o.shape)) for o in tensors_in(out)])
@@ -116,9 +117,7 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             return value
         if _is_index(value):
             return known_value(value)
-        labels = tape.labels(value) if len(sources) == 1 else None
-        labels = labels if labels is not None else tape.activation(value)
-        return labels.full()
+        return (known[0] if len(sources) == 1 else tape.activation(value)).full()
 
     given = mapped(swap, args)
     if func._schema.name == "aten::index":
