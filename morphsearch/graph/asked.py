@@ -8,6 +8,7 @@ import numpy as np
 
 from morphsearch.arguments import shown
 from morphsearch.errors import GraphError, nearest
+from morphsearch.graph.unionfind import distinct_values
 
 
 def by_group(given: object, name: str, what: str, example: str) -> None:
@@ -40,7 +41,7 @@ def positions(name: str, kept: Sequence[int]) -> np.ndarray:
             "it lists the positions of the units that stay, as whole numbers",
             "give for example [0, 2, 5]; a mask becomes positions with mask.nonzero().flatten().tolist()",
         )
-    return np.unique(given.astype(np.int64))
+    return distinct_values(given.astype(np.int64))
 
 
 def unknown_group(name: object, known: list[str]) -> GraphError:

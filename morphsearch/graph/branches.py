@@ -24,6 +24,7 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.coupling import Coupling
 from morphsearch.graph.edits import give_code
 from morphsearch.graph.flow import Removal
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.resolve import Group, Resolution
@@ -136,7 +137,7 @@ Kind = tuple[str, ...]
 
 def _kinds(graph: ConvGraph) -> dict[str, Kind]:
     """Of modules by path: their type, and the operations that their own code runs."""
-    types = {path: type(module) for path, module in graph.model.named_modules()}
+    types = {path: type(module) for path, module in modules_of(graph.model).items()}
     found: dict[str, list[str]] = {}
     for operation in graph.tape.operations:
         kind = types.get(operation.module)
@@ -210,7 +211,7 @@ def _recorded_without(graph: ConvGraph, names: Iterable[str], *, trial: bool) ->
 
 def _leave_out(graph: ConvGraph, twin: nn.Module, removal: Removal) -> None:
     """Give the modules of `twin` where branches end the code without them."""
-    new_modules = dict(twin.named_modules())
+    new_modules = modules_of(twin)
     paths = sorted({graph.tape.operations[join].module for join in removal.joins})
     try:
         watched = watch(graph.model, graph.example_inputs, graph.tape, paths)

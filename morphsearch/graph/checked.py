@@ -15,13 +15,15 @@ from morphsearch.graph.dependence import Dependent, mark_dependent, not_of_data
 from morphsearch.graph.edits import class_written
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
-from morphsearch.graph.rewrite import rebuild
+from morphsearch.graph.rewrite import Made, rebuild
 from morphsearch.graph.state import put_back
 from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch, forget_frames
 from morphsearch.graph.tape import RawOperation
 from morphsearch.graph.tracing import trace
+from morphsearch.graph.unionfind import distinct_values
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
@@ -41,10 +43,12 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
     """
     patched: list[str] = []
     first: Mismatch | None = None
+    # On real numbers a network may write into its own parameters: then every attempt has others.
+    made: Made | None = {} if graph.on_meta and not meta else None
     while True:
         plan = make_plan(graph.tape, graph.resolution, multiplicity)
         try:
-            return _attempt(graph, plan, multiplicity, tuple(patched), meta), plan
+            return _attempt(graph, plan, multiplicity, tuple(patched), meta, made), plan
         except Mismatch as mismatch:
             forget_frames(mismatch)
             suspects = _suspects(graph, multiplicity, mismatch, patched)
@@ -63,7 +67,7 @@ def _suspects(graph: ConvGraph, multiplicity: np.ndarray, mismatch: Mismatch, kn
     width that is written down is no operation until the width grows).
     """
     sized = sized_modules(graph, multiplicity)
-    modules = dict(graph.model.named_modules())
+    modules = modules_of(graph.model)
     everything = [path for path in sized if path not in known] or [
         path
         for path, module in modules.items()
@@ -85,9 +89,16 @@ def _suspects(graph: ConvGraph, multiplicity: np.ndarray, mismatch: Mismatch, kn
     return everything
 
 
-def _attempt(graph: ConvGraph, plan: Plan, multiplicity: np.ndarray, paths: tuple[str, ...], meta: bool) -> nn.Module:
+def _attempt(
+    graph: ConvGraph,
+    plan: Plan,
+    multiplicity: np.ndarray,
+    paths: tuple[str, ...],
+    meta: bool,
+    made: Made | None,
+) -> nn.Module:
     for _ in range(2):
-        twin = rebuild(graph.model, graph.tape, plan, meta=meta)
+        twin = rebuild(graph.model, graph.tape, plan, meta=meta, made=made)
         if paths:
             twin = patch_modules(
                 graph.model, twin, list(paths), graph.example_inputs, graph.tape, graph.resolution, plan, multiplicity
@@ -278,7 +289,7 @@ def _alike(graph: ConvGraph, index: int) -> list[int]:
     if index < 0:
         return []
     operations = graph.tape.operations
-    modules = dict(graph.model.named_modules())
+    modules = modules_of(graph.model)
     module = modules.get(operations[index].module)
     if module is None or module is graph.model or type(module).__module__.startswith("torch.nn."):
         return []
@@ -297,7 +308,7 @@ def _alike(graph: ConvGraph, index: int) -> list[int]:
 def _blame_layouts(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:
     """Identifiers of all free units that lie along several dimensions in modules of this type, where its code cannot be
     traced: no reshape of theirs can follow."""
-    modules = dict(graph.model.named_modules())
+    modules = modules_of(graph.model)
     kind = type(modules.get(module))
     if kind is type(graph.model) or trace(modules[module]) is not None:
         return {}
@@ -321,7 +332,7 @@ def _blame_module(graph: ConvGraph, module: str, reason: str) -> dict[int, str]:
 def _free_of(graph: ConvGraph, tensors: Sequence[Labels], reason: str) -> dict[int, str]:
     unit_of, unit_group = graph.resolution.unit_of, graph.unit_group
     free = np.array([group.frozen is None for group in graph.groups.values()])
-    ids = np.unique(
+    ids = distinct_values(
         np.concatenate([np.zeros(1, np.int64), *(np.asarray(labels.ids).reshape(-1) for labels in tensors)])
     )
     units = unit_of[ids[ids > 0]]

@@ -84,6 +84,7 @@ def not_of_data(graph: ConvGraph, operations: list[Dependent], multiplicity: np.
             blank=lambda: Tape(twin, tape.identifiers, tape.next_id, tape.decisions),
             modes=(False,),
             like=tape,
+            afresh=True,
         )
     except GraphError:
         return operations

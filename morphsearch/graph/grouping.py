@@ -16,6 +16,7 @@ import numpy as np
 from morphsearch.graph.rules.mixtures import MIXED
 from morphsearch.graph.rules.moving import CREATED
 from morphsearch.graph.steps import CANNOT_FOLLOW
+from morphsearch.graph.unionfind import distinct_values
 
 if TYPE_CHECKING:
     from morphsearch.graph.graph import ConvGraph
@@ -91,7 +92,7 @@ def _doubtful(graph: ConvGraph) -> dict[str, str]:
         if count < 2 or per_group < 2:
             continue
         units = graph.resolution.unit_of[operation.rows]
-        owners = np.unique(graph.unit_group[units[units >= 0]])
+        owners = distinct_values(graph.unit_group[units[units >= 0]])
         width = sum(groups[owner].width for owner in owners)
         if width < (per_group if chosen == "whole" else count):
             found[weight] = OTHER[chosen]

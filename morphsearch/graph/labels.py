@@ -9,6 +9,7 @@ surroundings (zero padding, tensors made by ``zeros_like``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -85,8 +86,43 @@ def _is_shared(storage: torch.UntypedStorage) -> bool:
 
 
 def forget_numbers() -> None:
-    """Give their memory back; what still views them goes on."""
+    """Give their memory back, and that of what was taken from them; what still views them goes on."""
     _numbers.clear()
+    _taken.clear()
+
+
+_taken: list[tuple[torch.Size, Sequence[Tensor | None], Tensor]] = []  # the last ones that were large
+LARGE = 1 << 13  # elements from which on looking whether the same was taken before saves time
+FEW = 64  # of these, and no more elements than
+MANY = 1 << 25
+
+
+def taken(ids: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """``ids[indices]``, never to be written to: large tables (a bias for every pair of positions) are indexed alike in
+    every layer and every recording, and what is taken from :func:`numbers` is the same then."""
+    if not is_counting(ids):
+        return _indexed(ids, indices)
+    for shape, before, found in _taken:
+        if shape == ids.shape and len(before) == len(indices) and all(map(_same, before, indices)):
+            return found
+    found = _indexed(ids, indices)
+    if found.numel() >= LARGE:
+        # The network may write into an index later on.
+        _taken.append((ids.shape, [one if one is None else one.clone() for one in indices], found))
+        while len(_taken) > FEW or (len(_taken) > 1 and sum(one.numel() for _, _, one in _taken) > MANY):
+            del _taken[0]
+    return found
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.dtype == other.dtype and bool(torch.equal(one, other))
+
+
+def _indexed(ids: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    found: Tensor = torch.ops.aten.index.Tensor(ids, indices)
+    return found
 
 
 def constant(value: int, shape: tuple[int, ...], producer: int = -1) -> Labels:
@@ -130,6 +166,8 @@ def compact(ids: Tensor, shape: tuple[int, ...], producer: int = -1, parameter: 
 
 def reshape(labels: Labels, shape: tuple[int, ...]) -> Labels:
     """Labels after a reshape to `shape`, copying only the dimensions that are merged and not constant."""
+    if labels.ids.numel() == 1:
+        return Labels(labels.ids.reshape((1,) * len(shape)), shape, labels.producer, labels.parameter)
     pieces_in: list[int] = []
     pieces_out: list[int] = []
     for dims_in, dims_out in aligned_dims(labels.shape, shape):

@@ -23,6 +23,7 @@ from morphsearch.errors import GraphError
 from morphsearch.graph.edits import apply_edits
 from morphsearch.graph.following import new_shape
 from morphsearch.graph.labels import Labels
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.repair import Repair
@@ -48,7 +49,7 @@ def patch_modules(
 ) -> nn.Module:
     """Replace, in `twin`, the modules at `paths` by traces that bring the right channels. Returns the network."""
     tapes: list[Tape] = []
-    twin_modules = dict(twin.named_modules())
+    twin_modules = modules_of(twin)
 
     def blank_twin() -> Tape:
         tapes.append(Tape(twin, plan.ids, plan.first_free, tape.decisions))
@@ -102,7 +103,7 @@ def _written(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape)
     of others that this code calls."""
     if not paths:
         return {}
-    modules = dict(seed.named_modules())
+    modules = modules_of(seed)
     missing = [path for path in paths if path not in tape.written]
     if missing:
         tapes: list[Tape] = []
@@ -138,7 +139,7 @@ def _seen(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) ->
 
 def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> None:
     """Fill ``tape.traces`` for `paths`; a module whose trace does not do what its code does is left out."""
-    modules = dict(seed.named_modules())
+    modules = modules_of(seed)
     fixed: dict[str, Fixed] = {}
     watches: dict[str, Watch] = {}
     tapes: list[Tape] = []

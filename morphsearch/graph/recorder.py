@@ -14,6 +14,7 @@ from morphsearch.graph import branches
 from morphsearch.graph.checked import freeze_again, freeze_what_fails
 from morphsearch.graph.graph import ConvGraph
 from morphsearch.graph.grouping import regrouped, with_created, with_mixtures, with_parts
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.recording import run_tape, uncollected
 from morphsearch.graph.rules.mixtures import MIXED
 from morphsearch.graph.rules.moving import CREATED
@@ -39,7 +40,7 @@ def record(
     """
     require_module(model, kind=GraphError)
     scripted = next(
-        (path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)), None
+        (path for path, module in modules_of(model).items() if isinstance(module, torch.jit.ScriptModule)), None
     )
     if scripted is not None:
         what = f"the module {scripted}" if scripted else "the model"
@@ -47,7 +48,7 @@ def record(
             f"{what} is a scripted module", "its code cannot be rewritten", "pass it before torch.jit.script"
         )
     compiled = next(
-        (path for path, module in model.named_modules() if type(module).__name__ == "OptimizedModule"), None
+        (path for path, module in modules_of(model).items() if type(module).__name__ == "OptimizedModule"), None
     )
     if compiled is not None:
         what = f"the module {compiled}" if compiled else "the model"

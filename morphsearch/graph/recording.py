@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from morphsearch.errors import GraphError
+from morphsearch.graph.answers import from_data
 from morphsearch.graph.known import know
 from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.modes import Rules, recording
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
 from morphsearch.graph.state import COMPILED, INTERNAL, State, as_it_was, held_by, put_back
@@ -75,13 +77,15 @@ def run_tape(
     blank: Callable[[], Tape] | None = None,
     modes: tuple[bool, ...] = (True, False),
     like: Tape | None = None,
+    afresh: bool = False,
 ) -> tuple[Tape, int, bool]:
     """Run `model` under a tape, in evaluation mode and, where that leaves parameters unused, in training mode too.
 
     Args:
         blank: makes the empty tape; it is called once for each attempt.
         modes: what to try: on shapes alone (True), on real numbers (False).
-        like: an earlier recording: modules begin with the attributes that they had then.
+        like: an earlier recording: modules begin with the attributes that they had then, and what follows from data
+            is told again (see :mod:`~morphsearch.graph.answers`), unless it is to be found `afresh`.
 
     Returns:
         The tape, the number of operations of the evaluation run, and whether it ran on shapes alone.
@@ -97,6 +101,8 @@ def run_tape(
     while pending:
         meta = pending.pop(0)
         tape = blank()
+        if like is not None and not like.on_meta and not afresh:
+            tape.answers = like.answers.again()
         try:
             count = _attempt(model, example_inputs, rules, tape, meta=meta, like=like)
             if not gc.isenabled():
@@ -124,7 +130,7 @@ def run_tape(
 def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *, meta: bool, like: Tape | None) -> int:
     """Fill the tape; returns the number of operations of the evaluation run."""
     tape.on_meta = meta
-    modules = list(model.named_modules())
+    modules = list(modules_of(model).items())
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     moved = like.state.moved() if like is not None and like.state is not None else {}
     with as_it_was(module for _, module in modules) as held, ExitStack() as stack:
@@ -162,6 +168,7 @@ def _run(model: nn.Module, example_inputs: Any, tape: Tape, rules: Rules, meta: 
             value = value.to(dtype.to_complex())
         copy = value.detach().to("meta") if meta else value.detach().clone()
         tape.put(copy, constant(RIGID, tuple(value.shape)))
+        from_data(copy)
         return copy
 
     args, kwargs = as_arguments(example_inputs)

@@ -33,6 +33,7 @@ from morphsearch.graph.running import InPlaceOf, NodeFacts
 from morphsearch.graph.slices import sliced, with_bounds
 from morphsearch.graph.tape import Tape, unseen
 from morphsearch.graph.tracing import moves, name_of
+from morphsearch.graph.unionfind import distinct_values
 
 
 @dataclass
@@ -238,7 +239,7 @@ class Repair(InPlaceOf):
             labels = self._seed_labels(source)
             line = line_of(labels, dim) if labels is not None and len(labels.shape) > dim else None
             if labels is not None and isinstance(value, Tensor) and line is not None and (line != line[:1]).any():
-                if repeated and np.unique(line_classes := self._new_ids(line)[2]).size == line_classes.size:
+                if repeated and distinct_values(line_classes := self._new_ids(line)[2]).size == line_classes.size:
                     return None
                 before = positions(chain, source, labels.shape, dim, self._seed_argument)
                 if before is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.folded import Folded
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.state import INTERNAL
 from morphsearch.graph.tape import RawOperation, Tape
@@ -26,13 +27,25 @@ from morphsearch.graph.tape import RawOperation, Tape
 _OF_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
-def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False, share: bool = False) -> nn.Module:
+Made = dict[str, tuple[list[np.ndarray], nn.Parameter]]  # parameters that were gathered, and from which slices
+
+
+def rebuild(
+    model: nn.Module,
+    tape: Tape,
+    plan: Plan,
+    *,
+    meta: bool = False,
+    share: bool = False,
+    made: Made | None = None,
+) -> nn.Module:
     """A copy of `model` with its parameters and buffers gathered and the sizes that its modules know brought up to
     date.
 
     Args:
         meta: shapes alone, for a trial.
         share: parameters that lose nothing are the model's own, for a trial on real numbers.
+        made: those of an attempt before, which are taken over where their slices are the same; filled.
     """
     slots_of: dict[str, list[int]] = {}
     for name, dim in plan.gather:
@@ -48,10 +61,16 @@ def rebuild(model: nn.Module, tape: Tape, plan: Plan, *, meta: bool = False, sha
             if type(tensor) is torch.Tensor and not tensor.requires_grad:  # a counter, say: quicker than deepcopy
                 memo[id(tensor)] = tensor.clone()
             continue  # an index keeps its numbers, also in a trial
+        index = [one for _, one in slots]
+        if made is not None and name in made and all(map(np.array_equal, made[name][0], index)):
+            memo[id(tensor)] = made[name][1]
+            continue
         new = tensor.detach().to("meta") if meta else tensor.detach()
         new = gathered(new, slots, plan.folded.get(name))
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+            if made is not None:
+                made[name] = index, new
         memo[id(tensor)] = new
     twin = clone(model, memo)
     update_modules(twin, tape, plan)
@@ -78,17 +97,43 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]], layout: Folded 
     """
     if layout is not None:
         return layout.fold(gathered(layout.unfold(tensor), dims))
-    result = tensor
     # The dimension that loses most goes first: the others then copy less.
-    for dim, index in sorted(dims, key=lambda d: d[1].size / max(1, tensor.shape[d[0]])):
-        if not _whole(tensor, dim, index):
-            result = result.index_select(dim, torch.from_numpy(index).to(tensor.device))
+    changed = sorted(
+        ((dim, index) for dim, index in dims if not _whole(tensor, dim, index)),
+        key=lambda d: d[1].size / max(1, tensor.shape[d[0]]),
+    )
+    result = _selected(tensor, [(dim, torch.from_numpy(index).to(tensor.device)) for dim, index in changed])
     if result is tensor:
         return result.clone()
     last = _channels_last(tensor)
     if last is not None:
         return torch.empty_like(result, memory_format=last).copy_(result)
     return result.contiguous()
+
+
+BLOCK = 1 << 16  # elements of a weight that are selected at once
+
+
+def _selected(tensor: Tensor, dims: list[tuple[int, Tensor]]) -> Tensor:
+    """The slices of each ``(dim, indices)``. Of several dimensions of a large weight, rows are taken block by block:
+    what lies between is small then, and stays near."""
+    rows = next((index for dim, index in dims if dim == 0), None)
+    if rows is None or len(dims) < 2 or not rows.numel() or tensor.is_meta or tensor.numel() <= 4 * BLOCK:
+        for dim, index in dims:
+            tensor = tensor.index_select(dim, index)
+        return tensor
+    rest = [one for one in dims if one[0] != 0]
+    sizes = list(tensor.shape)
+    for dim, index in dims:
+        sizes[dim] = index.numel()
+    found = tensor.new_empty(sizes)
+    step = max(1, BLOCK * tensor.shape[0] // tensor.numel())
+    for start in range(0, rows.numel(), step):
+        block = tensor.index_select(0, rows[start : start + step])
+        for dim, index in rest[:-1]:
+            block = block.index_select(dim, index)
+        torch.index_select(block, *rest[-1], out=found[start : start + step])
+    return found
 
 
 def _whole(tensor: Tensor, dim: int, index: np.ndarray) -> bool:
@@ -110,7 +155,7 @@ def _channels_last(tensor: Tensor) -> torch.memory_format | None:
 
 def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     """Bring the sizes that modules hold as attributes up to date: channels, groups, features, normalised shapes."""
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     holders: dict[int, list[nn.Module]] = {}  # a tied weight is that of several
     for one in modules.values():
         for held in one._parameters.values():

@@ -10,7 +10,7 @@ from morphsearch.graph.labels import LOOSE, Labels
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.rules.aten import MOVING
 from morphsearch.graph.tape import MANY, RawOperation, Tape
-from morphsearch.graph.unionfind import values_in
+from morphsearch.graph.unionfind import distinct_values, values_in
 
 CANNOT_FOLLOW = "cannot follow other widths"  # what is said of an operation that a trial failed at
 
@@ -182,7 +182,7 @@ def _same_channels(labels: Labels, former: Labels, plan: Plan) -> bool:
     if (ids == LOOSE).any():  # filler: units that a tensor made in code has in the seed alone
         return bool(np.isin(arriving, expected).all())
     if arriving.size + expected.size < MANY:
-        return np.array_equal(np.unique(arriving), np.unique(expected))
+        return np.array_equal(distinct_values(arriving), distinct_values(expected))
     count = plan.times.size
     return np.array_equal(values_in(arriving, count), values_in(expected, count))
 

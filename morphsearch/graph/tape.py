@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_map
 
+from morphsearch.graph.answers import Answers
 from morphsearch.graph.folded import Folded
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.state import Kept, Stale, State
 from morphsearch.graph.tensors import tensors_in
 
@@ -58,6 +60,22 @@ class Layout:
     def bounds(self) -> tuple[int, int]:
         """The lowest and the highest identifier."""
         return (int(self.ids.min()), int(self.ids.max())) if self.ids.numel() else (0, 0)
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """The identifiers in one row."""
+        return np.asarray(self.ids).reshape(-1)
+
+    def first(self, one: int) -> tuple[int, ...] | None:
+        """Where an identifier comes first; None where it does not."""
+        place = int((self.flat == one).argmax()) if self.flat.size else 0
+        if not self.flat.size or self.flat[place] != one:
+            return None
+        found = []
+        for size in reversed(self.ids.shape):
+            place, index = divmod(place, size)
+            found.append(index)
+        return tuple(reversed(found))
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ class Tape:
         self.imaginary: dict[str, str] = {}  # complex parameters and buffers, and what messages call them
         self.read: set[str] = set()  # parameters and buffers that a rule has looked into
         self.latest: Labels | None = None  # of the parameter that was looked at last: rules look repeatedly
-        self.module_names = {id(module): name for name, module in reversed(list(model.named_modules()))}
+        self.module_names = {id(module): name for name, module in modules_of(model).items()}
         self.module_stack: list[str] = [""]
         self.visited: set[str] = set()
         self.graphs: dict[Any, Any] = {}  # traces of modules, by what makes modules alike
@@ -161,10 +179,12 @@ class Tape:
         self.storages: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self.muted = 0
         self.splits: list[Layout] = []
+        self.layout_of: dict[str, Layout] = {}  # the same, by name
         self.parted: list[tuple[str, Tensor, int]] = []  # reshapes of channels into parts: name, units, their dimension
         self.side: int | None = None
         self.pairs = False
         self.on_meta = False
+        self.answers = Answers()  # what follows from data, where it runs on real numbers
         self.in_training = False
 
     # -- names ---------------------------------------------------------------------------------------------------
@@ -303,7 +323,9 @@ class Tape:
 
     def lay_out(self, ids: Tensor) -> None:
         """Remember a reshape to more dimensions."""
-        self.splits.append(Layout(self.occurrence("layout"), ids))
+        layout = Layout(self.occurrence("layout"), ids)
+        self.splits.append(layout)
+        self.layout_of[layout.name] = layout
 
     def occurrence(self, what: str) -> str:
         """A name for what happens here, which says how many times it did before in this module."""

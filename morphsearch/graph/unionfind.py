@@ -35,3 +35,10 @@ def values_in(numbers: np.ndarray, size: int) -> np.ndarray:
     there = np.zeros(size, bool)
     there[numbers] = True
     return np.flatnonzero(there)
+
+
+def distinct_values(numbers: np.ndarray) -> np.ndarray:
+    """The values of any numbers, in order: what ``np.unique`` gives, which first imports masked arrays."""
+    ordered = np.sort(numbers, axis=None)
+    found: np.ndarray = ordered[np.append(True, ordered[1:] != ordered[:-1])[: ordered.size]]
+    return found

@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from morphsearch.graph.modes import recording
 from morphsearch.graph.patch import Fixed, _all_running, _traced
+from morphsearch.graph.paths import modules_of
 from morphsearch.graph.recording import default_rules, run_tape, stand_ins
 from morphsearch.graph.running import NodeFacts, Watch
 from morphsearch.graph.state import as_it_was
@@ -54,7 +55,7 @@ def _watched(
     model: nn.Module, paths: list[str], seed: Tape, run: Callable[[Tape], Mapping[int, int] | None]
 ) -> dict[str, Watched | None] | None:
     """What `run` shows of the modules at `paths`; it gives the seed's operations for those of its tape, or None."""
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     tape = Tape(model, seed.identifiers, seed.next_id, seed.decisions)
     watches: dict[str, Watch] = {}
 
@@ -126,7 +127,7 @@ def _alone(model: nn.Module, path: str, tape: Tape, seed: Tape) -> dict[int, int
 @contextmanager
 def _as_called(model: nn.Module, path: str, tape: Tape) -> Iterator[None]:
     """The module at `path` on shapes alone, in evaluation mode, under `tape`."""
-    modules = [one for one in model.named_modules() if one[0] == path or one[0].startswith(f"{path}.")]
+    modules = [one for one in modules_of(model).items() if one[0] == path or one[0].startswith(f"{path}.")]
     tape.on_meta = True
     with as_it_was(module for _, module in modules), torch.no_grad(), stand_ins(modules, tape, meta=True):
         modules[0][1].eval()

@@ -201,6 +201,9 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
         slot = tape.slot(name, int(known), role)
         tape.union(np.broadcast_to(np.asarray(units.ids).reshape(-1)[:1], slot.shape), slot)
         return
+    if moving == [rank - 1] and tensor.dim() == 1 and tape.name_of(tensor) == name:
+        _bind_line(tape, name, np.asarray(units.ids).reshape(-1), role)
+        return
     ids = labels.full().reshape(sizes)
     for d in range(rank):
         if d not in moving and ids.shape[d] > 1:
@@ -235,6 +238,16 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
     together = Labels(lockstep(tape, units.ids, dim), units.shape)
     if follows_it:
         bind_elements(tape, tensor, together, role)
+
+
+def _bind_line(tape: Tape, name: str, units: np.ndarray, role: str) -> None:
+    """A parameter of one dimension meets units along one, each its own (as most parameters do)."""
+    tape.decisions.setdefault(f"{name}:follows", "0")
+    found = tape.slot(name, 0, role)
+    fixed = units <= RIGID
+    tape.union(np.where(fixed, RIGID, units), found, (name, 0))
+    if fixed.any():
+        tape.pin(found[fixed], f"{tape.where('part of ' + name)} meets data whose size is fixed")
 
 
 def _longest_spanned(tape: Tape, name: str, units: Labels, sizes: tuple[int, ...]) -> tuple[int, bool] | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from morphsearch.graph.labels import RIGID, Labels, numbers
 from morphsearch.graph.rules.binding import resolve_slot
 from morphsearch.graph.tape import Tape
+from morphsearch.graph.unionfind import distinct_values
 
 
 def joined(tape: Tape, parts: list[Tensor], known: list[Labels | None], dim: int, out: Tensor) -> bool:
@@ -28,7 +29,7 @@ def joined(tape: Tape, parts: list[Tensor], known: list[Labels | None], dim: int
             # Where a single slice is left, the seed knows that there were more.
             several = "slices" if part.shape[along] > 1 or shape[along] == 1 else None
             found = resolve_slot(tape, part, along, role) if tape.decide(name, several, strict=True) else None
-            once = found is not None and np.unique(found[0]).size == found[0].size  # not repeated to fill a size
+            once = found is not None and distinct_values(found[0]).size == found[0].size  # not repeated to fill a size
             lines.append(found[0] if found is not None and once else np.full(part.shape[along], RIGID))
         if along == dim:
             return np.concatenate(lines)

@@ -92,7 +92,7 @@ def _follow(tape: Tape, ids: Tensor, dim: int) -> None:
     chosen = tape.decide("layouts kept", ";".join(_origins(tape, ids, dim)) or None)
     for choice in (chosen or "").split(";"):
         name, _, kept = choice.rpartition(" ")
-        layout = next((layout for layout in reversed(tape.splits) if layout.name == name), None)
+        layout = tape.layout_of.get(name)
         if layout is None or layout.kept is not None:
             continue
         layout.kept = int(kept)
@@ -113,9 +113,9 @@ def _origins(tape: Tape, ids: Tensor, dim: int) -> list[str]:
         lowest, highest = layout.bounds
         if some[0] < lowest or some[1] > highest:
             continue
-        first, other = ((layout.ids == one).nonzero() for one in some)
-        if first.shape[0] and other.shape[0]:
-            moved = (first[0] != other[0]).nonzero().reshape(-1).tolist()
+        first, other = layout.first(some[0]), layout.first(some[1])
+        if first is not None and other is not None:
+            moved = [d for d, (one, two) in enumerate(zip(first, other, strict=True)) if one != two]
             if len(moved) == 1:
                 found.append(f"{layout.name} {moved[0]}")
     return found

@@ -19,6 +19,7 @@ from morphsearch.graph.rules.grouped import decision, leaving
 from morphsearch.graph.rules.mixtures import makers, shared_out
 from morphsearch.graph.silence import silent
 from morphsearch.graph.tape import Slot, Tape
+from morphsearch.graph.unionfind import distinct_values
 
 
 def mixed_convolution(
@@ -80,7 +81,7 @@ def mixed_convolution(
 def _images(known: Labels, arriving: Ids, groups: int, batch: int) -> int:
     """How many images a weight holds kernels for, one after another; 0 where it and what it reads are no repetition."""
     ids = np.asarray(known.full()).reshape(known.shape[0], -1)
-    images = ids.shape[0] // np.unique(ids[:, 0]).size
+    images = ids.shape[0] // distinct_values(ids[:, 0]).size
     if images == 1:
         return 1
     if batch > 1 or ids.shape[0] % images or groups % images or arriving.size % images:

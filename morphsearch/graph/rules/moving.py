@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from morphsearch.graph.known import numbers_in as known_numbers
-from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, counted, reshape
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, counted, reshape, taken
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
 from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
 from morphsearch.graph.rules.elementwise import meet
@@ -100,12 +100,13 @@ def stack(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Anything else that only moves elements: executed on the labels."""
-    sources = [(t, tape.labels(t)) for t in tensors_in((args, kwargs)) if not _is_index(t)]
+    every = tensors_in((args, kwargs))
+    sources = [(t, tape.labels(t)) for t in every if not _is_index(t)]
     known = [labels for _, labels in sources if labels is not None]
     if not known:
         return
     parameter = known[0].parameter if len(sources) == 1 else None
-    if parameter is None and _chosen_by_data(func, args, kwargs, known[0]):
+    if parameter is None and len(every) > 1 and _chosen_by_data(func, args, kwargs, known[0]):
         for labels in known:
             tape.pin(labels.ids, f"{tape.where(short_name(func))}: which of them it takes depends on the data")
         finish(tape, func, known, out, [constant(RIGID, tuple(o.shape)) for o in tensors_in(out)])
@@ -116,11 +117,13 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
             return value
         if _is_index(value):
             return known_value(value)
-        labels = tape.labels(value) if len(sources) == 1 else None
-        labels = labels if labels is not None else tape.activation(value)
-        return labels.full()
+        return (known[0] if len(sources) == 1 else tape.activation(value)).full()
 
-    moved = func(*mapped(swap, args), **mapped(swap, kwargs))
+    given = mapped(swap, args)
+    if func._schema.name == "aten::index":
+        moved = taken(*given)
+    else:
+        moved = func(*given, **mapped(swap, kwargs))
     results = [
         compact(m, tuple(o.shape), -1, parameter) for m, o in zip(tensors_in(moved), tensors_in(out), strict=True)
     ]

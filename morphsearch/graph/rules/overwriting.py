@@ -16,6 +16,7 @@ from torch import Tensor
 from morphsearch.graph.labels import LOOSE, Labels
 from morphsearch.graph.rules.binding import follows
 from morphsearch.graph.tape import Tape, storage_key, unseen
+from morphsearch.graph.unionfind import distinct_values
 
 
 def written_over(tape: Tape, target: Tensor, value: Any, indices: Any = ()) -> bool:
@@ -110,11 +111,11 @@ def _same(written: Labels, before: Labels) -> bool:
 def _hold_parts(tape: Tape, before: Labels) -> None:
     """Which slices are written over is written down, so they stay where those are not all."""
     name = before.parameter or ""
-    flat = np.unique(np.asarray(before.ids).reshape(-1)) - 1
+    flat = distinct_values(np.asarray(before.ids).reshape(-1)) - 1
     flat, shape = flat[flat >= 0], tape.shapes[name]
     if flat.size == prod(shape):
         return
-    sizes = [np.unique(places).size for places in np.unravel_index(flat, shape)]
+    sizes = [distinct_values(places).size for places in np.unravel_index(flat, shape)]
     aslant = prod(sizes) > flat.size  # a diagonal
     for dim, size in enumerate(sizes):
         if shape[dim] > 1 and (size < shape[dim] or aslant):

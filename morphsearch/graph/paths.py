@@ -1,0 +1,24 @@
+"""The modules of a network and their paths."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """What ``dict(model.named_modules())`` is, in time that does not grow with how deep modules lie in each other."""
+    found: dict[str, nn.Module] = {}
+    known: set[int] = set()
+    pending: list[tuple[str, nn.Module]] = [("", model)]
+    while pending:
+        path, module = pending.pop()
+        if id(module) in known:
+            continue
+        known.add(id(module))
+        found[path] = module
+        prefix = f"{path}." if path else ""
+        pending += [(prefix + name, one) for name, one in reversed(module._modules.items()) if one is not None]
+    return found
+
+
+__all__ = ["modules_of"]
