@@ -13,7 +13,7 @@ from torch import nn
 from morphsearch.data import DataSplits, check_model_input
 from morphsearch.data import load as load_data
 from morphsearch.errors import InputError, UsageError, nearest
-from morphsearch.files import read_tensors
+from morphsearch.files import load_into, read_tensors
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.found import architectures
 from morphsearch.models import build_seed
@@ -151,7 +151,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
             "weights belong to a network with the same layers and widths",
             "name the architecture that they were trained for",
         )
-    model.load_state_dict(tensors)
+    load_into(model, tensors)
 
 
 def recorded_data(model: str) -> dict[str, Any]:

@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+import morphsearch as ms
 from morphsearch import plugins
 from morphsearch.cli import main
 from morphsearch.hookspecs import hookimpl
+from morphsearch.models import build_seed
 from morphsearch.types import StrategyRecord
 
 NETS = """
@@ -39,6 +42,19 @@ def flat(num_classes=10):
 
 def raises():
     raise RuntimeError("no such luck")
+
+
+class Versioned(nn.Sequential):
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version {local_metadata.get('version')}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def versioned():
+    return Versioned(*tiny())
 
 
 def data():
@@ -274,6 +290,21 @@ def test_an_input_beside_what_has_one(finished: tuple[Path, Result]) -> None:
     result = run("inspect", finished[0], "--allow-code", "--input", "1,1,16,16")
     clean(result, 2)
     assert "name the seed" in result.stderr
+
+
+def test_networks_that_load_by_the_version_of_their_modules(nets: Path, tmp_path: Path) -> None:
+    path, seed = tmp_path / "run", f"{nets}:versioned"
+    clean(run("search", seed, "--budget", "flops=60%", "--run-dir", path, *QUICK), 0)
+    clean(run("retrain", path, "--allow-code", "--distill", "--seeds", 1, "--epochs", 0.5), 0)
+    for weights in ("inherited", "retrained"):
+        clean(run("export", path, "--allow-code", "--weights", weights, "--output", tmp_path / "net.py"), 0)
+        sparse = ("--weights", weights, "--target", "50%", "--epochs", 0.5, "--run-dir", tmp_path / weights)
+        clean(run("sparsify", path, "--allow-code", *sparse), 0)
+    model = build_seed(seed, allow_code=True).model
+    search = ms.Search(model, torch.zeros(1, 1, 8, 8), "flops=60%", run_dir=tmp_path / "own")
+    search.morph()
+    again = ms.Search(model, torch.zeros(1, 1, 8, 8), "flops=60%", run_dir=tmp_path / "own", resume=True)
+    torch.testing.assert_close(again.model.state_dict(), search.model.state_dict())
 
 
 def test_runs_lists_every_state(copy: Path) -> None:
