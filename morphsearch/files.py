@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from morphsearch.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -100,6 +101,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "weights are safetensors files",
             "write the file again (retrain or resume the run), or take a copy that is whole",
         ) from error
+
+
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load every parameter and buffer of `model`, by names that are known to fit.
+
+    Files hold no versions of modules, which some ask for (torchvision's MNASNet): they are those of `model`.
+
+    Raises:
+        RuntimeError: names or shapes differ.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = getattr(model.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    model.load_state_dict(state)
 
 
 def read_json(path: Path) -> Any:

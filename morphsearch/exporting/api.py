@@ -17,7 +17,13 @@ from morphsearch.exporting.source import Source, Weights
 from morphsearch.files import read_tensors
 from morphsearch.loop.architecture import FILE, Architecture
 from morphsearch.loop.found import architectures
+from morphsearch.loop.inherited import other_network
 from morphsearch.sparsity.source import untrained, weights_of
+
+BY_PLACE = (
+    "The code takes channels by their place, and which units were kept decides how many are in each part: this is the "
+    "network that the search trained; one that is built from the widths has other parts, as retraining does."
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ def export(
         place = weights_of(str(weights), source if source.path is not None else None)
         tensors: Weights | None = None if place is None else read_tensors(place)
         own = None
+        if weights == "inherited" and source.model is None:
+            source.model = other_network(source, allow_code=allow_code)
+            told += [] if source.model is None else [BY_PLACE]
     else:
         tensors = weights
     exporter = plugins.create("exporters", format)

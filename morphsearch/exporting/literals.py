@@ -109,8 +109,10 @@ def tensor(value: Tensor, *, dtype: bool = True) -> str:
     end = f", dtype={value.dtype}" if dtype and value.dtype not in (torch.float32, torch.int64, torch.bool) else ""
     if value.is_complex() or value.is_quantized:
         raise Unsupported(f"a constant tensor is {value.dtype}")
+    if not value.numel():  # an empty list would be of float numbers, and of one dimension
+        return f"torch.zeros({shape}, dtype={value.dtype})"
     flat = value.reshape(-1)
-    if value.dim() and value.numel() and bool((flat == flat[0]).all()):
+    if value.dim() and bool((flat == flat[0]).all()):
         number = flat[0].item()
         if value.is_floating_point() and number in (0.0, 1.0):
             return f"torch.{'ones' if number else 'zeros'}({shape}{end})"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from morphsearch.costs import cost
 from morphsearch.errors import InputError, UsageError, nearest
+from morphsearch.files import load_into
 from morphsearch.graph import record
 from morphsearch.loop.architecture import Architecture, describe_inputs
 
@@ -103,4 +104,4 @@ def load(model: nn.Module, weights: Weights, origin: str = "the weights") -> Non
                 "weights belong to one architecture",
                 "take the weights of this very architecture: retrained/NAME-seedN/weights.safetensors",
             )
-    model.load_state_dict(dict(weights))
+    load_into(model, weights)

@@ -43,6 +43,18 @@ def uncollected() -> Iterator[None]:
             forget_numbers()
 
 
+@contextmanager
+def as_recorded(model: nn.Module, before: Tape) -> Iterator[None]:
+    """Modules of a rewritten network hold what those of the network that it was made of held when that was recorded.
+
+    What training has put into caches since is as wide as the channels are, and would be taken for constants.
+    """
+    modules = dict(modules_of(model))
+    with as_it_was(modules.values()):
+        put_back(modules, before.state.moved() if before.state is not None else {})
+        yield
+
+
 def default_rules() -> Rules:
     """The built-in rules and those that plugins brought through ``morphsearch_operations``."""
     from morphsearch.graph.rules.registered import plugin_rules

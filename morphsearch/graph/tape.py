@@ -145,6 +145,7 @@ class Tape:
         self.weighed: dict[int, str] = {}  # operations that may have mixed a parameter, and which
         self.wishes: set[str] = set()  # parameters that convolutions read, weighed by data
         self.layouts: dict[str, Folded] = {}  # parameters that hold several dimensions as one
+        self.lengths: dict[Slot, str] = {}  # slices of which only the direction counts, and what holds their lengths
         self.sums: list[tuple[str, str]] = []  # parameters that are added, element by element, to make one weight
         self.bent: dict[str, str] = {}  # parameters that are computed with otherwise than linearly, and by what
         self.lifted: dict[

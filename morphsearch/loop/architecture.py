@@ -271,6 +271,9 @@ class Architecture:
     def weights(self) -> dict[str, Any]:
         """The inherited weights that lie beside the file.
 
+        They fit what :meth:`build` gives, which computes with them what the network of the search did, unless forward
+        code takes channels by their place (see :mod:`~morphsearch.loop.inherited`; `ms.export` follows that).
+
         Raises:
             InputError: there are none.
         """

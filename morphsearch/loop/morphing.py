@@ -13,6 +13,7 @@ from torch import nn
 from morphsearch.errors import GraphError, InputError
 from morphsearch.graph import ConvGraph, record
 from morphsearch.graph.fresh import break_symmetry, share_columns
+from morphsearch.graph.recording import as_recorded
 from morphsearch.loop.selection import (
     FULL,
     Facts,
@@ -211,7 +212,8 @@ def without(graph: ConvGraph, positions: Mapping[str, list[int]], budgets: Budge
     """
     with torch.random.fork_rng(devices=[]):
         network, plan = graph.planned(from_positions(graph, dict(positions)))
-        rebuilt = record(network, example_inputs, decisions=plan.decisions or graph.decisions)
+        with as_recorded(network, graph.tape):
+            rebuilt = record(network, example_inputs, decisions=plan.decisions or graph.decisions)
     wanted = {name: len(positions.get(name, range(width))) for name, width in graph.widths.items()}
     if dict(rebuilt.widths) != wanted:
         raise GraphError(
@@ -233,7 +235,8 @@ def _recorded(
     network: nn.Module, plan: Plan, before: ConvGraph, widths: Mapping[str, int], budgets: Budgets, example_inputs: Any
 ) -> Rebuilt:
     """The promise: the rebuilt network has these groups and widths, and meets every budget as counted on itself."""
-    graph = record(network, example_inputs, decisions=plan.decisions or before.decisions)
+    with as_recorded(network, before.tape):
+        graph = record(network, example_inputs, decisions=plan.decisions or before.decisions)
     if dict(graph.widths) != dict(widths):
         name = next(n for n in {**graph.widths, **widths} if graph.widths.get(n) != widths.get(n))
         found, asked = graph.widths.get(name), widths.get(name)

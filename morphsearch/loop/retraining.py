@@ -12,7 +12,7 @@ from torch import nn
 from morphsearch import plugins
 from morphsearch.data import DataSplits
 from morphsearch.errors import InputError, StoppedError, UnknownName, UsageError, nearest
-from morphsearch.files import read_tensors
+from morphsearch.files import load_into, read_tensors
 from morphsearch.graph import ConvGraph
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.baselines import BASELINES, baseline
@@ -158,7 +158,7 @@ def _task(
     def trained() -> nn.Module:
         assert arm.teacher is not None
         network = arm.teacher.architecture.build(allow_code=allow_code)
-        network.load_state_dict(read_tensors(arm.teacher.folder(run) / WEIGHTS))
+        load_into(network, read_tensors(arm.teacher.folder(run) / WEIGHTS))
         return network
 
     def task() -> RetrainResult:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from morphsearch import plugins
 from morphsearch.arguments import named_arguments
 from morphsearch.errors import BudgetError, InputError, UnknownName, UsageError
+from morphsearch.files import load_into
 from morphsearch.graph import record
 from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
@@ -387,7 +388,7 @@ class Search(Phasing):
             self.total_steps = int(architecture.record.get("steps", 0))
         if self.architectures:
             try:
-                self.model.load_state_dict(self.architectures[-1].weights())
+                load_into(self.model, self.architectures[-1].weights())
             except RuntimeError as error:
                 raise InputError(
                     f"the weights of {run.iteration(self.architectures[-1].name)} do not fit: {error}",

@@ -13,9 +13,10 @@ from torch import nn
 from morphsearch.data import DataSplits, check_model_input
 from morphsearch.data import load as load_data
 from morphsearch.errors import InputError, UsageError, nearest
-from morphsearch.files import read_tensors
+from morphsearch.files import load_into, read_tensors
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.found import architectures
+from morphsearch.loop.inherited import other_network
 from morphsearch.models import build_seed
 from morphsearch.sparsity.config import FRESH, SparsifyConfig
 
@@ -80,6 +81,14 @@ def source_of(config: SparsifyConfig, data: DataSplits, architecture: Architectu
             model, spec = seed.model, seed.spec
     if weights is not None:
         load_weights(model, weights)
+    heir = architecture if config.weights == "inherited" else None
+    if heir is not None and other_network(heir, allow_code=config.allow_code) is not None:
+        raise InputError(
+            f"the inherited weights of architecture {heir.name} do not compute at its widths what they did in "
+            "the search",
+            "the code takes channels by their place, and which units were kept decides how many are in each part",
+            "take --weights retrained (morphsearch retrain), or fresh",
+        )
     return Source(model, spec, architecture, weights)
 
 
@@ -151,7 +160,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
             "weights belong to a network with the same layers and widths",
             "name the architecture that they were trained for",
         )
-    model.load_state_dict(tensors)
+    load_into(model, tensors)
 
 
 def recorded_data(model: str) -> dict[str, Any]:

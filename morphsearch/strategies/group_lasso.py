@@ -131,7 +131,7 @@ class GroupLasso(Strategy):
         found = speaking(places(model, graph))
         biases = {place.layer: place for place in found if place.kind == BIAS}
         self._members = [
-            Member(place, biases.get(place.name) if place.kind == ROWS else None)
+            Member(place, biases.get(place.layer) if place.kind == ROWS else None)
             for place in found
             if place.kind in (ROWS, SCALE) and place.tensor.requires_grad
         ]

@@ -3,7 +3,8 @@
 With these slices at zero a unit says nothing, so that its removal changes nothing. They are the scale and shift of
 every norm that the unit passes, the rows and biases of the layers that make it, and parameters that meet it element by
 element. Rows that go straight into a norm with a scale are left out: the norm divides their size out again, and its
-own scale and shift speak for them.
+own scale and shift speak for them. Of rows under a weight norm the lengths speak: a direction has no size, and none at
+zero.
 
 Letters: `u` units of the graph, `n` slices of one parameter along one dimension.
 """
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
 
-SCALE, SHIFT, ROWS, BIAS, FACTOR = "scale", "shift", "rows", "bias", "factor"
+SCALE, SHIFT, ROWS, BIAS, FACTOR, DIRECTION = "scale", "shift", "rows", "bias", "factor", "direction"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +33,9 @@ class Place:
         name: of the parameter. tensor: itself. dim: along which units lie.
         units: `n` int64, the unit of every slice, -1 where it is none that may leave.
         kind: ``scale`` or ``shift`` of a norm, ``rows`` or ``bias`` of a layer, ``factor`` (meets activations
-            element by element).
+            element by element). Under a weight norm the lengths of rows are the ``rows``, and the rows ``direction``.
         normed: rows or bias whose output goes straight into norms with a scale.
-        layer: name of the weight that a bias or shift belongs to; else its own name.
+        layer: name of the weight that a bias, a shift or lengths of rows belong to; else its own name.
     """
 
     name: str
@@ -61,16 +62,26 @@ def places(model: nn.Module, graph: ConvGraph) -> list[Place]:
     parameters = dict(model.named_parameters())
     free = free_units(graph)
     normed, layer_of, shifts = _layers(graph)
+    directions = {
+        (binding.tensor, binding.dim): graph.tape.lengths[binding.tensor, binding.dim]
+        for binding in graph.bindings
+        if binding.role == "rows" and (binding.tensor, binding.dim) in graph.tape.lengths
+    }
+    lengths = {name: direction for (direction, _), name in directions.items()}
     found: list[Place] = []
     for binding in graph.bindings:
         tensor = parameters.get(binding.tensor)
         kind = SHIFT if binding.tensor in shifts else _KINDS.get(binding.role)
         if tensor is None or kind is None:
             continue
+        if binding.tensor in lengths:
+            kind = ROWS
+        elif (binding.tensor, binding.dim) in directions:
+            kind = DIRECTION
         units = np.asarray(binding.units, np.int64)
         units = np.where((units >= 0) & free[units], units, -1)
         if (units >= 0).any():
-            layer = layer_of.get(binding.tensor, binding.tensor)
+            layer = lengths.get(binding.tensor) or layer_of.get(binding.tensor, binding.tensor)
             found.append(Place(binding.tensor, tensor, binding.dim, units, kind, layer in normed, layer))
     return found
 
@@ -79,8 +90,8 @@ _KINDS = {"norm": SCALE, "rows": ROWS, "bias": BIAS, "gate": FACTOR}
 
 
 def speaking(found: list[Place]) -> list[Place]:
-    """Those whose size means something: no rows or biases that a norm with a scale divides out again."""
-    return [place for place in found if not place.normed]
+    """Those whose size means something: no rows or biases that a norm divides out again, of activations or weights."""
+    return [place for place in found if not place.normed and place.kind != DIRECTION]
 
 
 def _layers(graph: ConvGraph) -> tuple[set[str], dict[str, str], set[str]]:

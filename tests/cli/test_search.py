@@ -12,11 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+import morphsearch as ms
 from morphsearch import plugins
 from morphsearch.cli import main
 from morphsearch.hookspecs import hookimpl
+from morphsearch.loop import morphing
+from morphsearch.models import build_seed
 from morphsearch.types import StrategyRecord
 
 NETS = """
@@ -39,6 +43,31 @@ def flat(num_classes=10):
 
 def raises():
     raise RuntimeError("no such luck")
+
+
+class Shifted(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(1, 12, 3, padding=1), nn.Conv2d(12, 6, 3), nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = self.b(torch.cat([x[:, :5].transpose(2, 3), x[:, 5:]], 1).relu())
+        return self.out(x.mean((2, 3)))
+
+
+class Versioned(nn.Sequential):
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version {local_metadata.get('version')}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def versioned():
+    return Versioned(*tiny())
 
 
 def data():
@@ -274,6 +303,43 @@ def test_an_input_beside_what_has_one(finished: tuple[Path, Result]) -> None:
     result = run("inspect", finished[0], "--allow-code", "--input", "1,1,16,16")
     clean(result, 2)
     assert "name the seed" in result.stderr
+
+
+def test_networks_that_load_by_the_version_of_their_modules(nets: Path, tmp_path: Path) -> None:
+    path, seed = tmp_path / "run", f"{nets}:versioned"
+    clean(run("search", seed, "--budget", "flops=60%", "--run-dir", path, *QUICK), 0)
+    clean(run("retrain", path, "--allow-code", "--distill", "--seeds", 1, "--epochs", 0.5), 0)
+    for weights in ("inherited", "retrained"):
+        clean(run("export", path, "--allow-code", "--weights", weights, "--output", tmp_path / "net.py"), 0)
+        sparse = ("--weights", weights, "--target", "50%", "--epochs", 0.5, "--run-dir", tmp_path / weights)
+        clean(run("sparsify", path, "--allow-code", *sparse), 0)
+    model = build_seed(seed, allow_code=True).model
+    search = ms.Search(model, torch.zeros(1, 1, 8, 8), "flops=60%", run_dir=tmp_path / "own")
+    search.morph()
+    again = ms.Search(model, torch.zeros(1, 1, 8, 8), "flops=60%", run_dir=tmp_path / "own", resume=True)
+    torch.testing.assert_close(again.model.state_dict(), search.model.state_dict())
+
+
+def test_inherited_weights_where_channels_are_taken_by_their_place(nets: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "run", tmp_path / "net.pt2"
+    options = ("--strategy", "magnitude", "--budget", "flops=80%,50%", *QUICK[:2], *QUICK[4:])
+    clean(run("search", f"{nets}:Shifted", "--run-dir", path, *options), 0)
+    search = ms.Search(build_seed(f"{nets}:Shifted", allow_code=True).model, torch.zeros(1, 1, 8, 8), "flops=80%")
+    graph = search.graph
+    for name in ("001", "002"):
+        found = ms.Architecture.load(path / "iterations" / name / "architecture.json")
+        graph = morphing.replay(graph, found, search.budgets.rebound(graph), torch.zeros(1, 1, 8, 8)).graph
+    trained = graph.model.eval()
+    trained.load_state_dict(found.weights())
+    result = run("export", path, "--allow-code", "--weights", "inherited", "--format", "pt2", "--output", out)
+    clean(result, 0)
+    assert "takes channels by their place" in result.stderr
+    x = torch.randn(1, 1, 8, 8)
+    torch.testing.assert_close(torch.export.load(out).module()(x), trained(x))
+    sparse = ("--weights", "inherited", "--target", "50%", "--run-dir", tmp_path / "sparse")
+    refused = run("sparsify", path, "--allow-code", *sparse)
+    clean(refused, 5)
+    assert "--weights retrained" in refused.stderr
 
 
 def test_runs_lists_every_state(copy: Path) -> None:

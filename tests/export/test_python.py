@@ -8,6 +8,7 @@ import sys
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from torch import Tensor, nn
 import morphsearch as ms
 from morphsearch.errors import InputError, UsageError
 from morphsearch.exporting import python
+from morphsearch.exporting.literals import tensor
 from morphsearch.exporting.python import source_of
+from morphsearch.exporting.source import Source
 from morphsearch.files import read_tensors
+from morphsearch.loop.architecture import describe_inputs
 from tests import torchvision_shim
 from tests.export.exporting import assert_same, construct, resized, source, tensors
 from tests.graph import mixtures, multihead, usual
@@ -82,6 +86,36 @@ def test_fresh_weights_under_weight_norm(tmp_path: Path) -> None:
     length = made.get_parameter("0.parametrizations.weight.original0")
     assert (length > 0).all()
     assert made(torch.zeros(2, 3, 8, 8)).isfinite().all()
+
+
+class HalvesSwapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = conv(3, 12), head(12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = torch.split(self.body(x), [4, 8], 1)
+        result: Tensor = self.head(torch.cat([second, first], 1))
+        return result
+
+
+def test_a_part_of_which_no_channel_is_left() -> None:
+    torch.manual_seed(0)
+    inputs = torch.zeros(1, 3, 8, 8)
+    graph = ms.record(HalvesSwapped(), inputs)
+    kept = {"body": [5, 7, 8, 11]}
+    widths = {**graph.widths, "body": 4}
+    architecture = Source("001", None, describe_inputs(inputs), widths, graph.widths, {})
+    model = graph.shrink(kept)
+    assert_same(model, source(model, architecture), torch.zeros(2, 3, 9, 9))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_constants_without_numbers_keep_shape_and_type(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    module = ModuleType("exported")
+    exec(f"import torch\nmade = {tensor(torch.zeros(shape, dtype=dtype))}", vars(module))
+    assert (module.made.shape, module.made.dtype) == (shape, dtype)
 
 
 def test_blocks_of_other_widths_share_a_class() -> None:

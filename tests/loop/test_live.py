@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import morphsearch as ms
 from morphsearch.errors import UsageError
-from morphsearch.loop import live
+from morphsearch.loop import live, morphing
+from morphsearch.loop.inplace import exchange
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True),
@@ -404,6 +405,30 @@ def test_what_is_kept_for_every_channel_is_made_anew_at_other_widths(monkeypatch
     search.morph()
     for one in (x, larger, x):
         assert search.model(one).isfinite().all()
+
+
+class PlacedLate(Placed):
+    """Keeps an encoding for what the last convolution makes alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.stem(x))
+        if self.encoding is None:
+            self.encoding = torch.linspace(1, 0, x.shape[2]).to(x).view(1, 1, 1, -1).expand(1, x.shape[1], -1, -1)
+        return self.head((x + self.encoding).mean((2, 3)))
+
+
+def test_a_cut_elsewhere_leaves_free_what_meets_a_filled_cache() -> None:
+    search = ms.Search(PlacedLate(), example(), "flops=25%", steps=100)
+    graph, x = search.graph, images(4)[0]
+    for name, width in (("stem.0", 9), ("body.0", 8), ("stem.0", 6), ("body.0", 5)):
+        graph.model.eval()(x)
+        rebuilt = morphing.without(graph, {name: list(range(width))}, search.budgets.rebound(graph), example())
+        exchange(graph, rebuilt.graph)
+        graph = rebuilt.graph
+        assert graph.model is search.model
+        assert graph.free == search.graph.free
+    assert search.model(x).isfinite().all()
+    assert search.model.encoding.shape[1] == graph.widths["body.0"] == 5
 
 
 def test_kept_units_are_positions_in_the_parent_before_anyone_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,41 @@ def test_it_reaches_the_budget_and_keeps_the_accuracy(strategy: str, norms: bool
     assert accuracy(search.model) >= 0.9
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("weight_norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.parametrize("strategy", [*PRESSING[1:], *RANKING])
+def test_under_a_weight_norm_the_lengths_of_rows_are_judged(strategy: str, weight_norm: Any) -> None:
+    model = wide(norms=False)
+    for module in list(model):
+        if isinstance(module, nn.Conv2d):
+            weight_norm(module)
+    # A direction of any size is the same network.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("original1", "weight_v")):
+                parameter.mul_(torch.logspace(-1, 1, len(parameter)).view(-1, 1, 1, 1))
+    search = ms.Search(model, torch.zeros(1, 3, 8, 8), "flops=50%", strategy=strategy, steps=120)
+    scores = search.strategy.scores()
+    with torch.no_grad():
+        for name, parameter in search.model.named_parameters():
+            if name.endswith(("original1", "weight_v")):
+                parameter.mul_(3)
+    assert torch.allclose(search.strategy.scores(), scores)
+    optimizer = torch.optim.SGD(search.model.parameters(), lr=0.05, momentum=0.9)
+    search.follow(optimizer)
+    x, y = images(256, 0)
+    for step in range(120):
+        chosen = torch.arange(32) + 32 * (step % 8)
+        loss = nn.functional.cross_entropy(search.model.train()(x[chosen]), y[chosen]) + search.penalty()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        search.step()
+    assert accuracy(search.model) >= 0.9
+    architecture = search.morph()
+    assert architecture.totals["flops"] == counted(search.model)["flops"] <= counted(wide(norms=False))["flops"] / 2
+
+
 @pytest.mark.parametrize("strategy", RANKING)
 def test_nothing_is_pressed_and_units_leave_step_by_step(strategy: str) -> None:
     search, course = trained(strategy, steps=200, every=4)

@@ -174,6 +174,9 @@ def weight_norm(tape: Tape, func: Any, args: Any, kwargs: Any) -> Tensor:
     followed = lengths is not None and follows(tape, lengths, labels)
     mixes_parameter(tape, labels, list(range(len(labels.shape))), tape.where("a weight norm"))
     if followed:
+        if lengths is not None and lengths.parameter:
+            for dim in [dim for dim, size in enumerate(lengths.shape) if size > 1]:
+                tape.lengths[labels.parameter, dim] = lengths.parameter
         tape.put(out, Labels(labels.ids, tuple(out.shape), -1, labels.parameter))
     else:
         known = [one for one in (labels, lengths) if one is not None]
