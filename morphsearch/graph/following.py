@@ -81,6 +81,13 @@ def new_shape(labels: Labels, tape: Tape, resolution: Resolution, multiplicity: 
     return tuple(shape)
 
 
+def told(tensor: Tensor, sizes: Sequence[int], wanted: Sequence[int]) -> list[bool]:
+    """Where an expansion of `tensor` to `sizes` may have other ones: it keeps what has that size, and along what it
+    repeats there are no units, so that only the code knows how often (as many as a set has channels by now)."""
+    has = (1,) * (len(sizes) - tensor.dim()) + tuple(tensor.shape)
+    return [size != own and (own != 1 or fit == 1) for size, own, fit in zip(sizes, has, wanted, strict=True)]
+
+
 def with_images(sizes: Sequence[int], wrong: Sequence[int]) -> int | None:
     """Of the dimensions of a view whose sizes are `wrong`, the one in which images may lie beside the channels
     (``view(b * 64, 1, h, w)``): as large as is left for it, so that it goes on to follow the batch."""

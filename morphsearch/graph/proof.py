@@ -62,9 +62,18 @@ def check(
     for key, (position, numbers) in numbers_of(seed).items():
         if key in found and found[key][1] != numbers:
             plan.dependent.append((position, numbers, found[key][1]))
-    if not patched and len(tape.operations) != len(seed.operations):
+    if not patched and _count(tape) != _count(seed):
         raise Mismatch(-1, "the network takes another path at these widths")
     return tape, order
+
+
+# A reshape copies where sizes need it to: of sets of one channel, say, that were sets of two.
+_LAID_OUT = frozenset("view _unsafe_view reshape clone".split())
+
+
+def _count(tape: Tape) -> int:
+    """The operations of a network, but for those that lay elements out anew."""
+    return sum(operation.kind not in _LAID_OUT for operation in tape.operations)
 
 
 def numbers_of(tape: Tape) -> dict[tuple[str, str, int], tuple[int, tuple[float, ...]]]:

@@ -24,7 +24,7 @@ from morphsearch.graph.edits import (
     count_place,
     with_count,
 )
-from morphsearch.graph.following import by_class, line_of, new_shape, positions, varying, with_images
+from morphsearch.graph.following import by_class, line_of, new_shape, positions, told, varying, with_images
 from morphsearch.graph.labels import LOOSE, Labels, along
 from morphsearch.graph.plan import Plan, repeat_runs
 from morphsearch.graph.resolve import Resolution
@@ -378,6 +378,11 @@ class Repair(InPlaceOf):
         sizes = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:])
         if len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
             return None
+        if name_of(n) in EXPANDS:
+            known = told(args[0], sizes, wanted)
+            wanted = tuple(fit if tells else size for fit, tells, size in zip(wanted, known, sizes, strict=True))
+            if isinstance(result, Tensor) and tuple(result.shape) == wanted:
+                return None
         # What follows the batch and the image stays as it was written: on the example inputs it agrees already.
         wrong = [dim for dim, size in enumerate(sizes) if size not in (-1, wanted[dim])]
         beside = with_images(sizes, wrong) if name_of(n) not in EXPANDS else None

@@ -33,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 from morphsearch.graph import slices
 from morphsearch.graph.creating import FUNCTIONS, METHODS, channels_made, sizes_of, with_size
 from morphsearch.graph.edits import PATCHED, class_written
-from morphsearch.graph.following import with_images
+from morphsearch.graph.following import told, with_images
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.sized_calls import edit_call
 from morphsearch.graph.tape import Tape
@@ -169,9 +169,9 @@ def _resized(
     beside = with_images(sizes, [dim for dim, number in enumerate(numbers) if number is not None])
     if func not in EXPANDING and beside is not None:
         numbers[beside] = -1
-    if func in EXPANDING:  # what has a size may keep it
-        has = (1,) * (len(sizes) - args[0].dim()) + tuple(args[0].shape)
-        numbers = [None if size == own else number for number, size, own in zip(numbers, sizes, has, strict=True)]
+    if func in EXPANDING:
+        known = told(args[0], sizes, wanted)
+        numbers = [number if tells else None for number, tells in zip(numbers, known, strict=True)]
     if numbers.count(None) < len(numbers):
         new = [size if number is None else number for size, number in zip(sizes, numbers, strict=True)]
         watch.note(where, numbers)

@@ -1194,6 +1194,13 @@ def evo_norm() -> nn.Module:
     return nn.Sequential(conv(3, 8), EvoNorm(8, 4), conv(8, 12), nn.ReLU(), head(12))
 
 
+@case(removable=0.9, exact=False, reason="var over channels")
+def evo_norm_widths() -> nn.Module:
+    """Sets of one channel, of two (which may come to one) and of many, in modules of one type."""
+    layers = [[conv(before, width), EvoNorm(width, 4)] for before, width in ((3, 4), (4, 8), (8, 32))]
+    return nn.Sequential(*(layer for pair in layers for layer in pair), head(32))
+
+
 @case(removable=0.7, exact=False, reason="var over channels")
 def evo_norm_one() -> nn.Module:
     return nn.Sequential(conv(3, 8), EvoNorm(8, 1), conv(8, 12), nn.ReLU(), head(12))

@@ -101,6 +101,7 @@ COUNTED_OTHERWISE = {
     "the_first_channels_are_written_over": "channels taken by their number",
     "channels_shifted_in_place": "channels taken by their number",
     "mixed_hidden_states": "three widths in one product",
+    "evo_norm_widths": "one number for a set, repeated for its channels",
 }
 
 
