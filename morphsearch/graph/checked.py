@@ -12,10 +12,9 @@ from torch import nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.dependence import Dependent, mark_dependent, not_of_data
-from morphsearch.graph.edits import class_written
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
-from morphsearch.graph.paths import modules_of
+from morphsearch.graph.paths import class_written, modules_of
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
 from morphsearch.graph.rewrite import Made, rebuild

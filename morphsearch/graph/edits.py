@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from morphsearch.graph.creating import first_size, with_size
+from morphsearch.graph.paths import PATCHED, class_written
 from morphsearch.graph.slices import with_bounds
 from morphsearch.graph.tracing import moves, name_of
 
@@ -153,14 +154,6 @@ def _take_arguments(graph: fx.Graph, signature: inspect.Signature) -> None:
 
 
 SELECTED = "_channels_"  # buffers that hold which channels a patched module selects
-PATCHED = "_morphsearch_class"  # attribute of a patched class: the class that was written
-
-
-def class_written(module: nn.Module | None) -> type:
-    """The class of a module as it was written, before any patch: modules that are patched have a class of their own."""
-    kind = type(module)
-    found: type = getattr(kind, PATCHED, kind)
-    return found
 
 
 def _selected(module: nn.Module, traced: fx.GraphModule, nodes: dict[str, fx.Node], edit: Selection) -> fx.Node:

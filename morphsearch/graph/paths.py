@@ -1,4 +1,4 @@
-"""The modules of a network and their paths."""
+"""The modules of a network, their paths, and the classes that they were written as."""
 
 from __future__ import annotations
 
@@ -21,4 +21,14 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-__all__ = ["modules_of"]
+PATCHED = "_morphsearch_class"  # attribute of a patched class: the class that was written
+
+
+def class_written(module: nn.Module | None) -> type:
+    """The class of a module as it was written, before any patch: modules that are patched have a class of their own."""
+    kind = type(module)
+    found: type = getattr(kind, PATCHED, kind)
+    return found
+
+
+__all__ = ["PATCHED", "class_written", "modules_of"]

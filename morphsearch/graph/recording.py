@@ -16,6 +16,7 @@ from morphsearch.graph.answers import from_data
 from morphsearch.graph.known import know
 from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.modes import Rules, recording
+from morphsearch.graph.outside import kept_outside
 from morphsearch.graph.paths import modules_of
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
@@ -50,7 +51,9 @@ def as_recorded(model: nn.Module, before: Tape) -> Iterator[None]:
     What training has put into caches since is as wide as the channels are, and would be taken for constants.
     """
     modules = dict(modules_of(model))
-    with as_it_was(modules.values()):
+    with as_it_was(modules.values()), kept_outside(modules.values()):
+        if before.outside is not None:
+            before.outside.put_back()
         put_back(modules, before.state.moved() if before.state is not None else {})
         yield
 
@@ -146,11 +149,14 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     moved = like.state.moved() if like is not None and like.state is not None else {}
     with as_it_was(module for _, module in modules) as held, ExitStack() as stack:
+        outside = stack.enter_context(kept_outside((module for _, module in modules), fresh=True))
+        if like is not None and like.outside is not None:
+            like.outside.put_back()
         if moved:
             put_back(dict(modules), moved)
             held = held_by(module for _, module in modules)
         if like is None or tape.remembers:  # a check would keep the network that it checked
-            tape.state = State([path for path, _ in modules], held)
+            tape.state, tape.outside = State([path for path, _ in modules], held), outside
         for _, module in modules:
             vars(module).pop(COMPILED, None)  # compiled code cannot be watched; it comes back with what modules held
         stack.enter_context(torch.no_grad())

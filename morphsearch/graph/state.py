@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_CONTAINERS = frozenset((list, dict, set, OrderedDict, defaultdict, deque))
+CONTAINERS = frozenset((list, dict, set, OrderedDict, defaultdict, deque))
 _PLAIN = (bool, int, float, str, tuple, type(None))
 _MISSING = object()
 INTERNAL = vars(nn.Module()).keys()  # what every module has
@@ -39,12 +39,12 @@ def held_by(modules: Iterable[nn.Module]) -> list[Held]:
     found: list[Held] = []
     for module in modules:
         values = dict(vars(module))
-        own = [value for key in values.keys() - INTERNAL if type(value := values[key]) in _CONTAINERS]
-        found.append((module, values, [(value, value.copy()) for value in _nested(own)]))
+        own = [value for key in values.keys() - INTERNAL if type(value := values[key]) in CONTAINERS]
+        found.append((module, values, [(value, value.copy()) for value in nested(own)]))
     return found
 
 
-def _nested(containers: Iterable[Any]) -> Iterator[Any]:
+def nested(containers: Iterable[Any]) -> Iterator[Any]:
     """These containers and those that they hold, each once."""
     pending, seen = list(containers), set[int]()
     while pending:
@@ -52,14 +52,14 @@ def _nested(containers: Iterable[Any]) -> Iterator[Any]:
         if id(one) not in seen:
             seen.add(id(one))
             yield one
-            pending += [item for item in _items(one) if type(item) in _CONTAINERS]
+            pending += [item for item in _items(one) if type(item) in CONTAINERS]
 
 
 def _items(container: Any) -> Iterable[Any]:
     return container.values() if isinstance(container, Mapping) else container
 
 
-def _fill(container: Any, content: Any) -> None:
+def fill(container: Any, content: Any) -> None:
     """Give a container the content of another."""
     container.clear()
     if isinstance(container, (list, deque)):
@@ -70,7 +70,7 @@ def _fill(container: Any, content: Any) -> None:
 
 def _copied(value: Any, copies: Mapping[int, Any] | None = None) -> Any:
     """A container and those in it anew, with what `copies` says that they held (by identity; all else as it is now)."""
-    if type(value) not in _CONTAINERS:
+    if type(value) not in CONTAINERS:
         return value
     known = copies or {}
     content = known.get(id(value), value)
@@ -78,7 +78,7 @@ def _copied(value: Any, copies: Mapping[int, Any] | None = None) -> Any:
     if isinstance(content, Mapping):
         new.update({key: _copied(item, copies) for key, item in content.items()})
     elif not isinstance(content, set):
-        _fill(new, [_copied(item, copies) for item in content])
+        fill(new, [_copied(item, copies) for item in content])
     return new
 
 
@@ -95,7 +95,7 @@ def as_it_was(modules: Iterable[nn.Module]) -> Iterator[list[Held]]:
                 del now[key]
             now.update(values)
             for value, before in inner:
-                _fill(value, before)
+                fill(value, before)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class State:
             for key in (now.keys() | values.keys()) - INTERNAL - _STOOD_IN:
                 before, after = values.get(key, _MISSING), now.get(key, _MISSING)
                 copied = _copied(before, copies) if id(before) in copies else before
-                if before is after if copied is before else _alike(copied, after):
+                if before is after if copied is before else alike(copied, after):
                     continue
                 if isinstance(before, _PLAIN) and type(before) is type(after) and before == after:
                     continue
@@ -138,7 +138,7 @@ class State:
         for path in stale.keys() & moved.keys():
             for key in stale[path] & moved[path].keys():
                 value, present = moved[path][key], now[path].get(key)
-                if isinstance(value, Tensor) or (type(present) in _CONTAINERS and sizes_in(present) is None):
+                if isinstance(value, Tensor) or (type(present) in CONTAINERS and sizes_in(present) is None):
                     continue
                 found.setdefault(path, {})[key] = _without_tensors(value)
         return found
@@ -163,7 +163,7 @@ def sizes_in(value: Any) -> Any:
     """The sizes of a tensor, or of those in a container; None where there is none."""
     if isinstance(value, Tensor):
         return tuple(value.shape)
-    if type(value) not in _CONTAINERS | {tuple}:
+    if type(value) not in CONTAINERS | {tuple}:
         return None
     found = [sizes_in(item) for item in _items(value)]
     return found if any(one is not None for one in found) else None
@@ -171,13 +171,13 @@ def sizes_in(value: Any) -> Any:
 
 def _without_tensors(value: Any) -> Any:
     """A container as it is but for tensors, and containers of some."""
-    if type(value) not in _CONTAINERS or sizes_in(value) is None:
+    if type(value) not in CONTAINERS or sizes_in(value) is None:
         return value
     new = value.copy()
     if isinstance(value, Mapping):
-        _fill(new, {key: item for key, item in value.items() if sizes_in(item) is None})
+        fill(new, {key: item for key, item in value.items() if sizes_in(item) is None})
     else:
-        _fill(new, [item for item in value if sizes_in(item) is None])
+        fill(new, [item for item in value if sizes_in(item) is None])
     return new
 
 
@@ -194,10 +194,10 @@ def stale_in(before: Kept, after: Kept) -> Stale:
 def change_places(one: dict[str, Any], other: dict[str, Any], key: str) -> None:
     """Exchange an attribute of two modules; containers stay the same objects, and exchange what they hold."""
     first, second = one.get(key, _MISSING), other.get(key, _MISSING)
-    if type(first) is type(second) and type(first) in _CONTAINERS:
+    if type(first) is type(second) and type(first) in CONTAINERS:
         content = first.copy()
-        _fill(first, second)
-        _fill(second, content)
+        fill(first, second)
+        fill(second, content)
         return
     for values, value in ((one, second), (other, first)):
         if value is _MISSING:
@@ -206,17 +206,17 @@ def change_places(one: dict[str, Any], other: dict[str, Any], key: str) -> None:
             values[key] = value
 
 
-def _alike(before: Any, after: Any) -> bool:
+def alike(before: Any, after: Any) -> bool:
     """Two containers hold the same objects, or containers that are alike."""
-    if type(before) is not type(after) or type(before) not in _CONTAINERS:
+    if type(before) is not type(after) or type(before) not in CONTAINERS:
         return before is after
     if len(before) != len(after):
         return False
     if isinstance(before, Mapping):
-        return before.keys() == after.keys() and all(_alike(value, after[key]) for key, value in before.items())
+        return before.keys() == after.keys() and all(alike(value, after[key]) for key, value in before.items())
     if isinstance(before, set):
         return bool(before == after)
-    return all(_alike(one, other) for one, other in zip(before, after, strict=True))
+    return all(alike(one, other) for one, other in zip(before, after, strict=True))
 
 
 def put_back(modules: Mapping[str, nn.Module], moved: Moved) -> None:

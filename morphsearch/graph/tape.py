@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map
 from morphsearch.graph.answers import Answers
 from morphsearch.graph.folded import Folded
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
+from morphsearch.graph.outside import Outside
 from morphsearch.graph.paths import modules_of
 from morphsearch.graph.state import Kept, Stale, State
 from morphsearch.graph.tensors import tensors_in
@@ -173,6 +174,7 @@ class Tape:
         self.keeps_calls = False
         self.remembers = False  # what the modules hold, though it is a recording of a rewritten network
         self.state: State | None = None  # what the modules held when this recording began
+        self.outside: Outside | None = None  # what their code kept elsewhere then
         self.caches: Kept = {}  # what their code wrote into them
         self.stale: Stale = {}  # of that, what networks at other widths were seen not to go on with
         # Memory that is written in slices, by its key: a reference that keeps that key from being used again (and not

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from morphsearch.graph.known import numbers_in
+from morphsearch.graph.outside import kept_outside
 from morphsearch.graph.state import as_it_was
 
 
@@ -156,7 +157,8 @@ def _traces(module: nn.Module, fixed: dict[str, Any] | None, lengths: dict[str, 
             tracer = _Tracer(lengths)
             own = vars(module).get("forward")  # chosen among several in the constructor
             tracer.traced_func_name = getattr(own, "__name__", "forward")
-            with as_it_was(module.modules()):  # what the code caches while it is traced is no tensor
+            inside = list(module.modules())
+            with as_it_was(inside), kept_outside(inside):  # what the code caches while it is traced is no tensor
                 graphs.append(tracer.trace(module, fixed))
     except Exception:
         return []

@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from morphsearch.graph.modes import recording
+from morphsearch.graph.outside import kept_outside
 from morphsearch.graph.patch import Fixed, _all_running, _traced
 from morphsearch.graph.paths import modules_of
 from morphsearch.graph.recording import default_rules, run_tape, stand_ins
@@ -129,7 +130,8 @@ def _as_called(model: nn.Module, path: str, tape: Tape) -> Iterator[None]:
     """The module at `path` on shapes alone, in evaluation mode, under `tape`."""
     modules = [one for one in modules_of(model).items() if one[0] == path or one[0].startswith(f"{path}.")]
     tape.on_meta = True
-    with as_it_was(module for _, module in modules), torch.no_grad(), stand_ins(modules, tape, meta=True):
+    own = [module for _, module in modules]
+    with as_it_was(own), kept_outside(own), torch.no_grad(), stand_ins(modules, tape, meta=True):
         modules[0][1].eval()
         with recording(tape, default_rules()):
             yield

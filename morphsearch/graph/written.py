@@ -32,9 +32,9 @@ from torch.overrides import TorchFunctionMode
 
 from morphsearch.graph import slices
 from morphsearch.graph.creating import FUNCTIONS, METHODS, channels_made, sizes_of, with_size
-from morphsearch.graph.edits import PATCHED, class_written
 from morphsearch.graph.following import told, with_images
 from morphsearch.graph.labels import Labels
+from morphsearch.graph.paths import PATCHED, class_written
 from morphsearch.graph.sized_calls import edit_call
 from morphsearch.graph.tape import Tape
 
