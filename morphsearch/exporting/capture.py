@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from morphsearch.exporting.merging import Diverged, merge
 from morphsearch.exporting.network import NetworkSource
 from morphsearch.exporting.steps import Call, Unsupported
 from morphsearch.exporting.tracing import Trace, trace
+from morphsearch.graph.outside import emptied
 
 # What the second trace has more of: batch, height, width. These two differ, so that neither is taken for the other.
 LARGER = ((1, 32, 64), (1, 0, 0), (0, 0, 0))
@@ -66,6 +67,24 @@ def capture(
     Raises:
         InputError: nothing that could be tried gives source; the reason is that of the last try.
     """
+    try:
+        return _attempts(fresh, model, inputs, spatial=spatial, training=training, drawn=drawn)
+    except InputError as failure:
+        with emptied(model.modules()) as others, suppress(InputError):  # what is kept comes out of no operation
+            if others:
+                return _attempts(fresh, model, inputs, spatial=spatial, training=training, drawn=drawn)
+        raise failure
+
+
+def _attempts(
+    fresh: nn.Module,
+    model: nn.Module,
+    inputs: Sequence[Mapping[str, Any]],
+    *,
+    spatial: bool,
+    training: bool,
+    drawn: bool,
+) -> Captured:
     reason = training_reason = ""
     reset = method(fresh, programs(fresh) if drawn else {})
     for mode in (True, False) if training else (False,):

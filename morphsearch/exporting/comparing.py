@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from morphsearch.exporting.steps import leaves
+from morphsearch.graph.outside import kept_outside
 
 ROUNDINGS = 1000  # the largest gradient's last digit times this: what a sum of many that cancel may leave
 
@@ -92,7 +93,7 @@ def step(model: nn.Module, args: Any, kwargs: Any, seed: int = 0) -> tuple[Any, 
     """Outputs of a training step, its gradients, and the buffers after it. Random numbers are the same each time."""
     model.train()
     model.zero_grad()
-    with torch.random.fork_rng(devices=[]):
+    with kept_outside(model.modules()), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         outputs = model(*args, **kwargs)
         made = [tensor for tensor in tensors(outputs) if tensor.requires_grad]

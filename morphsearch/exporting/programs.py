@@ -21,6 +21,7 @@ from morphsearch.exporting.comparing import error, random_inputs
 from morphsearch.exporting.outputs import require_plain
 from morphsearch.exporting.python import construct, source_of
 from morphsearch.exporting.source import inputs_of, load
+from morphsearch.graph.outside import kept_outside
 
 TOLERANCE = 1e-4
 Made = TypeVar("Made")
@@ -68,7 +69,7 @@ class Program:
             for open_batch in (True, False):
                 args, kwargs = self.examples(2 if open_batch else None)
                 try:
-                    with quietly(), torch.no_grad():
+                    with quietly(), kept_outside(model.modules(), fresh=True), torch.no_grad():
                         # A copy: code that keeps what it computed (anchors of a detector) would keep tracers in it.
                         made = export(
                             copy.deepcopy(model), args, kwargs, _open(model, args, kwargs) if open_batch else None
@@ -80,7 +81,7 @@ class Program:
                 return made, open_batch, notes + ([] if open_batch else [f"the batch is fixed at {size}"])
         assert first is not None
         args, kwargs = self.examples(None)
-        with torch.no_grad():
+        with kept_outside(self.model.modules()), torch.no_grad():
             require_plain(self.model(*args, **kwargs))
         raise InputError(
             f"this network cannot be exported: {_reason(first)}",
@@ -96,7 +97,7 @@ class Program:
         """
         for batch in (2, 1, 3) if open_batch else (None,):
             args, kwargs = self.examples(batch, seed=7)
-            with torch.no_grad():
+            with kept_outside(self.model.modules()), torch.no_grad():
                 expected = self.model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
             try:
                 with quietly():

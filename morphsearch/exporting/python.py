@@ -20,6 +20,7 @@ from morphsearch.exporting.capture import Captured, capture
 from morphsearch.exporting.comparing import cast, error, gradient_error, random_inputs, step
 from morphsearch.exporting.source import Source, inputs_of, load
 from morphsearch.files import read_tensors, write_tensors, write_text
+from morphsearch.graph.outside import kept_outside
 from morphsearch.loop.verification import randomise
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -188,7 +189,7 @@ def _check_training(
 
 def _run(model: nn.Module, args: Any, kwargs: Any) -> Any:
     try:
-        with torch.no_grad():
+        with kept_outside(model.modules()), torch.no_grad():
             return model(*args, **kwargs)
     except Exception as failure:
         raise _mismatch(

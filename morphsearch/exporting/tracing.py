@@ -20,6 +20,7 @@ from morphsearch.exporting.numbers import TracedFloat, TracedInt, traced
 from morphsearch.exporting.outputs import require_plain
 from morphsearch.exporting.steps import Call, Const, Lit, Op, Par, Ref, Size, Step, Unsupported, Value, walk
 from morphsearch.exporting.whole import kept_whole
+from morphsearch.graph.outside import kept_outside
 
 READERS = {"torch.Tensor.shape.__get__", "torch.Tensor.size", "torch.Tensor.numel", "torch.Tensor.nelement"}
 # These must give plain numbers; what the code does with them is not seen.
@@ -36,14 +37,15 @@ class Trace:
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
-    """Run `model`, in the mode that it is in, and write down what happens. Its buffers change as in any run.
+    """Run `model`, in the mode that it is in, and write down what happens. Its buffers change as in any run,
+    caches outside of modules do not.
 
     Raises:
         Unsupported: it puts other tensors in the place of its parameters or buffers.
     """
     tracer = _Tracer(model)
     before = {name: id(tensor) for name, tensor in _tensors(model)}
-    with torch.enable_grad(), tracer, tracer.calls():
+    with kept_outside(model.modules(), fresh=True), torch.enable_grad(), tracer, tracer.calls():
         outputs = model(*args, **kwargs)
     changed = [name for name, tensor in _tensors(model) if before.get(name) != id(tensor)]
     if changed:

@@ -61,6 +61,23 @@ def kept_outside(modules: Iterable[nn.Module], *, fresh: bool = False) -> Iterat
         outside.put_back()
 
 
+@contextmanager
+def emptied(modules: Iterable[nn.Module]) -> Iterator[bool]:
+    """Dictionaries outside of modules have no tensors in them, so that code makes anew what it keeps there.
+
+    Yields:
+        Whether there were any.
+    """
+    found = False
+    with kept_outside(modules, fresh=True) as outside:
+        for container, content in outside.containers:
+            if isinstance(container, dict):
+                rest = {key: value for key, value in content.items() if not isinstance(value, Tensor)}
+                found |= len(rest) < len(content)
+                fill(container, rest)
+        yield found
+
+
 def _helpers(modules: Iterable[nn.Module]) -> Iterator[Any]:
     """The classes of the modules, and what modules hold that has code: functions and objects that are no modules."""
     seen = set[int]()

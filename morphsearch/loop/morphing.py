@@ -83,7 +83,7 @@ def choose(
             f"Too few units of {_few(rescued)} were alive; the best of the dead were kept, as the floor demands."
         )
     if left:
-        notes.append(f"{left} units left during training.")
+        notes.append(f"{left} {'unit' if left == 1 else 'units'} left during training.")
     elif presses and alive[free_units(graph)].all():
         notes.append(
             "No unit died in training: the strength was too small for these steps, or the learning rate too low. "

@@ -22,6 +22,7 @@ from morphsearch.graph import record
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.types import ExporterRecord
 from tests.export.exporting import construct
+from tests.graph import caches
 from tests.graph.mechanisms import CASES
 
 needs_onnx = pytest.mark.skipif(
@@ -270,3 +271,23 @@ def test_plugins_get_a_whole_architecture_and_their_failures_are_theirs(tmp_path
             ms.export(source, format="lines", path=tmp_path / "b.txt")
     finally:
         plugins.unregister(plugin)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ran", [False, True], ids=["new", "ran before"])
+@pytest.mark.parametrize("form", ["file", "lru_cache", "object"])
+@pytest.mark.parametrize("format", ["python", "pt2"])
+def test_what_code_keeps_outside_of_modules_stays_as_it_was(format: str, form: str, ran: bool, tmp_path: Path) -> None:
+    caches.forget()
+    model, x = caches.Network(caches.FORMS[form]).eval(), torch.rand(1, 3, 9, 9)
+    if ran:
+        model(x)
+    done = ms.export(model, format=format, example_inputs=x, path=tmp_path / f"net.{format}")
+    expected = model(x)
+    if format == "pt2":
+        found = torch.export.load(done.path).module()(x)
+    else:
+        made = construct((tmp_path / "net.python").read_text())
+        made.load_state_dict(model.state_dict())
+        found = made.eval()(x)
+    assert torch.allclose(found, expected, atol=1e-5)
