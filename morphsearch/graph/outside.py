@@ -39,7 +39,8 @@ def kept_outside(modules: Iterable[nn.Module], *, fresh: bool = False) -> Iterat
         What is put back, which a later run may begin from as well.
     """
     modules = list(modules)
-    objects = list(_helpers(modules))
+    own = frozenset(_root(kind.__module__) for kind in {class_written(module) for module in modules}) - _FOREIGN
+    objects = list(_helpers(modules, own))
     kinds, functions = set[type](), set[FunctionType]()
     for one in objects:
         if isinstance(one, type):
@@ -50,11 +51,11 @@ def kept_outside(modules: Iterable[nn.Module], *, fresh: bool = False) -> Iterat
             kinds.add(type(one))
     # A patched class is one network's own: what follows from names is kept for the class that was written.
     patched = {type(module) for module in modules if class_written(module) is not type(module)}
-    reached = _reached(frozenset(kinds), frozenset(functions))
+    reached = _reached(frozenset(kinds), frozenset(functions), own)
     if fresh:
         for memo in reached.memos:
             memo.cache_clear()
-    outside = Outside(reached, patched, [one for one in objects if not isinstance(one, (type, FunctionType))])
+    outside = Outside(reached, patched, [one for one in objects if not isinstance(one, (type, FunctionType))], own)
     try:
         yield outside
     finally:
@@ -78,12 +79,12 @@ def emptied(modules: Iterable[nn.Module]) -> Iterator[bool]:
         yield found
 
 
-def _helpers(modules: Iterable[nn.Module]) -> Iterator[Any]:
+def _helpers(modules: Iterable[nn.Module], own: frozenset[str]) -> Iterator[Any]:
     """The classes of the modules, and what modules hold that has code: functions and objects that are no modules."""
     seen = set[int]()
     for module in modules:
         kind = class_written(module)
-        if _is_foreign(kind.__module__):
+        if _is_foreign(kind.__module__, own):
             continue
         if id(kind) not in seen:
             seen.add(id(kind))
@@ -92,7 +93,7 @@ def _helpers(modules: Iterable[nn.Module]) -> Iterator[Any]:
             if key in INTERNAL or isinstance(value, _PLAIN) or type(value) in CONTAINERS or id(value) in seen:
                 continue
             seen.add(id(value))
-            if isinstance(value, FunctionType) or not (isinstance(value, type) or _is_foreign(type(value).__module__)):
+            if isinstance(value, FunctionType) or _is_helper(value, own):
                 yield value
 
 
@@ -108,8 +109,8 @@ class _Reached:
 
 
 @lru_cache(maxsize=32)
-def _reached(kinds: frozenset[type], functions: frozenset[FunctionType]) -> _Reached:
-    walk = _Walk()
+def _reached(kinds: frozenset[type], functions: frozenset[FunctionType], own: frozenset[str]) -> _Reached:
+    walk = _Walk(own)
     for kind in kinds:
         walk.add_class(kind)
     for function in functions:
@@ -120,7 +121,8 @@ def _reached(kinds: frozenset[type], functions: frozenset[FunctionType]) -> _Rea
 class _Walk:
     """Follows names through code."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: frozenset[str]) -> None:
+        self.own = own
         self.found = _Reached()
         self.mentioned: set[str] = {"forward"}
         self.seen: set[int] = set()
@@ -129,7 +131,7 @@ class _Walk:
     def add_class(self, kind: type) -> None:
         """What the methods reach whose names are mentioned somewhere."""
         for base in kind.__mro__:
-            if base in self.found.classes or _is_foreign(base.__module__):
+            if base in self.found.classes or _is_foreign(base.__module__, self.own):
                 continue
             self.found.classes[base] = None
             for name, value in list(vars(base).items()):
@@ -143,7 +145,7 @@ class _Walk:
             return
         self.seen.add(id(value))
         if isinstance(value, FunctionType):
-            if not _is_foreign(value.__module__ or ""):
+            if not _is_foreign(value.__module__ or "", self.own):
                 self._add_function(value)
         elif isinstance(value, type):
             self.add_class(value)
@@ -187,7 +189,7 @@ class _Walk:
         for name in names & namespace.keys():
             value = namespace[name]
             if isinstance(value, ModuleType):
-                if not _is_foreign(value.__name__):
+                if not _is_foreign(value.__name__, self.own):
                     self._add_names(vars(value), names)
             else:
                 self.add(value)
@@ -196,7 +198,7 @@ class _Walk:
 class Outside:
     """What is reached, as it is at this moment."""
 
-    def __init__(self, reached: _Reached, kinds: Iterable[type], objects: Iterable[Any]) -> None:
+    def __init__(self, reached: _Reached, kinds: Iterable[type], objects: Iterable[Any], own: frozenset[str]) -> None:
         self.memos = [(memo, memo.cache_info().misses) for memo in reached.memos]
         self.names = [
             (space, {name: space.get(name, _MISSING) for name in names}) for space, names in reached.names.values()
@@ -207,7 +209,7 @@ class Outside:
         held += [value for _, values in self.classes for value in values.values()]
         held += [content for _, content in self.cells]
         # Helper objects: those that modules hold, and those that code has a name for.
-        helpers = {id(one): one for one in (*objects, *held) if _is_helper(one)}
+        helpers = {id(one): one for one in (*objects, *held) if _is_helper(one, own)}
         spaces = [vars(one) for one in helpers.values()]
         self.spaces = [(space, dict(space)) for space in spaces]
         held += [value for space in spaces for value in space.values()]
@@ -248,10 +250,10 @@ class Outside:
                 memo.cache_clear()
 
 
-def _is_helper(value: Any) -> bool:
+def _is_helper(value: Any, own: frozenset[str]) -> bool:
     if isinstance(value, (*_PLAIN, type, FunctionType, ModuleType)) or type(value) in CONTAINERS:
         return False
-    return not _is_foreign(type(value).__module__) and isinstance(getattr(value, "__dict__", None), dict)
+    return not _is_foreign(type(value).__module__, own) and isinstance(getattr(value, "__dict__", None), dict)
 
 
 def _content(cell: CellType) -> Any:
@@ -261,9 +263,19 @@ def _content(cell: CellType) -> Any:
         return None
 
 
+def _root(module: str) -> str:
+    return module.partition(".")[0]
+
+
 @lru_cache(maxsize=4096)
-def _is_foreign(module: str) -> bool:
-    return module.partition(".")[0] in _FOREIGN
+def _is_foreign(module: str, own: frozenset[str]) -> bool:
+    """Code of a package that is installed, unless modules of the network (with the roots `own`) come from it: its
+    objects may be those of a logger, with threads of their own."""
+    root = _root(module)
+    if root in _FOREIGN or root in own:
+        return root in _FOREIGN
+    file = getattr(sys.modules.get(root), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
 
 
 _names_of: WeakKeyDictionary[CodeType, frozenset[str]] = WeakKeyDictionary()
