@@ -16,6 +16,7 @@ from morphsearch.training import state as states
 from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_format, lay_out_channels_last
 from morphsearch.training.epoch import EpochStats, EpochSums
 from morphsearch.training.evaluation import Evaluation, evaluate, evaluating
+from morphsearch.training.memory import freed_memory_kept
 from morphsearch.training.optimizers import build_optimizer
 from morphsearch.training.outputs import (
     check_logits,
@@ -178,7 +179,12 @@ class Trainer:
         self._stopping = False
         end = self._epoch_end()
         recipe, accelerate = self.recipe, self._accelerate
-        with flush_denormals(), accelerate.entered() as accelerator, self._random.entered():
+        with (
+            freed_memory_kept(self.device, lambda: self.finished),
+            flush_denormals(),
+            accelerate.entered() as accelerator,
+            self._random.entered(),
+        ):
             self._in_batch = False
             self.model.train()
             accelerator.step = self.batch % recipe.accumulate
