@@ -17,6 +17,7 @@ from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_for
 from morphsearch.training.epoch import EpochStats, EpochSums
 from morphsearch.training.evaluation import Evaluation, evaluate, evaluating
 from morphsearch.training.memory import freed_memory_kept
+from morphsearch.training.norms import quick_norms
 from morphsearch.training.optimizers import build_optimizer
 from morphsearch.training.outputs import (
     check_logits,
@@ -290,7 +291,7 @@ class Trainer:
             group = min(accumulate, end - first)  # batches in this optimizer step: fewer at the end of an epoch
             if self.batch == end - 1:
                 accelerator.sync_gradients = True
-            with accelerator.autocast():
+            with quick_norms(self.device, self.choice.channels_last), accelerator.autocast():
                 output = self.model(images) if self._proven else first_output(self.model, images)
             if not self._proven:
                 check_logits(split_outputs(output)[0], len(labels), self.data.train.num_classes)
