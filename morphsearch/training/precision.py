@@ -148,13 +148,11 @@ def _stepper(
     def step() -> float:
         synchronize(device)
         start = time.perf_counter()
-        with (
-            quick_norms(device, channels_last),
-            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            output = probe(inputs)
-        loss: Tensor = classification_loss(output, targets)[0]
-        loss.backward()
+        with quick_norms(device, channels_last):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                output = probe(inputs)
+            loss: Tensor = classification_loss(output, targets)[0]
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         synchronize(device)

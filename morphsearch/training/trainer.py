@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -291,7 +292,8 @@ class Trainer:
             group = min(accumulate, end - first)  # batches in this optimizer step: fewer at the end of an epoch
             if self.batch == end - 1:
                 accelerator.sync_gradients = True
-            with quick_norms(self.device, self.choice.channels_last), accelerator.autocast():
+            norms = partial(quick_norms, self.device, self.choice.channels_last)
+            with norms(), accelerator.autocast():
                 output = self.model(images) if self._proven else first_output(self.model, images)
             if not self._proven:
                 check_logits(split_outputs(output)[0], len(labels), self.data.train.num_classes)
@@ -301,7 +303,8 @@ class Trainer:
                 loss = self._distilled(accelerator, self.teacher, images, loss, logits)
             penalty = self.penalty() if self.penalty is not None else None
             total = loss if penalty is None else loss + penalty
-            accelerator.backward(total if group == accumulate else total * (accumulate / group))
+            with norms():  # activation checkpoints run forward again
+                accelerator.backward(total if group == accumulate else total * (accumulate / group))
             if accelerator.sync_gradients:
                 self._optimizer_step(accelerator)
         self._sums.add(loss, logits, labels, penalty)

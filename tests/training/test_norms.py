@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from morphsearch.data import load
 from morphsearch.training import Recipe, Trainer, norms, reestimate_batchnorm
@@ -175,6 +176,27 @@ def test_trainings_go_by_it_and_come_to_the_same(monkeypatch: pytest.MonkeyPatch
     for name, value in ours.model.state_dict().items():
         torch.testing.assert_close(value, theirs.model.state_dict()[name], rtol=1e-3, atol=1e-5)
     assert functional.batch_norm is NATIVE
+
+
+class Checkpointed(nn.Module):
+    """A network that keeps no activations of its inside, and runs it again on the way back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = network()
+        assert isinstance(layers, nn.Sequential)
+        self.inner, self.outer = layers[:3], layers[3:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(checkpoint(self.inner, x, use_reentrant=False))  # type: ignore[no-any-return]
+
+
+def test_activation_checkpoints_meet_the_same_norms_on_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded = counted(monkeypatch)
+    recipe = Recipe(epochs=1, batch_size=256, device="cpu", precision="fp32", channels_last=True, lr=0.05)
+    trainer = Trainer(Checkpointed(), load("digits"), recipe)
+    trainer.train_epoch()
+    assert len(folded) == 2 * (trainer.step - 1)
 
 
 def test_trainings_in_the_usual_order_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
