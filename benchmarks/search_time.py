@@ -2,11 +2,12 @@
 
     python benchmarks/search_time.py [--images 2560] [--epochs 10] [--morphs 1] [--repeats 3] [--arms plain,live,masked]
 
-Three arms take turns in one process, on one thread: plain training (with an evaluation after each epoch), a search to
-`flops=50%` in which units leave while it trains, and the same search in which they stay to its end; `--epochs` are
-shared out among its morphs. A search is all of it: recording, training under pressure, rebuilding, judging, the morph.
-Beside the time on the clock stands the processor's, which other programs disturb less. Every arm that is done is saved
-in benchmarks/results/search_time.json; the same command goes on from there. Run it with nothing else running.
+Three arms take turns in one process, on one thread: plain training (with an evaluation and a checkpoint after each
+epoch, as `morphsearch retrain` has them), a search to `flops=50%` in which units leave while it trains, and the same
+search in which they stay to its end; `--epochs` are shared out among its morphs. A search is all of it: recording,
+training under pressure, rebuilding, judging, the morph. Beside the time on the clock stands the processor's, which
+other programs disturb less. Every arm that is done is saved in benchmarks/results/search_time.json; the same command
+goes on from there. Run it with nothing else running.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from morphsearch.data.arrays import ArraySplit
 from morphsearch.files import read_json, write_json
 from morphsearch.loop.runner import Runner
 from morphsearch.models import build_seed
-from morphsearch.training import Recipe, Trainer
+from morphsearch.training import Recipe, Trainer, save_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "search_time.json"
 ARMS = ("plain", "live", "masked")
@@ -43,13 +44,14 @@ def subset(data: DataSplits, images: int) -> DataSplits:
     return data
 
 
-def plain(model: torch.nn.Module, data: DataSplits, recipe: Recipe) -> dict[str, Any]:
+def plain(model: torch.nn.Module, data: DataSplits, recipe: Recipe, folder: Path) -> dict[str, Any]:
     """One training of the seed."""
     trainer = Trainer(model, data, recipe)
     accuracy = 0.0
     while not trainer.finished:
         trainer.train_epoch()
         accuracy = trainer.evaluate(data.val).accuracy
+        save_checkpoint(folder, *trainer.state())
     return {"val_accuracy": accuracy}
 
 
@@ -107,7 +109,7 @@ def main() -> None:
             "channels_last": args.channels_last,
         }
     )
-    warm_up()
+    warm_up(build_seed(args.seed_spec, num_classes=data.num_classes, input_shape=data.shape).model, data, recipe)
     for repeat in range(args.repeats):
         for arm in ARMS[repeat % 3 :] + ARMS[: repeat % 3]:
             if arm not in args.arms.split(",") or any(row["arm"] == arm and row["repeat"] == repeat for row in rows):
@@ -117,7 +119,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 wall, used = time.perf_counter(), time.process_time()
                 if arm == "plain":
-                    outcome = plain(model, data, recipe)
+                    outcome = plain(model, data, recipe, Path(folder) / "checkpoint")
                 else:
                     outcome = searched(model, data, recipe, args, arm == "live", Path(folder) / "run")
                 wall, used = time.perf_counter() - wall, time.process_time() - used
@@ -128,10 +130,13 @@ def main() -> None:
         print(f"{name}: {value:.3f}")
 
 
-def warm_up() -> None:
-    """What only the first training of a process pays: imports that the first optimizer makes."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    torch.optim.SGD([parameter], lr=0.1).zero_grad()
+def warm_up(model: torch.nn.Module, data: DataSplits, recipe: Recipe) -> None:
+    """What only the first training of a process pays: imports, and kernels that are made at their first call."""
+    trainer = Trainer(model, data, recipe)
+    trainer.train_epoch(on_batch=lambda trainer: trainer.stop() if trainer.batch >= 3 else None)
+    trainer.evaluate(data.val)
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), *trainer.state())
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:

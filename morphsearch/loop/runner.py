@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,6 +38,7 @@ Listener = Callable[[str, dict[str, Any]], None]
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
 CHECKPOINT_SECONDS = 60.0
+LOOKED_AT, JUDGED_ON = 512, 1024  # images that batch-norm statistics are taken from, after an epoch and after a morph
 SEEDS_APART = 1000  # between the training seeds of two morphs
 
 
@@ -299,10 +301,9 @@ class Runner:
         if search.judges or search.controller.pressing(search.morph_step):
             # Running statistics lag behind while scales shrink; a few batches bring them up to date. Before that they
             # are those of plain training.
-            batches = max(1, min(20, trainer.batches_per_epoch // 10))
-            reestimate_batchnorm(
-                trainer.model, self.data.train, batches=batches, batch_size=self.recipe.batch_size, seed=self.seed
-            )
+            size = self.recipe.batch_size
+            batches = max(1, min(math.ceil(LOOKED_AT / size), trainer.batches_per_epoch // 10))
+            reestimate_batchnorm(trainer.model, self.data.train, batches=batches, batch_size=size, seed=self.seed)
         judged = trainer.evaluate(self.data.val)
         status = self.search.status()
         line = {
@@ -361,7 +362,7 @@ class Runner:
             return dict(self._tried.best)
         if device != "auto":
             model.to(torch.device(device))
-        reestimate_batchnorm(model, self.data.train, seed=self.seed)
+        reestimate_batchnorm(model, self.data.train, batches=JUDGED_ON // 128, batch_size=128, seed=self.seed)
         judged = evaluate(model, self.data.val)
         return {"val_accuracy": judged.accuracy, "val_loss": judged.loss}
 

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from morphsearch.training.devices import device_of, flush_denormals, in_format, is_channels_last
 from morphsearch.training.evaluation import evaluating
+from morphsearch.training.norms import quick_norms
 
 if TYPE_CHECKING:
     from morphsearch.data import Split
@@ -33,7 +34,7 @@ def reestimate_batchnorm(
     size = min(batch_size, len(split))
     device, channels_last = device_of(model), is_channels_last(model)
     before = [(norm, norm.momentum, _statistics(norm)) for norm in norms]
-    with evaluating(model), torch.no_grad(), flush_denormals():
+    with evaluating(model), torch.no_grad(), flush_denormals(), quick_norms(device, channels_last):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None

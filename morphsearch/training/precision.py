@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.training.devices import flush_denormals, in_format, lay_out_channels_last, synchronize
+from morphsearch.training.norms import quick_norms
 from morphsearch.training.outputs import classification_loss
 from morphsearch.training.recipe import Recipe
 
@@ -147,10 +148,11 @@ def _stepper(
     def step() -> float:
         synchronize(device)
         start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = probe(inputs)
-        loss: Tensor = classification_loss(output, targets)[0]
-        loss.backward()
+        with quick_norms(device, channels_last):
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                output = probe(inputs)
+            loss: Tensor = classification_loss(output, targets)[0]
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         synchronize(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from morphsearch.training import state as states
 from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_format, lay_out_channels_last
 from morphsearch.training.epoch import EpochStats, EpochSums
 from morphsearch.training.evaluation import Evaluation, evaluate, evaluating
+from morphsearch.training.memory import freed_memory_kept
+from morphsearch.training.norms import quick_norms
 from morphsearch.training.optimizers import build_optimizer
 from morphsearch.training.outputs import (
     check_logits,
@@ -178,7 +181,12 @@ class Trainer:
         self._stopping = False
         end = self._epoch_end()
         recipe, accelerate = self.recipe, self._accelerate
-        with flush_denormals(), accelerate.entered() as accelerator, self._random.entered():
+        with (
+            freed_memory_kept(self.device, lambda: self.finished),
+            flush_denormals(),
+            accelerate.entered() as accelerator,
+            self._random.entered(),
+        ):
             self._in_batch = False
             self.model.train()
             accelerator.step = self.batch % recipe.accumulate
@@ -284,7 +292,8 @@ class Trainer:
             group = min(accumulate, end - first)  # batches in this optimizer step: fewer at the end of an epoch
             if self.batch == end - 1:
                 accelerator.sync_gradients = True
-            with accelerator.autocast():
+            norms = partial(quick_norms, self.device, self.choice.channels_last)
+            with norms(), accelerator.autocast():
                 output = self.model(images) if self._proven else first_output(self.model, images)
             if not self._proven:
                 check_logits(split_outputs(output)[0], len(labels), self.data.train.num_classes)
@@ -294,7 +303,8 @@ class Trainer:
                 loss = self._distilled(accelerator, self.teacher, images, loss, logits)
             penalty = self.penalty() if self.penalty is not None else None
             total = loss if penalty is None else loss + penalty
-            accelerator.backward(total if group == accumulate else total * (accumulate / group))
+            with norms():  # activation checkpoints run forward again
+                accelerator.backward(total if group == accumulate else total * (accumulate / group))
             if accelerator.sync_gradients:
                 self._optimizer_step(accelerator)
         self._sums.add(loss, logits, labels, penalty)

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import morphsearch as ms
 from morphsearch.errors import InputError, UsageError
+from morphsearch.loop import runner
 from morphsearch.models import build_seed
 from morphsearch.testing.networks import NETWORKS
+from morphsearch.training import Recipe
 
 
 class Pairs(Dataset[tuple[torch.Tensor, int]]):
@@ -72,6 +74,23 @@ def test_any_data_of_the_users(train: Any, val: Any, tmp_path: Path) -> None:
     progress = [payload for kind, payload in heard if kind == "progress"]
     assert progress
     assert all({"phase", "done", "total", "unit", "strength"} <= payload.keys() for payload in progress)
+
+
+@pytest.mark.parametrize(("count", "after_an_epoch"), [(800, 80), (6400, 512)])
+def test_batch_norm_statistics_are_taken_from_a_few_images(
+    count: int, after_an_epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a tenth of the epoch and at most 512 where units are pressed; of 1,024 for the network that is judged."""
+    seen: list[int] = []
+
+    def spy(model: nn.Module, split: Any, *, batches: int, batch_size: int, seed: int) -> None:
+        seen.append(batches * batch_size)
+
+    monkeypatch.setattr(runner, "reestimate_batchnorm", spy)
+    search = ms.Search(network(), example(), "flops=60%", strategy="gamma-l1", warmup=0.0)
+    recipe = Recipe.from_dict({**EXACT, "lr": 0.05, "epochs": 1})
+    runner.Runner(search, data(count), recipe, 1, 0, None).go()
+    assert seen == [after_an_epoch, 1024]
 
 
 def test_without_a_run_directory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
