@@ -34,6 +34,7 @@ SIZES = 6  # where the columns of elements read and written begin
 ROUNDS = 4
 TICK = 5e-7  # seconds, the resolution of clocks
 DIVISORS = (4, 8, 16)
+DOUBTFUL = 0.1  # logarithm that an observation is known to, at which it counts half
 SEEN = 0.1  # of the largest operation: up to there a surcharge must have been seen to count
 
 
@@ -174,13 +175,16 @@ def _kernel(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:
     return found
 
 
-def fit_family(family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0) -> FamilyFit:
-    """Fit one family to `n x f` rows and `n` seconds."""
-    seconds = np.maximum(seconds, TINY)
+def fit_family(
+    family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0, doubts: np.ndarray | None = None
+) -> FamilyFit:
+    """Fit one family to `n x f` rows and `n` seconds, which are known to `n` doubts, as logarithms."""
+    seconds, doubts = np.maximum(seconds, TINY), np.zeros(len(rows)) if doubts is None else doubts
     if len(rows) > MOST:
         chosen = np.sort(np.random.default_rng(seed).choice(len(rows), MOST, replace=False))
-        rows, seconds = rows[chosen], seconds[chosen]
-    theta = _theta(known(family, rows), seconds)
+        rows, seconds, doubts = rows[chosen], seconds[chosen], doubts[chosen]
+    trust = 1 / (1 + (doubts / DOUBTFUL) ** 2)
+    theta = _theta(known(family, rows), seconds, trust)
     fit = FamilyFit(theta, low=rows.min(0), high=rows.max(0), samples=len(rows))
     plain = np.maximum(terms(family, rows) @ theta, TINY)
     rest = np.log(seconds / plain)
@@ -191,10 +195,10 @@ def fit_family(family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0
     fit.centre, fit.scale = where.mean(0), np.where(where.std(0) > 1e-6, np.maximum(where.std(0), 0.3), 1e9)
     fit.places = (where - fit.centre) / fit.scale
     rest = np.clip(rest, -FARTHEST, FARTHEST)
-    spread = max(float(rest.std()), 1e-3)
+    spread = max(float(np.sqrt(np.average((rest - rest.mean()) ** 2, weights=trust))), 1e-3)
     # Clocks tick in microseconds: what is short is known the less.
-    tick = (TICK / seconds / spread) ** 2
-    importance = seconds / seconds.sum()
+    tick = ((TICK / seconds) ** 2 + doubts**2) / spread**2
+    importance = seconds * trust / (seconds * trust).sum()
     few = np.arange(len(rows))
     if len(rows) > JUDGES:
         few = np.sort(np.random.default_rng(seed).choice(len(rows), JUDGES, replace=False))
@@ -240,14 +244,14 @@ def _for_some(family: str) -> np.ndarray:
     return found
 
 
-def _theta(phi: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def _theta(phi: np.ndarray, seconds: np.ndarray, trust: np.ndarray) -> np.ndarray:
     """Non-negative least squares of relative errors; terms are scaled, so that tiny coefficients come out right."""
-    weight = seconds
+    weight, less = seconds, 1 / np.sqrt(trust)
     result: np.ndarray = np.zeros(phi.shape[1])
     for _ in range(ROUNDS):
-        scaled = phi / weight[:, None]
+        scaled = phi / (weight * less)[:, None]
         size = np.maximum(np.abs(scaled).max(0), 1e-30)
-        found, _ = nnls(scaled / size, seconds / weight)
+        found, _ = nnls(scaled / size, seconds / (weight * less))
         result = found / size
         # Errors relative to the measured alone would favour predictions that are too small.
         weight = np.sqrt(seconds * np.maximum(phi @ result, 0.05 * seconds))

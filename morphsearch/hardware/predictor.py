@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 from morphsearch.hardware import queue as queueing
 from morphsearch.hardware.bending import bend
 from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
-from morphsearch.hardware.kinds import POINTWISE, WEIGHTED
+from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED
 from morphsearch.hardware.work import COLUMNS
 
 PARTS = ("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "linear", "pointwise", "rest")
@@ -198,14 +198,15 @@ class Predictor:
 
 def fit(samples: Sequence[NetworkSample], seed: int = 0) -> Predictor:
     """Fit a predictor to measured networks."""
-    names = sorted({name for sample in samples for name in sample.seen[0]})
+    names = sorted({name for sample in samples for name in sample.seen[0]} - {VIEW})
     if not names:
         return _fit_whole(samples)
     queued = any(sample.issued.size for sample in samples)
-    families, steady = {}, samples if queued else steadied(samples, *watching(samples))
+    families: dict[str, FamilyFit] = {}
+    steady, doubts = (list(samples), np.zeros(len(samples))) if queued else steadied(samples, *watching(samples))
     for name in names:
-        rows, seconds = _of_family(steady, name)
-        families[name] = fit_family(name, rows, seconds, seed)
+        rows, seconds, doubt = _of_family(steady, doubts, name)
+        families[name] = fit_family(name, rows, seconds, seed, doubt)
     if queued:
         return queueing.calibrate(Predictor(families, queue=queueing.Queue.of(samples)), samples)
     return bend(calibrate(Predictor(families), samples), samples)
@@ -232,26 +233,35 @@ def watching(samples: Sequence[NetworkSample]) -> tuple[float, float]:
     return share, added
 
 
-def steadied(samples: Sequence[NetworkSample], share: float, added: float) -> list[NetworkSample]:
+def steadied(
+    samples: Sequence[NetworkSample], share: float, added: float
+) -> tuple[list[NetworkSample], np.ndarray]:
     """The samples with their observed times free of what watching adds, and of what the machine did in between.
 
     A network is watched at one moment and timed at another, when the machine may run faster or slower. The observed
     times of each are scaled so that they add up to what :func:`watching` says of a network that takes so long.
+
+    Returns:
+        The samples; and for each, how far its times had to be scaled, as a logarithm. What slows a network by so much
+        falls on some operations more than on others, so that each of them is known no better than that.
     """
-    found = []
-    for sample in samples:
+    found, doubts = [], np.zeros(len(samples))
+    for number, sample in enumerate(samples):
         count, over = len(sample.seen[2]), 1e-3 * max(added, 0.0)
         times = np.maximum(sample.seen[2] - over, SHORTEST * sample.seen[2])
         due, total = 1e-3 * (share * sample.ms + min(added, 0.0) * count), float(times.sum())
-        factor = np.clip(due / total, 1 / DRIFT, DRIFT) if total > 0 else 1.0
-        found.append(replace(sample, seen=(*sample.seen[:2], times * factor)))
-    return found
+        factor = due / total if total > 0 and due > 0 else 1.0
+        doubts[number] = abs(np.log(factor))
+        found.append(replace(sample, seen=(*sample.seen[:2], times * np.clip(factor, 1 / DRIFT, DRIFT))))
+    return found, doubts
 
 
-def _of_family(samples: Sequence[NetworkSample], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and seconds of one family; equal rows of one network count once, at their median."""
-    rows, seconds = [], []
-    for sample in samples:
+def _of_family(
+    samples: Sequence[NetworkSample], doubts: np.ndarray, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, seconds and doubts of one family; equal rows of one network count once, at their median."""
+    rows, seconds, doubt = [], [], []
+    for number, sample in enumerate(samples):
         families, seen, times = sample.seen
         places = [place for place, other in enumerate(families) if other == name]
         if not places:
@@ -260,7 +270,8 @@ def _of_family(samples: Sequence[NetworkSample], name: str) -> tuple[np.ndarray,
         which = np.asarray(which).reshape(-1)
         rows.append(unique)
         seconds += [float(np.median(times[places][which == number])) for number in range(len(unique))]
-    return np.concatenate(rows), np.array(seconds)
+        doubt += [float(doubts[number])] * len(unique)
+    return np.concatenate(rows), np.array(seconds), np.array(doubt)
 
 
 def calibrate(predictor: Predictor, samples: Sequence[NetworkSample]) -> Predictor:

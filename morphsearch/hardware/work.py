@@ -17,7 +17,7 @@ from morphsearch.costs.running import Running, running
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, Fusion, canonical, family
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from morphsearch.graph import ConvGraph, Extent, Operation, TensorShape
     from morphsearch.types import Observation
@@ -28,6 +28,7 @@ COLUMNS = ("channels_in", "channels_out", "per_group", "kernel", "positions_in",
 What has no filters has channels where it works on images, since layouts depend on them, and otherwise zeros.
 """
 IMAGE = 4  # dimensions of a batch of images
+READ = COLUMNS.index("read")
 
 
 def row_of(seen: Observation) -> tuple[str, list[float]]:
@@ -93,13 +94,16 @@ def works_of(graph: ConvGraph, fusion: Fusion, batch: int) -> Works:
     """The work of `graph` at a batch size, fused as a backend does it."""
     scale = batch / batch_size(graph)
     runs = running(graph)
-    charged = _fused(runs, fusion)
+    fused = _fused(runs, fusion)
+    besides = _read_besides(runs, fused)
     families, modules, constants, linears = [], [], [], []
     groups = len(graph.groups)
     for index, operation in enumerate(runs.operations):
-        if index in charged or index in runs.gone or not operation.outputs:
+        if index in fused or index in runs.gone or not operation.outputs:
             continue
         name, extents = _extents(operation, scale)
+        for shape in besides.get(index, ()):
+            extents[READ] = extents[READ] + shape.numel * scale
         constant, linear = np.zeros(len(COLUMNS)), np.zeros((len(COLUMNS), groups))
         for column, extent in enumerate(extents):
             constant[column] = extent.const
@@ -155,18 +159,18 @@ def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
     return kind, [channels(operation.inputs), channels(outputs), *([Extent()] * 4), read, written]
 
 
-def _fused(runs: Running, fusion: Fusion) -> set[int]:
-    """Positions of the operations that vanish into the one before them."""
+def _fused(runs: Running, fusion: Fusion) -> dict[int, int]:
+    """Positions of the operations that vanish into one before them, with the position of that."""
     into_weights, into_pointwise = fusion.into_weights, fusion.into_pointwise
     if not into_weights and not into_pointwise:
-        return set()
+        return {}
     readers: dict[int, int] = {}
     for operation in runs.present:
         for labels in operation.raw.inputs:
             producer = runs.producer(labels.producer)
             readers[producer] = readers.get(producer, 0) + 1
     heads: dict[int, str] = {}  # what runs the operation at this position: "weights", "pointwise" or neither
-    gone: set[int] = set()
+    gone: dict[int, int] = {}
     for index, operation in enumerate(runs.operations):
         if index in runs.gone:
             continue
@@ -180,7 +184,19 @@ def _fused(runs: Running, fusion: Fusion) -> set[int]:
             into = heads[before]
             absorbed = into_weights if into == "weights" else into_pointwise if into == "pointwise" else frozenset()
             if kind in absorbed and kind != VIEW:
-                gone.add(index)
+                gone[index] = gone.get(before, before)
                 heads[index] = into
                 break
     return gone
+
+
+def _read_besides(runs: Running, fused: Mapping[int, int]) -> dict[int, list[TensorShape]]:
+    """What operations read for those that vanished into them, by position: the other side of a sum."""
+    found: dict[int, list[TensorShape]] = {}
+    for index, head in fused.items():
+        operation = runs.operations[index]
+        for labels, shape in zip(operation.raw.inputs, operation.inputs, strict=True):
+            before = runs.producer(labels.producer)
+            if fused.get(before, before) != head:
+                found.setdefault(head, []).append(shape)
+    return found
