@@ -21,6 +21,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import nnls
 
 from morphsearch.hardware.kinds import WEIGHTED
+from morphsearch.hardware.work import COLUMNS
 
 MOST = 700  # samples a family: more make predictions slow
 JUDGES = 250  # of them that the length scale and the noise are chosen by
@@ -30,11 +31,12 @@ TINY = 1e-7  # seconds
 FARTHEST = 3.0  # that a correction goes, as a logarithm
 STEEPEST = 0.5  # that a bend goes, as a logarithm
 OUTERMOST = 2.5  # standard deviations that it is followed to
-SIZES = 6  # where the columns of elements read and written begin
+SIZES, RESIDENT = 6, 8  # where the columns of elements read and written begin, and where they end
 ROUNDS = 4
 TICK = 5e-7  # seconds, the resolution of clocks
 DIVISORS = (4, 8, 16)
 DOUBTFUL = 0.1  # logarithm that an observation is known to, at which it counts half
+CACHES = (2.0**18, 2.0**20, 2.0**22)  # elements of filters that may fit one
 SEEN = 0.1  # of the largest operation: up to there a surcharge must have been seen to count
 
 
@@ -59,7 +61,7 @@ def terms(family: str, rows: np.ndarray, *, everywhere: bool = False) -> np.ndar
 
     With `everywhere`, terms that only some widths have (surcharges) are given as if all widths had them.
     """
-    c, o, per_group, kernel, taken, made, read, written = rows.T
+    c, o, per_group, kernel, taken, made, read, written, resident = rows.T
     one = np.ones(len(rows))
     uneven = 1 - _divides(c, 4) * _divides(o, 4)
     even = 1 - uneven
@@ -76,17 +78,18 @@ def terms(family: str, rows: np.ndarray, *, everywhere: bool = False) -> np.ndar
         columns.append(made * padded(o, vector) * inner * kernel)
     columns += [taken * padded(c, 16), made * padded(o, 16), made * per_group * kernel]
     columns += [uneven, o * uneven, macs * uneven, read * uneven]
+    columns += [o * per_group * kernel * resident**2 / (resident**2 + size**2 + 1) for size in CACHES]
     return np.stack(columns, axis=1)
 
 
 def coordinates(family: str, rows: np.ndarray) -> np.ndarray:
     """`n x d`: where an operation lies for the correction."""
-    c, o, per_group, kernel, taken, made, read, written = np.maximum(rows, 0.0).T
+    c, o, per_group, kernel, taken, made, read, written, resident = np.maximum(rows, 0.0).T
     if not filtered(family):
         own = [0.7 * _divides(o, divisor) for divisor in DIVISORS]
         return np.stack([np.log1p(read), np.log1p(written), *own], axis=1)
     sizes = [np.log1p(value) for value in (c, o, per_group, kernel, taken, made)]
-    sizes += [np.log1p(read), np.log1p(written)]
+    sizes += [np.log1p(read), np.log1p(written), np.log1p(resident)]
     full = [2 * np.log(padded(np.maximum(size, 1), 16) / np.maximum(size, 1)) for size in (c, o)]
     told = (c, o, per_group) if family == "conv_grouped" else (c, o)
     even = [0.7 * _divides(size, divisor) for size in told for divisor in DIVISORS]
@@ -141,7 +144,7 @@ class FamilyFit:
             return np.zeros(len(rows), bool)
         outside = (rows > self.high * room + 1) | (rows < self.low / room - 1)
         # Channels alone make nothing strange that has no filters.
-        return np.asarray((outside if filtered(family) else outside[:, SIZES:]).any(axis=1))
+        return np.asarray((outside if filtered(family) else outside[:, SIZES:RESIDENT]).any(axis=1))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -238,7 +241,7 @@ def known(family: str, rows: np.ndarray) -> np.ndarray:
 
 def _for_some(family: str) -> np.ndarray:
     """`p` bool: terms that only some widths have."""
-    even_and_uneven = np.ones((2, 8))
+    even_and_uneven = np.ones((2, len(COLUMNS)))
     even_and_uneven[:, :2] = [[4], [5]]
     found: np.ndarray = (terms(family, even_and_uneven) == 0).any(0)
     return found

@@ -19,13 +19,14 @@ from morphsearch.hardware import queue as queueing
 from morphsearch.hardware.bending import bend
 from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED
-from morphsearch.hardware.work import COLUMNS
+from morphsearch.hardware.work import COLUMNS, RESIDENT, filters, placed
 
 PARTS = ("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "linear", "pointwise", "rest")
 GROUPED = ("conv_depthwise", "conv_grouped")
 CHANNELS, PER_GROUP, KERNEL, WRITTEN = map(COLUMNS.index, ("channels_in", "per_group", "kernel", "written"))
 DRIFT = 2.0  # times that a machine may be slower when a network is watched than when it is timed
 SHORTEST = 0.2  # of an observed time that is left at least once the cost of watching is taken off
+STEEP, SMALLEST = 2, 1024.0  # rungs to a doubling of all filters, and elements at the lowest
 FEWEST = 4  # networks that tell what watching adds
 LOOSE, ROUGH = 0.1, 0.05  # how far a scale may well be from 1, and a network's time from what its operations take
 
@@ -92,6 +93,22 @@ def _at_pace(sample: NetworkSample, pace: float) -> NetworkSample:
     return replace(sample, ms=sample.ms * whole, low=sample.low * whole, high=sample.high * whole)
 
 
+def rungs(resident: float) -> tuple[int, int, float]:
+    """The rungs below and above a size of all filters, and how far it lies between them.
+
+    Operations are predicted for the sizes of rungs, so that what was predicted of one operation holds when the widths
+    of others change.
+    """
+    at = STEEP * np.log2(max(resident, SMALLEST))
+    low = int(np.floor(at))
+    return low, low + 1, float((2 ** (at / STEEP) - size_at(low)) / (size_at(low + 1) - size_at(low)))
+
+
+def size_at(rung: int) -> float:
+    """Elements of all filters at a rung."""
+    return float(2 ** (rung / STEEP))
+
+
 def drift(paces: np.ndarray) -> float:
     """Mean distance of paces from their median, as a share; 0 where none was measured."""
     known = paces[paces > 0]
@@ -130,6 +147,15 @@ class Predictor:
             result[places] = 1e3 * found * self.scales[part_of(name)] * (rows[places, WRITTEN] > 0)
         return result
 
+    def running(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """`o` milliseconds of the operations of a network: :meth:`operations`, between two of :func:`rungs`."""
+        low, high, share = rungs(float(filters(names, rows).sum()))
+        rows, found = rows.copy(), []
+        for rung in (low, high):
+            rows[:, RESIDENT] = size_at(rung)
+            found.append(self.operations(names, rows))
+        return (1 - share) * found[0] + share * found[1]
+
     @staticmethod
     def actual_families(names: Sequence[str], rows: np.ndarray) -> list[str]:
         """`o` families at these widths, see :func:`actual`."""
@@ -160,7 +186,7 @@ class Predictor:
 
     def network(self, sample_families: Sequence[str], rows: np.ndarray, steps: int) -> float:
         """Milliseconds of a whole network."""
-        running = self.operations(sample_families, rows)
+        running = self.running(sample_families, rows)
         issued = self.issued(sample_families, steps)
         if issued is not None:
             return queueing.together(issued, running) + self.constant
@@ -266,7 +292,7 @@ def _of_family(
         places = [place for place, other in enumerate(families) if other == name]
         if not places:
             continue
-        unique, which = np.unique(seen[places], axis=0, return_inverse=True)
+        unique, which = np.unique(placed(families, seen)[places], axis=0, return_inverse=True)
         which = np.asarray(which).reshape(-1)
         rows.append(unique)
         seconds += [float(np.median(times[places][which == number])) for number in range(len(unique))]
@@ -295,7 +321,7 @@ def _parts(predictor: Predictor, samples: Sequence[NetworkSample]) -> tuple[np.n
     plain = Predictor(predictor.families)
     parts = np.zeros((len(samples), len(PARTS)))
     for number, sample in enumerate(samples):
-        own = plain.operations(sample.families, sample.rows)
+        own = plain.running(sample.families, sample.rows)
         names = map(actual, sample.families, sample.rows)
         np.add.at(parts[number], [part_of(name) for name in names], own)
     return parts, np.array([float(s.steps) for s in samples]), np.array([s.ms for s in samples])
@@ -312,7 +338,7 @@ def _fit_whole(samples: Sequence[NetworkSample]) -> Predictor:
         for number, sample in enumerate(samples):
             places = [place for place, other in enumerate(sample.families) if other == name]
             if places:
-                block[number] = terms(name, sample.rows[places]).sum(0)
+                block[number] = terms(name, placed(sample.families, sample.rows)[places]).sum(0)
         blocks.append(block)
     phi = np.concatenate([*blocks, np.ones((len(samples), 1))], axis=1) / totals[:, None]
     size = np.maximum(np.abs(phi).max(0), 1e-30)
@@ -322,7 +348,9 @@ def _fit_whole(samples: Sequence[NetworkSample]) -> Predictor:
     theta = found / size
     families, start = {}, 0
     for name, block in zip(names, blocks, strict=True):
-        rows = np.concatenate([sample.rows[[other == name for other in sample.families]] for sample in samples])
+        rows = np.concatenate(
+            [placed(s.families, s.rows)[[other == name for other in s.families]] for s in samples]
+        )
         own = theta[start : start + block.shape[1]]
         families[name] = FamilyFit(own, low=rows.min(0), high=rows.max(0), samples=len(rows))
         start += block.shape[1]
