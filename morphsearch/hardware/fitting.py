@@ -144,7 +144,7 @@ class FamilyFit:
             return np.zeros(len(rows), bool)
         outside = (rows > self.high * room + 1) | (rows < self.low / room - 1)
         # Channels alone make nothing strange that has no filters.
-        return np.asarray((outside if filtered(family) else outside[:, SIZES:RESIDENT]).any(axis=1))
+        return np.asarray(outside[:, 0 if filtered(family) else SIZES : RESIDENT].any(axis=1))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

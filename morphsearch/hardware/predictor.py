@@ -259,9 +259,7 @@ def watching(samples: Sequence[NetworkSample]) -> tuple[float, float]:
     return share, added
 
 
-def steadied(
-    samples: Sequence[NetworkSample], share: float, added: float
-) -> tuple[list[NetworkSample], np.ndarray]:
+def steadied(samples: Sequence[NetworkSample], share: float, added: float) -> tuple[list[NetworkSample], np.ndarray]:
     """The samples with their observed times free of what watching adds, and of what the machine did in between.
 
     A network is watched at one moment and timed at another, when the machine may run faster or slower. The observed
@@ -348,9 +346,7 @@ def _fit_whole(samples: Sequence[NetworkSample]) -> Predictor:
     theta = found / size
     families, start = {}, 0
     for name, block in zip(names, blocks, strict=True):
-        rows = np.concatenate(
-            [placed(s.families, s.rows)[[other == name for other in s.families]] for s in samples]
-        )
+        rows = np.concatenate([placed(s.families, s.rows)[[other == name for other in s.families]] for s in samples])
         own = theta[start : start + block.shape[1]]
         families[name] = FamilyFit(own, low=rows.min(0), high=rows.max(0), samples=len(rows))
         start += block.shape[1]

@@ -12,7 +12,7 @@ def elementwise(channels: np.ndarray, positions: float) -> np.ndarray:
     """Rows of operations without filters."""
     none = np.zeros_like(channels)
     elements = channels * positions
-    return np.stack([channels, channels, none, none, none, none, elements, elements], axis=1)
+    return np.stack([channels, channels, none, none, none, none, elements, elements, none], axis=1)
 
 
 def test_a_surcharge_seen_on_tiny_operations_is_not_put_on_large_ones() -> None:
