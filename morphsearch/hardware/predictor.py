@@ -77,22 +77,6 @@ class NetworkSample:
     issued: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
-def even_pace(samples: Sequence[NetworkSample]) -> list[NetworkSample]:
-    """The samples as they would have been at the pace that the machine had in the median."""
-    paces = [sample.pace for sample in samples if sample.pace > 0]
-    usual = float(np.median(paces)) if paces else 0.0
-    return [sample if sample.pace <= 0 else _at_pace(sample, usual) for sample in samples]
-
-
-def _at_pace(sample: NetworkSample, pace: float) -> NetworkSample:
-    factor = pace / sample.pace
-    whole, times = factor, sample.seen[2] * factor
-    if sample.issued.size:  # what changes is the processor's pace, not that of the device it queues for
-        whole, times = queueing.at_pace(sample.issued, sample.seen[2], sample.ms, factor), sample.seen[2]
-    sample = replace(sample, issued=sample.issued * factor, seen=(*sample.seen[:2], times))
-    return replace(sample, ms=sample.ms * whole, low=sample.low * whole, high=sample.high * whole)
-
-
 def rungs(resident: float) -> tuple[int, int, float]:
     """The rungs below and above a size of all filters, and how far it lies between them.
 
@@ -107,12 +91,6 @@ def rungs(resident: float) -> tuple[int, int, float]:
 def size_at(rung: int) -> float:
     """Elements of all filters at a rung."""
     return float(2 ** (rung / STEEP))
-
-
-def drift(paces: np.ndarray) -> float:
-    """Mean distance of paces from their median, as a share; 0 where none was measured."""
-    known = paces[paces > 0]
-    return float(np.abs(known / np.median(known) - 1).mean()) if known.size else 0.0
 
 
 @dataclass
@@ -222,8 +200,8 @@ class Predictor:
         )
 
 
-def fit(samples: Sequence[NetworkSample], seed: int = 0) -> Predictor:
-    """Fit a predictor to measured networks."""
+def fit(samples: Sequence[NetworkSample], seed: int = 0, *, bent: bool = True) -> Predictor:
+    """Fit a predictor to measured networks; last, unless `bent` is False, bend it towards them."""
     names = sorted({name for sample in samples for name in sample.seen[0]} - {VIEW})
     if not names:
         return _fit_whole(samples)
@@ -235,7 +213,8 @@ def fit(samples: Sequence[NetworkSample], seed: int = 0) -> Predictor:
         families[name] = fit_family(name, rows, seconds, seed, doubt)
     if queued:
         return queueing.calibrate(Predictor(families, queue=queueing.Queue.of(samples)), samples)
-    return bend(calibrate(Predictor(families), samples), samples)
+    predictor = calibrate(Predictor(families), samples)
+    return bend(predictor, samples) if bent else predictor
 
 
 def watching(samples: Sequence[NetworkSample]) -> tuple[float, float]:
