@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hardware_fakes as fakes
 import numpy as np
 import pytest
 import torch
 
 from morphsearch.costs import vector
-from morphsearch.hardware.predictor import Predictor, cross_validate, errors, fit
+from morphsearch.hardware.predictor import NetworkSample, Predictor, cross_validate, errors, fit
+from morphsearch.hardware.work import filters
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,36 @@ def test_a_backend_that_does_not_tell_operations_apart_is_fitted_to_whole_networ
     fresh = fakes.samples(target, count=20, seed=7)
     ratios = np.array([predictor.network(s.families, s.rows, s.steps) / s.ms for s in fresh])
     assert errors(ratios)["mape"] < 0.1
+
+
+def cached(sample: NetworkSample) -> NetworkSample:
+    """On a device whose cache holds 6,000 elements: filters of a network with more of them come from memory."""
+    families, rows, seconds = sample.seen
+    own = filters(families, rows)
+    missed = own * 4e-9 if own.sum() > 6000 else 0.0 * own
+    return replace(sample, seen=(families, rows, seconds + missed), ms=sample.ms + 1e3 * float(missed.sum()))
+
+
+def test_whether_filters_come_from_a_cache_is_a_matter_of_the_whole_network(target: fakes.Target) -> None:
+    fresh = [cached(s) for s in fakes.samples(target, count=20, seed=7)]
+    samples = [cached(s) for s in fakes.samples(target, count=40)]
+    held = [sum(filters(s.families, s.rows)) > 6000 for s in fresh]
+    assert 4 <= sum(held) <= 16
+    predictor = fit(samples)
+    ratios = np.array([predictor.network(s.families, s.rows, s.steps) / s.ms for s in fresh])
+    assert errors(ratios)["mape"] < 0.04
+    profile = replace(fakes.profile(target), predictor=predictor)
+    bound = profile.bind(target.graph)
+    sample = fresh[0]
+    point = torch.tensor([float(width) for width in sample.widths], dtype=torch.float64)
+    assert float(bound.total(point)) == pytest.approx(
+        predictor.network(sample.families, sample.rows, sample.steps), rel=1e-9
+    )
+    marginal = bound.marginal(point)
+    for place in range(len(point)):
+        wider = point.clone()
+        wider[place] += 1
+        assert float(marginal[place]) == pytest.approx(float(bound.total(wider) - bound.total(point)), abs=1e-12)
 
 
 def test_a_kind_that_was_not_seen_is_extrapolated_and_said_so(predictor: Predictor) -> None:
