@@ -127,7 +127,8 @@ class BoundLatency:
             lower, upper = (np.array([next(times) for _ in own]) for _ in range(2))
             found[own] = (1 - share) * lower + share * upper
             totals.append(self._sum(found))
-        return (np.array(totals[::2]) - np.array(totals[1::2])) / np.array(spans)
+        rises: np.ndarray = (np.array(totals[::2]) - np.array(totals[1::2])) / np.array(spans)
+        return rises
 
     def _filled(self, places: np.ndarray, widths: np.ndarray) -> np.ndarray:
         """Elements of the filters of the operations at `places`."""

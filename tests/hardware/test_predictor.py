@@ -72,17 +72,11 @@ def cached(sample: NetworkSample) -> NetworkSample:
     return replace(sample, seen=(families, rows, seconds + missed), ms=sample.ms + 1e3 * float(missed.sum()))
 
 
-def test_whether_filters_come_from_a_cache_is_a_matter_of_the_whole_network(target: fakes.Target) -> None:
-    fresh = [cached(s) for s in fakes.samples(target, count=20, seed=7)]
-    samples = [cached(s) for s in fakes.samples(target, count=40)]
-    held = [sum(filters(s.families, s.rows)) > 6000 for s in fresh]
-    assert 4 <= sum(held) <= 16
-    predictor = fit(samples)
-    ratios = np.array([predictor.network(s.families, s.rows, s.steps) / s.ms for s in fresh])
-    assert errors(ratios)["mape"] < 0.04
-    profile = replace(fakes.profile(target), predictor=predictor)
-    bound = profile.bind(target.graph)
-    sample = fresh[0]
+def test_prices_hold_where_filters_come_from_a_cache_or_not(target: fakes.Target) -> None:
+    """A wider group makes other layers slower too, whose filters no longer find room: its price has that in it."""
+    predictor = fit([cached(s) for s in fakes.samples(target)])
+    bound = replace(fakes.profile(target), predictor=predictor).bind(target.graph)
+    sample = fakes.samples(target, count=1, seed=7)[0]
     point = torch.tensor([float(width) for width in sample.widths], dtype=torch.float64)
     assert float(bound.total(point)) == pytest.approx(
         predictor.network(sample.families, sample.rows, sample.steps), rel=1e-9

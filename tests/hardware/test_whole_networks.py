@@ -82,7 +82,7 @@ def test_a_network_that_was_watched_in_a_slow_moment_spoils_no_fit(samples: list
     told = list(samples)
     for place in (2, 9, 15):  # where something else ran meanwhile, which fell on convolutions
         families, rows, seconds = told[place].seen
-        slow = np.array([8.0 if name == "conv" else 1.0 for name in families])
+        slow = np.array([30.0 if name == "conv" else 1.0 for name in families])
         told[place] = replace(told[place], seen=(families, rows, seconds * slow))
     fresh = fakes.samples(fakes.target(), count=20, seed=7)
     assert off(told, fresh)["mape"] < 0.03
