@@ -140,6 +140,7 @@ def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target])
             works[name] = works_of(graphs[f"{name}@{size}"].graph, fusion, settings.batch)
         own = works[name]
         families, rows, seconds = line["seen"]
+        rows = [row + [0.0] * (own.constant.shape[1] - len(row)) for row in rows]  # measured when rows were shorter
         seen = (families, np.array(rows, np.float64).reshape(-1, own.constant.shape[1]), np.array(seconds))
         at = own.rows(np.array(line["widths"], np.float64))
         times = (line["ms"], line["low"], line["high"], line["repeated"], line.get("pace", 0.0))

@@ -1,7 +1,8 @@
 """The predictor of one operation: a roofline-like sum of non-negative terms, and a smooth correction of what it misses.
 
 For each family, seconds are ``theta . phi(row)`` with ``theta >= 0``: a constant, arithmetic as it is and with channels
-padded to vectors of 8 and 16, traffic of inputs, outputs and filters. What remains, the logarithm of measured over
+padded to vectors of 8 and 16, traffic of inputs, outputs and filters, and of filters once more as far as those of the
+whole network do not fit a cache. What remains, the logarithm of measured over
 predicted, is smoothed by a Gaussian process (Rasmussen and Williams 2006, algorithm 2.1) over the logarithms of the
 sizes, how full vectors are, and whether channels divide by 4, 8 and 16, since libraries choose their kernels and their
 layouts by that. Its length scale and noise are those with the smallest leave-one-out error (section 5.4.2).
