@@ -27,7 +27,8 @@ from morphsearch.costs import bind, vector
 from morphsearch.files import append_line, read_lines, write_json
 from morphsearch.hardware.kinds import Fusion
 from morphsearch.hardware.measure import CHUNK, Session, backend_of
-from morphsearch.hardware.predictor import NetworkSample, drift, errors, even_pace, fit
+from morphsearch.hardware.pace import drift, even_pace, suffered
+from morphsearch.hardware.predictor import NetworkSample, errors, fit
 from morphsearch.hardware.sampling import Target, draw_widths, spread_widths
 from morphsearch.hardware.settings import Settings, describe_device, describe_versions
 from morphsearch.hardware.work import works_of
@@ -139,6 +140,7 @@ def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target])
             works[name] = works_of(graphs[f"{name}@{size}"].graph, fusion, settings.batch)
         own = works[name]
         families, rows, seconds = line["seen"]
+        rows = [row + [0.0] * (own.constant.shape[1] - len(row)) for row in rows]  # measured when rows were shorter
         seen = (families, np.array(rows, np.float64).reshape(-1, own.constant.shape[1]), np.array(seconds))
         at = own.rows(np.array(line["widths"], np.float64))
         times = (line["ms"], line["low"], line["high"], line["repeated"], line.get("pace", 0.0))
@@ -181,7 +183,8 @@ def evaluate(out: Path, only: list[str]) -> dict[str, Any]:
             continue
         raw = samples(config, [*parts["fit"], *parts["test"]], graphs)
         paces = np.array([s.pace for s in raw])
-        even = even_pace(raw)
+        power = suffered(raw[: len(parts["fit"])])
+        even = even_pace(raw, power)
         fitted, tested = even[: len(parts["fit"])], even[len(parts["fit"]) :]
         predictor = fit(fitted)
         measured = np.array([s.ms for s in tested])
@@ -197,6 +200,7 @@ def evaluate(out: Path, only: list[str]) -> dict[str, Any]:
                 "mean": float(noise.mean()),
                 "within_10": float((noise <= 0.1).mean()),
                 "drift": drift(paces),
+                "pace_power": power,
                 "unscaled": described(predicted, np.array([s.ms for s in raw[len(fitted) :]])),
             },
             "by_architecture": {

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from morphsearch.hardware.work import placed
+
 if TYPE_CHECKING:
     from morphsearch.hardware.predictor import NetworkSample, Predictor
 
@@ -53,14 +55,15 @@ def _design(predictor: Predictor, samples: Sequence[NetworkSample]) -> tuple[np.
     """`s x k`: milliseconds that each network gains by a coefficient; and the columns of each family."""
     blocks: dict[str, np.ndarray] = {}
     for number, sample in enumerate(samples):
-        times = predictor.operations(sample.families, sample.rows)
+        times = predictor.running(sample.families, sample.rows)
+        rows = placed(sample.families, sample.rows)
         names = np.array(predictor.actual_families(sample.families, sample.rows), object)
         for name in dict.fromkeys(names.tolist()):
             fit = predictor.families.get(name)
             if fit is None or not fit.weights.size:
                 continue
             own = names == name
-            tilts = fit.tilts(name, sample.rows[own])
+            tilts = fit.tilts(name, rows[own])
             block = blocks.setdefault(name, np.zeros((len(samples), tilts.shape[1])))
             block[number] = times[own] @ tilts
     measured = np.array([sample.ms for sample in samples])

@@ -9,7 +9,8 @@ Letters: `g` groups, `o` operations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 
 from morphsearch.hardware import queue as queueing
-from morphsearch.hardware.predictor import Predictor
-from morphsearch.hardware.work import Works
+from morphsearch.hardware.predictor import Predictor, rungs, size_at
+from morphsearch.hardware.work import RESIDENT, Works, filters
 
 SPAN = 8.0  # units on either side of a slope
 MOST_CACHED = 200_000
@@ -41,7 +42,7 @@ class BoundLatency:
         self.uncounted: tuple[str, ...] = ()
         self._readers = [np.nonzero(row)[0] for row in works.readers()]
         self._reads = works.readers()
-        self._cache: list[dict[bytes, float]] = [{} for _ in works.families]
+        self._cache: list[dict[tuple[int, bytes], float]] = [{} for _ in works.families]
         self._cached = 0
         self._issued = predictor.issued(works.families, works.steps) if works.families else None
         between = predictor.per_step * works.steps if self._issued is None else 0.0
@@ -105,43 +106,61 @@ class BoundLatency:
 
     def _differences(self, widths: np.ndarray, up: float, down: float) -> np.ndarray:
         """`g`: rise of the total from `down` units less to `up` more, a unit; groups keep one unit."""
-        asked: list[tuple[int, np.ndarray]] = []
+        filled = filters(self.works.families, self.works.rows(widths))
+        asked: list[tuple[int, np.ndarray, int]] = []
+        moves: list[tuple[np.ndarray, int, int, float]] = []
         spans = []
         for group in range(self.groups):
             above, below = widths.copy(), widths.copy()
             above[group] += up
             below[group] = min(widths[group], max(1.0, widths[group] - down))
             spans.append(above[group] - below[group])
-            readers = [int(place) for place in np.nonzero(self._reads[:, group])[0]] if self._reads.size else []
-            asked += [(place, above) for place in readers] + [(place, below) for place in readers]
-        times = iter(self._times(asked))
-        result, now = np.zeros(self.groups), self._all(widths) if self._issued is not None else None
-        for group in range(self.groups):
             own = np.nonzero(self._reads[:, group])[0] if self._reads.size else np.zeros(0, np.int64)
-            above, below = (np.array([next(times) for _ in own]) for _ in range(2))
-            rise = above.sum() - below.sum() if now is None else self._rise(now, own, above, below)
-            result[group] = rise / spans[group]
-        return result
+            for moved in (above, below):
+                low, high, share = rungs(float(filled.sum() + (self._filled(own, moved) - filled[own]).sum()))
+                asked += [(int(place), moved, rung) for rung in (low, high) for place in own]
+                moves.append((own, low, high, share))
+        times, now = iter(self._times(asked)), self._ladder(widths)
+        totals = []
+        for own, low, high, share in moves:
+            found = (1 - share) * now(low) + share * now(high)
+            lower, upper = (np.array([next(times) for _ in own]) for _ in range(2))
+            found[own] = (1 - share) * lower + share * upper
+            totals.append(self._sum(found))
+        rises: np.ndarray = (np.array(totals[::2]) - np.array(totals[1::2])) / np.array(spans)
+        return rises
 
-    def _rise(self, now: np.ndarray, readers: np.ndarray, above: np.ndarray, below: np.ndarray) -> float:
-        """Of the total, where some operations of those that take `now` take `above` instead of `below`."""
-        high, low = now.copy(), now.copy()
-        high[readers], low[readers] = above, below
-        return self._sum(high) - self._sum(low)
+    def _filled(self, places: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """Elements of the filters of the operations at `places`."""
+        rows = self.works.constant[places] + self.works.linear[places] @ widths
+        return filters([self.works.families[place] for place in places], rows)
+
+    def _ladder(self, widths: np.ndarray) -> Callable[[int], np.ndarray]:
+        """`o` milliseconds at `widths` as a function of the rung that all filters of the network lie at."""
+
+        @cache
+        def at(rung: int) -> np.ndarray:
+            return np.array(self._times([(place, widths, rung) for place in range(len(self.works.families))]))
+
+        return at
 
     def _all(self, widths: np.ndarray) -> np.ndarray:
         """`o` milliseconds."""
-        return np.array(self._times([(place, widths) for place in range(len(self.works.families))]))
+        low, high, share = rungs(float(filters(self.works.families, self.works.rows(widths)).sum()))
+        at = self._ladder(widths)
+        found: np.ndarray = (1 - share) * at(low) + share * at(high)
+        return found
 
-    def _times(self, asked: Iterable[tuple[int, np.ndarray]]) -> list[float]:
-        """Milliseconds of operations at widths; equal questions are answered from memory."""
+    def _times(self, asked: Iterable[tuple[int, np.ndarray, int]]) -> list[float]:
+        """Milliseconds of operations at widths, where all filters lie at a rung; equal questions are answered from
+        memory."""
         if self._cached > MOST_CACHED:
             self._cache, self._cached = [{} for _ in self.works.families], 0
-        keys = [(place, widths[self._readers[place]].tobytes(), widths) for place, widths in asked]
-        missing: dict[tuple[int, bytes], np.ndarray] = {
+        keys = [(place, (rung, widths[self._readers[place]].tobytes()), widths) for place, widths, rung in asked]
+        missing: dict[tuple[int, tuple[int, bytes]], np.ndarray] = {
             (place, key): widths for place, key, widths in keys if key not in self._cache[place]
         }
-        by_family: dict[str, list[tuple[int, bytes]]] = {}
+        by_family: dict[str, list[tuple[int, tuple[int, bytes]]]] = {}
         for place, key in missing:
             by_family.setdefault(self.works.families[place], []).append((place, key))
         for name, items in by_family.items():
@@ -152,6 +171,7 @@ class BoundLatency:
                     for place, key in items
                 ]
             )
+            rows[:, RESIDENT] = [size_at(rung) for _, (rung, _) in items]
             for start in range(0, len(items), 4096):
                 part = rows[start : start + 4096]
                 found = self.predictor.operations([name] * len(part), part)

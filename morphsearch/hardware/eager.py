@@ -62,11 +62,11 @@ class Eager:
         device = settings.require_device()
         if device.type == "cuda":
             return queued.observe(model, inputs, device, repeats, _described)
-        wait = synchronise(device)
+        wait, waits = synchronise(device), device.type != "cpu"
         passes: list[list[float]] = []
-        first = _Clock(wait, describe=True)
+        first = _Clock(wait, waits=waits, describe=True)
         for number in range(repeats + 2):
-            clock = first if number == 0 else _Clock(wait)
+            clock = first if number == 0 else _Clock(wait, waits=waits)
             with torch.inference_mode(), clock:
                 model(*inputs)
             if number > 1 and len(clock.seconds) == len(first.calls):
@@ -80,9 +80,9 @@ class Eager:
 class _Clock(TorchDispatchMode):
     """Times every call of the dispatcher, and writes down shapes where it shall `describe`."""
 
-    def __init__(self, wait: Callable[[], None], *, describe: bool = False) -> None:
+    def __init__(self, wait: Callable[[], None], *, waits: bool, describe: bool = False) -> None:
         super().__init__()
-        self.wait, self.describe = wait, describe
+        self.wait, self.waits, self.describe = wait, waits, describe
         self.seconds: list[float] = []
         self.calls: list[Any] = []
 
@@ -91,8 +91,8 @@ class _Clock(TorchDispatchMode):
         used, start = time.process_time(), time.perf_counter()
         out = func(*args, **kwargs)
         self.wait()
-        seconds = time.perf_counter() - start
-        self.seconds.append(settled(seconds, time.process_time() - used)[0])
+        seconds, used = time.perf_counter() - start, time.process_time() - used
+        self.seconds.append(seconds if self.waits else settled(seconds, used)[0])
         if self.describe:
             self.calls.append(_described(func, args, out))
         return out

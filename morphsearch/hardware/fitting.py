@@ -1,7 +1,8 @@
 """The predictor of one operation: a roofline-like sum of non-negative terms, and a smooth correction of what it misses.
 
 For each family, seconds are ``theta . phi(row)`` with ``theta >= 0``: a constant, arithmetic as it is and with channels
-padded to vectors of 8 and 16, traffic of inputs, outputs and filters. What remains, the logarithm of measured over
+padded to vectors of 8 and 16, traffic of inputs, outputs and filters, and of filters once more as far as those of the
+whole network do not fit a cache. What remains, the logarithm of measured over
 predicted, is smoothed by a Gaussian process (Rasmussen and Williams 2006, algorithm 2.1) over the logarithms of the
 sizes, how full vectors are, and whether channels divide by 4, 8 and 16, since libraries choose their kernels and their
 layouts by that. Its length scale and noise are those with the smallest leave-one-out error (section 5.4.2).
@@ -21,6 +22,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import nnls
 
 from morphsearch.hardware.kinds import WEIGHTED
+from morphsearch.hardware.work import COLUMNS
 
 MOST = 700  # samples a family: more make predictions slow
 JUDGES = 250  # of them that the length scale and the noise are chosen by
@@ -30,10 +32,12 @@ TINY = 1e-7  # seconds
 FARTHEST = 3.0  # that a correction goes, as a logarithm
 STEEPEST = 0.5  # that a bend goes, as a logarithm
 OUTERMOST = 2.5  # standard deviations that it is followed to
-SIZES = 6  # where the columns of elements read and written begin
+SIZES, RESIDENT = 6, 8  # where the columns of elements read and written begin, and where they end
 ROUNDS = 4
 TICK = 5e-7  # seconds, the resolution of clocks
 DIVISORS = (4, 8, 16)
+DOUBTFUL = 0.1  # logarithm that an observation is known to, at which it counts half
+CACHES = (2.0**18, 2.0**20, 2.0**22)  # elements of filters that may fit one
 SEEN = 0.1  # of the largest operation: up to there a surcharge must have been seen to count
 
 
@@ -58,7 +62,7 @@ def terms(family: str, rows: np.ndarray, *, everywhere: bool = False) -> np.ndar
 
     With `everywhere`, terms that only some widths have (surcharges) are given as if all widths had them.
     """
-    c, o, per_group, kernel, taken, made, read, written = rows.T
+    c, o, per_group, kernel, taken, made, read, written, resident = rows.T
     one = np.ones(len(rows))
     uneven = 1 - _divides(c, 4) * _divides(o, 4)
     even = 1 - uneven
@@ -75,17 +79,18 @@ def terms(family: str, rows: np.ndarray, *, everywhere: bool = False) -> np.ndar
         columns.append(made * padded(o, vector) * inner * kernel)
     columns += [taken * padded(c, 16), made * padded(o, 16), made * per_group * kernel]
     columns += [uneven, o * uneven, macs * uneven, read * uneven]
+    columns += [o * per_group * kernel * resident**2 / (resident**2 + size**2 + 1) for size in CACHES]
     return np.stack(columns, axis=1)
 
 
 def coordinates(family: str, rows: np.ndarray) -> np.ndarray:
     """`n x d`: where an operation lies for the correction."""
-    c, o, per_group, kernel, taken, made, read, written = np.maximum(rows, 0.0).T
+    c, o, per_group, kernel, taken, made, read, written, resident = np.maximum(rows, 0.0).T
     if not filtered(family):
         own = [0.7 * _divides(o, divisor) for divisor in DIVISORS]
         return np.stack([np.log1p(read), np.log1p(written), *own], axis=1)
     sizes = [np.log1p(value) for value in (c, o, per_group, kernel, taken, made)]
-    sizes += [np.log1p(read), np.log1p(written)]
+    sizes += [np.log1p(read), np.log1p(written), np.log1p(resident)]
     full = [2 * np.log(padded(np.maximum(size, 1), 16) / np.maximum(size, 1)) for size in (c, o)]
     told = (c, o, per_group) if family == "conv_grouped" else (c, o)
     even = [0.7 * _divides(size, divisor) for size in told for divisor in DIVISORS]
@@ -140,7 +145,7 @@ class FamilyFit:
             return np.zeros(len(rows), bool)
         outside = (rows > self.high * room + 1) | (rows < self.low / room - 1)
         # Channels alone make nothing strange that has no filters.
-        return np.asarray((outside if filtered(family) else outside[:, SIZES:]).any(axis=1))
+        return np.asarray(outside[:, 0 if filtered(family) else SIZES : RESIDENT].any(axis=1))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -174,13 +179,16 @@ def _kernel(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:
     return found
 
 
-def fit_family(family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0) -> FamilyFit:
-    """Fit one family to `n x f` rows and `n` seconds."""
-    seconds = np.maximum(seconds, TINY)
+def fit_family(
+    family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0, doubts: np.ndarray | None = None
+) -> FamilyFit:
+    """Fit one family to `n x f` rows and `n` seconds, which are known to `n` doubts, as logarithms."""
+    seconds, doubts = np.maximum(seconds, TINY), np.zeros(len(rows)) if doubts is None else doubts
     if len(rows) > MOST:
         chosen = np.sort(np.random.default_rng(seed).choice(len(rows), MOST, replace=False))
-        rows, seconds = rows[chosen], seconds[chosen]
-    theta = _theta(known(family, rows), seconds)
+        rows, seconds, doubts = rows[chosen], seconds[chosen], doubts[chosen]
+    trust = 1 / (1 + (doubts / DOUBTFUL) ** 2)
+    theta = _theta(known(family, rows), seconds, trust)
     fit = FamilyFit(theta, low=rows.min(0), high=rows.max(0), samples=len(rows))
     plain = np.maximum(terms(family, rows) @ theta, TINY)
     rest = np.log(seconds / plain)
@@ -191,10 +199,10 @@ def fit_family(family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0
     fit.centre, fit.scale = where.mean(0), np.where(where.std(0) > 1e-6, np.maximum(where.std(0), 0.3), 1e9)
     fit.places = (where - fit.centre) / fit.scale
     rest = np.clip(rest, -FARTHEST, FARTHEST)
-    spread = max(float(rest.std()), 1e-3)
+    spread = max(float(np.sqrt(np.average((rest - rest.mean()) ** 2, weights=trust))), 1e-3)
     # Clocks tick in microseconds: what is short is known the less.
-    tick = (TICK / seconds / spread) ** 2
-    importance = seconds / seconds.sum()
+    tick = ((TICK / seconds) ** 2 + doubts**2) / spread**2
+    importance = seconds * trust / (seconds * trust).sum()
     few = np.arange(len(rows))
     if len(rows) > JUDGES:
         few = np.sort(np.random.default_rng(seed).choice(len(rows), JUDGES, replace=False))
@@ -234,20 +242,20 @@ def known(family: str, rows: np.ndarray) -> np.ndarray:
 
 def _for_some(family: str) -> np.ndarray:
     """`p` bool: terms that only some widths have."""
-    even_and_uneven = np.ones((2, 8))
+    even_and_uneven = np.ones((2, len(COLUMNS)))
     even_and_uneven[:, :2] = [[4], [5]]
     found: np.ndarray = (terms(family, even_and_uneven) == 0).any(0)
     return found
 
 
-def _theta(phi: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def _theta(phi: np.ndarray, seconds: np.ndarray, trust: np.ndarray) -> np.ndarray:
     """Non-negative least squares of relative errors; terms are scaled, so that tiny coefficients come out right."""
-    weight = seconds
+    weight, less = seconds, 1 / np.sqrt(trust)
     result: np.ndarray = np.zeros(phi.shape[1])
     for _ in range(ROUNDS):
-        scaled = phi / weight[:, None]
+        scaled = phi / (weight * less)[:, None]
         size = np.maximum(np.abs(scaled).max(0), 1e-30)
-        found, _ = nnls(scaled / size, seconds / weight)
+        found, _ = nnls(scaled / size, seconds / (weight * less))
         result = found / size
         # Errors relative to the measured alone would favour predictions that are too small.
         weight = np.sqrt(seconds * np.maximum(phi @ result, 0.05 * seconds))

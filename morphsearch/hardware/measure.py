@@ -18,7 +18,8 @@ from morphsearch import plugins
 from morphsearch.errors import InputError, MorphError
 from morphsearch.hardware.gauge import Gauge
 from morphsearch.hardware.kinds import Fusion
-from morphsearch.hardware.predictor import NetworkSample, cross_validate, drift, errors, even_pace, fit
+from morphsearch.hardware.pace import drift, even_pace, suffered
+from morphsearch.hardware.predictor import NetworkSample, cross_validate, errors, fit
 from morphsearch.hardware.profiles import MeasuredProfile
 from morphsearch.hardware.sampling import Target, batch_of, build, variants
 from morphsearch.hardware.settings import Settings, describe_device, describe_versions
@@ -272,13 +273,14 @@ def finish(
         InputError: there are too few samples.
     """
     settings = session.settings
-    samples = even_pace(samples)
     if len(samples) < LEAST:
         raise InputError(
             f"{len(samples)} networks were measured in {seconds:.0f} seconds",
             f"a predictor needs {LEAST} or more",
             f"raise --limit{'; ' + session.notes[0] if session.notes else ''}",
         )
+    power = suffered(samples, seed)
+    samples = even_pace(samples, power)
     held_out = errors(cross_validate(samples, seed=seed))
     repeated = np.array([sample.repeated for sample in samples])
     paces = np.array([sample.pace for sample in samples])
@@ -307,6 +309,7 @@ def finish(
         error=held_out,
         noise=noise,
         pace=float(np.median(paces)),
+        pace_power=power,
         seconds=seconds,
         notes=notes,
     )

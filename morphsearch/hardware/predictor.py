@@ -18,14 +18,15 @@ from scipy.optimize import nnls
 from morphsearch.hardware import queue as queueing
 from morphsearch.hardware.bending import bend
 from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
-from morphsearch.hardware.kinds import POINTWISE, WEIGHTED
-from morphsearch.hardware.work import COLUMNS
+from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED
+from morphsearch.hardware.work import COLUMNS, RESIDENT, filters, placed
 
 PARTS = ("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "linear", "pointwise", "rest")
 GROUPED = ("conv_depthwise", "conv_grouped")
 CHANNELS, PER_GROUP, KERNEL, WRITTEN = map(COLUMNS.index, ("channels_in", "per_group", "kernel", "written"))
 DRIFT = 2.0  # times that a machine may be slower when a network is watched than when it is timed
 SHORTEST = 0.2  # of an observed time that is left at least once the cost of watching is taken off
+STEEP, SMALLEST = 2, 1024.0  # rungs to a doubling of all filters, and elements at the lowest
 FEWEST = 4  # networks that tell what watching adds
 LOOSE, ROUGH = 0.1, 0.05  # how far a scale may well be from 1, and a network's time from what its operations take
 
@@ -76,26 +77,20 @@ class NetworkSample:
     issued: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
-def even_pace(samples: Sequence[NetworkSample]) -> list[NetworkSample]:
-    """The samples as they would have been at the pace that the machine had in the median."""
-    paces = [sample.pace for sample in samples if sample.pace > 0]
-    usual = float(np.median(paces)) if paces else 0.0
-    return [sample if sample.pace <= 0 else _at_pace(sample, usual) for sample in samples]
+def rungs(resident: float) -> tuple[int, int, float]:
+    """The rungs below and above a size of all filters, and how far it lies between them.
+
+    Operations are predicted for the sizes of rungs, so that what was predicted of one operation holds when the widths
+    of others change.
+    """
+    at = STEEP * np.log2(max(resident, SMALLEST))
+    low = int(np.floor(at))
+    return low, low + 1, float((2 ** (at / STEEP) - size_at(low)) / (size_at(low + 1) - size_at(low)))
 
 
-def _at_pace(sample: NetworkSample, pace: float) -> NetworkSample:
-    factor = pace / sample.pace
-    whole, times = factor, sample.seen[2] * factor
-    if sample.issued.size:  # what changes is the processor's pace, not that of the device it queues for
-        whole, times = queueing.at_pace(sample.issued, sample.seen[2], sample.ms, factor), sample.seen[2]
-    sample = replace(sample, issued=sample.issued * factor, seen=(*sample.seen[:2], times))
-    return replace(sample, ms=sample.ms * whole, low=sample.low * whole, high=sample.high * whole)
-
-
-def drift(paces: np.ndarray) -> float:
-    """Mean distance of paces from their median, as a share; 0 where none was measured."""
-    known = paces[paces > 0]
-    return float(np.abs(known / np.median(known) - 1).mean()) if known.size else 0.0
+def size_at(rung: int) -> float:
+    """Elements of all filters at a rung."""
+    return float(2 ** (rung / STEEP))
 
 
 @dataclass
@@ -130,6 +125,15 @@ class Predictor:
             result[places] = 1e3 * found * self.scales[part_of(name)] * (rows[places, WRITTEN] > 0)
         return result
 
+    def running(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """`o` milliseconds of the operations of a network: :meth:`operations`, between two of :func:`rungs`."""
+        low, high, share = rungs(float(filters(names, rows).sum()))
+        rows, found = rows.copy(), []
+        for rung in (low, high):
+            rows[:, RESIDENT] = size_at(rung)
+            found.append(self.operations(names, rows))
+        return (1 - share) * found[0] + share * found[1]
+
     @staticmethod
     def actual_families(names: Sequence[str], rows: np.ndarray) -> list[str]:
         """`o` families at these widths, see :func:`actual`."""
@@ -160,7 +164,7 @@ class Predictor:
 
     def network(self, sample_families: Sequence[str], rows: np.ndarray, steps: int) -> float:
         """Milliseconds of a whole network."""
-        running = self.operations(sample_families, rows)
+        running = self.running(sample_families, rows)
         issued = self.issued(sample_families, steps)
         if issued is not None:
             return queueing.together(issued, running) + self.constant
@@ -196,19 +200,21 @@ class Predictor:
         )
 
 
-def fit(samples: Sequence[NetworkSample], seed: int = 0) -> Predictor:
-    """Fit a predictor to measured networks."""
-    names = sorted({name for sample in samples for name in sample.seen[0]})
+def fit(samples: Sequence[NetworkSample], seed: int = 0, *, bent: bool = True) -> Predictor:
+    """Fit a predictor to measured networks; last, unless `bent` is False, bend it towards them."""
+    names = sorted({name for sample in samples for name in sample.seen[0]} - {VIEW})
     if not names:
         return _fit_whole(samples)
     queued = any(sample.issued.size for sample in samples)
-    families, steady = {}, samples if queued else steadied(samples, *watching(samples))
+    families: dict[str, FamilyFit] = {}
+    steady, doubts = (list(samples), np.zeros(len(samples))) if queued else steadied(samples, *watching(samples))
     for name in names:
-        rows, seconds = _of_family(steady, name)
-        families[name] = fit_family(name, rows, seconds, seed)
+        rows, seconds, doubt = _of_family(steady, doubts, name)
+        families[name] = fit_family(name, rows, seconds, seed, doubt)
     if queued:
         return queueing.calibrate(Predictor(families, queue=queueing.Queue.of(samples)), samples)
-    return bend(calibrate(Predictor(families), samples), samples)
+    predictor = calibrate(Predictor(families), samples)
+    return bend(predictor, samples) if bent else predictor
 
 
 def watching(samples: Sequence[NetworkSample]) -> tuple[float, float]:
@@ -232,35 +238,43 @@ def watching(samples: Sequence[NetworkSample]) -> tuple[float, float]:
     return share, added
 
 
-def steadied(samples: Sequence[NetworkSample], share: float, added: float) -> list[NetworkSample]:
+def steadied(samples: Sequence[NetworkSample], share: float, added: float) -> tuple[list[NetworkSample], np.ndarray]:
     """The samples with their observed times free of what watching adds, and of what the machine did in between.
 
     A network is watched at one moment and timed at another, when the machine may run faster or slower. The observed
     times of each are scaled so that they add up to what :func:`watching` says of a network that takes so long.
+
+    Returns:
+        The samples; and for each, how far its times had to be scaled, as a logarithm. What slows a network by so much
+        falls on some operations more than on others, so that each of them is known no better than that.
     """
-    found = []
-    for sample in samples:
+    found, doubts = [], np.zeros(len(samples))
+    for number, sample in enumerate(samples):
         count, over = len(sample.seen[2]), 1e-3 * max(added, 0.0)
         times = np.maximum(sample.seen[2] - over, SHORTEST * sample.seen[2])
         due, total = 1e-3 * (share * sample.ms + min(added, 0.0) * count), float(times.sum())
-        factor = np.clip(due / total, 1 / DRIFT, DRIFT) if total > 0 else 1.0
-        found.append(replace(sample, seen=(*sample.seen[:2], times * factor)))
-    return found
+        factor = due / total if total > 0 and due > 0 else 1.0
+        doubts[number] = abs(np.log(factor))
+        found.append(replace(sample, seen=(*sample.seen[:2], times * np.clip(factor, 1 / DRIFT, DRIFT))))
+    return found, doubts
 
 
-def _of_family(samples: Sequence[NetworkSample], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and seconds of one family; equal rows of one network count once, at their median."""
-    rows, seconds = [], []
-    for sample in samples:
+def _of_family(
+    samples: Sequence[NetworkSample], doubts: np.ndarray, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, seconds and doubts of one family; equal rows of one network count once, at their median."""
+    rows, seconds, doubt = [], [], []
+    for number, sample in enumerate(samples):
         families, seen, times = sample.seen
         places = [place for place, other in enumerate(families) if other == name]
         if not places:
             continue
-        unique, which = np.unique(seen[places], axis=0, return_inverse=True)
+        unique, which = np.unique(placed(families, seen)[places], axis=0, return_inverse=True)
         which = np.asarray(which).reshape(-1)
         rows.append(unique)
         seconds += [float(np.median(times[places][which == number])) for number in range(len(unique))]
-    return np.concatenate(rows), np.array(seconds)
+        doubt += [float(doubts[number])] * len(unique)
+    return np.concatenate(rows), np.array(seconds), np.array(doubt)
 
 
 def calibrate(predictor: Predictor, samples: Sequence[NetworkSample]) -> Predictor:
@@ -284,7 +298,7 @@ def _parts(predictor: Predictor, samples: Sequence[NetworkSample]) -> tuple[np.n
     plain = Predictor(predictor.families)
     parts = np.zeros((len(samples), len(PARTS)))
     for number, sample in enumerate(samples):
-        own = plain.operations(sample.families, sample.rows)
+        own = plain.running(sample.families, sample.rows)
         names = map(actual, sample.families, sample.rows)
         np.add.at(parts[number], [part_of(name) for name in names], own)
     return parts, np.array([float(s.steps) for s in samples]), np.array([s.ms for s in samples])
@@ -301,7 +315,7 @@ def _fit_whole(samples: Sequence[NetworkSample]) -> Predictor:
         for number, sample in enumerate(samples):
             places = [place for place, other in enumerate(sample.families) if other == name]
             if places:
-                block[number] = terms(name, sample.rows[places]).sum(0)
+                block[number] = terms(name, placed(sample.families, sample.rows)[places]).sum(0)
         blocks.append(block)
     phi = np.concatenate([*blocks, np.ones((len(samples), 1))], axis=1) / totals[:, None]
     size = np.maximum(np.abs(phi).max(0), 1e-30)
@@ -311,7 +325,7 @@ def _fit_whole(samples: Sequence[NetworkSample]) -> Predictor:
     theta = found / size
     families, start = {}, 0
     for name, block in zip(names, blocks, strict=True):
-        rows = np.concatenate([sample.rows[[other == name for other in sample.families]] for sample in samples])
+        rows = np.concatenate([placed(s.families, s.rows)[[other == name for other in s.families]] for s in samples])
         own = theta[start : start + block.shape[1]]
         families[name] = FamilyFit(own, low=rows.min(0), high=rows.max(0), samples=len(rows))
         start += block.shape[1]

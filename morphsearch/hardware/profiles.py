@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from morphsearch.types import BoundCost
 
 FORMAT = "morphsearch-hardware-profile"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FOLDER = "MORPHSEARCH_PROFILES"
 _NUMBERS = {"type": "array"}  # of numbers: that is checked by making arrays of them, since there are many
 _SCHEMA: dict[str, Any] = {
@@ -90,6 +90,7 @@ class MeasuredProfile:
         noise: how far the same network measured twice lies apart, as a share: mean (`repeated`) and `worst`.
             `drift`: how far a reference network was from its usual time, on average.
         pace: milliseconds of the reference network, see :func:`morphsearch.hardware.measure.reference`; 0: unknown.
+        pace_power: of a change of that pace, by which other networks change.
         samples: the measured networks, at that pace. seconds: that measuring took.
         notes: what the user should know.
     """
@@ -105,6 +106,7 @@ class MeasuredProfile:
     error: dict[str, float] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
     pace: float = 0.0
+    pace_power: float = 1.0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     kind = "measured"
@@ -149,6 +151,7 @@ class MeasuredProfile:
             "settings": self.settings.to_dict(),
             "versions": self.versions,
             "pace": self.pace,
+            "pace_power": self.pace_power,
             "seconds": self.seconds,
             "error": self.error,
             "noise": self.noise,
@@ -173,6 +176,7 @@ class MeasuredProfile:
             error=dict(data["error"]),
             noise=dict(data["noise"]),
             pace=float(data.get("pace", 0.0)),
+            pace_power=float(data.get("pace_power", 1.0)),
             seconds=float(data.get("seconds", 0.0)),
             notes=list(data.get("notes", ())),
         )

@@ -98,7 +98,7 @@ def calibrate(predictor: Predictor, samples: Sequence[NetworkSample]) -> Predict
     """Set the factors of running and queueing, what lies between operations, and the constant, to whole networks."""
     assert predictor.queue is not None
     queue = predictor.queue
-    runs = [predictor.operations(sample.families, sample.rows) for sample in samples]
+    runs = [predictor.running(sample.families, sample.rows) for sample in samples]
     issues = [queue.times(sample.families) for sample in samples]
     per = [sample.steps / max(1, len(sample.families)) for sample in samples]
     measured = np.array([sample.ms for sample in samples])

@@ -71,7 +71,7 @@ def verify(
         paces.append(pace / profile.pace if profile.pace else 1.0)
         for (target, widths), timing in zip(chosen, timings, strict=True):
             complete = {**target.graph.widths, **widths}
-            predicted = predict(bound[target.name], target, complete) * paces[-1]
+            predicted = predict(bound[target.name], target, complete) * paces[-1] ** profile.pace_power
             rows.append(Row(target.name, complete, predicted, timing.ms, timing.low, timing.high, timing.repeated))
     ratios = np.array([row.predicted / row.measured for row in rows])
     noise = float(np.mean([row.repeated for row in rows]))
@@ -82,7 +82,7 @@ def verify(
     if abs(slower - 1) > APACE:
         notes.append(
             f"a reference network takes {slower:.2f} times what it took when the profile was made; predictions are "
-            "scaled to the pace of now"
+            f"scaled to the pace of now, by a factor of {slower**profile.pace_power:.2f}"
         )
     return ProfileVerification(profile.name, rows, {**errors(ratios), "rank": rank(rows)}, noise, notes)
 

@@ -17,17 +17,23 @@ from morphsearch.costs.running import Running, running
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, Fusion, canonical, family
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from morphsearch.graph import ConvGraph, Extent, Operation, TensorShape
     from morphsearch.types import Observation
 
-COLUMNS = ("channels_in", "channels_out", "per_group", "kernel", "positions_in", "positions_out", "read", "written")
-"""Channels; input channels of a convolution group; taps; positions (batch included); elements read and written.
+COLUMNS = (
+    *("channels_in", "channels_out", "per_group", "kernel", "positions_in", "positions_out", "read", "written"),
+    "resident",
+)
+"""Channels; input channels of a convolution group; taps; positions (batch included); elements read and written;
+elements of all filters of the network that the operation is part of, see :func:`placed`.
 
 What has no filters has channels where it works on images, since layouts depend on them, and otherwise zeros.
 """
 IMAGE = 4  # dimensions of a batch of images
+READ, RESIDENT = COLUMNS.index("read"), COLUMNS.index("resident")
+OWN = [COLUMNS.index(name) for name in ("channels_out", "per_group", "kernel")]  # whose product is a filter's size
 
 
 def row_of(seen: Observation) -> tuple[str, list[float]]:
@@ -37,18 +43,18 @@ def row_of(seen: Observation) -> tuple[str, list[float]]:
     if kind == "linear" and seen.inputs and seen.outputs:
         c, o = seen.inputs[0][-1], seen.outputs[0][-1]
         positions = prod(seen.outputs[0][:-1])
-        return kind, [c, o, c, 1, positions, positions, read, written]
+        return kind, [c, o, c, 1, positions, positions, read, written, 0]
     if kind in ("conv", "conv_transpose") and len(seen.weight) > 2:
         x, y, dims = seen.inputs[0], seen.outputs[0], len(seen.weight) - 2
         c, o, kernel = x[-dims - 1], y[-dims - 1], prod(seen.weight[2:])
         per_group = c / max(seen.groups, 1)
-        row = [c, o, per_group, kernel, prod(x) / max(c, 1), prod(y) / max(o, 1), read, written]
+        row = [c, o, per_group, kernel, prod(x) / max(c, 1), prod(y) / max(o, 1), read, written, 0]
         return family(kind, kernel=kernel, per_group=per_group, groups=seen.groups), [float(v) for v in row]
     if kind == "adaptive_pool" and seen.outputs and prod(seen.outputs[0][2:]) == 1:
         kind = "mean"
     if kind == "matmul" and len(seen.inputs) > 1:
         return kind, _product(seen.inputs[0], seen.inputs[1], read, written)
-    return kind, [_channels(seen.inputs), _channels(seen.outputs), 0, 0, 0, 0, float(read), float(written)]
+    return kind, [_channels(seen.inputs), _channels(seen.outputs), 0, 0, 0, 0, float(read), float(written), 0]
 
 
 def _channels(shapes: tuple[tuple[int, ...], ...]) -> float:
@@ -59,7 +65,25 @@ def _channels(shapes: tuple[tuple[int, ...], ...]) -> float:
 def _product(left: tuple[int, ...], right: tuple[int, ...], read: float, written: float) -> list[float]:
     """Of two activations: the inner dimension, and the outputs of each of its elements."""
     inner, own = left[-1], prod(right) / max(1, prod(right[:-1]))
-    return [inner, own, inner, 1, prod(left) / max(1, inner), prod(left) / max(1, inner), read, written]
+    return [inner, own, inner, 1, prod(left) / max(1, inner), prod(left) / max(1, inner), read, written, 0]
+
+
+def filters(families: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """`... x o`: elements of the filters of operations; `rows` is `... x o x f`."""
+    with_filters = np.array([name in WEIGHTED for name in families], np.float64)
+    found: np.ndarray = with_filters * np.prod(rows[..., OWN], axis=-1)
+    return found
+
+
+def placed(families: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """The operations of a network (`o x f`) with what all of its filters are in their last column.
+
+    Between two passes over a filter lies the whole network. One that fits a cache finds its filters there again; one
+    that does not reads each of them from memory, every time.
+    """
+    rows = rows.copy()
+    rows[:, RESIDENT] = filters(families, rows).sum()
+    return rows
 
 
 @dataclass
@@ -93,13 +117,16 @@ def works_of(graph: ConvGraph, fusion: Fusion, batch: int) -> Works:
     """The work of `graph` at a batch size, fused as a backend does it."""
     scale = batch / batch_size(graph)
     runs = running(graph)
-    charged = _fused(runs, fusion)
+    fused = _fused(runs, fusion)
+    besides = _read_besides(runs, fused)
     families, modules, constants, linears = [], [], [], []
     groups = len(graph.groups)
     for index, operation in enumerate(runs.operations):
-        if index in charged or index in runs.gone or not operation.outputs:
+        if index in fused or index in runs.gone or not operation.outputs:
             continue
         name, extents = _extents(operation, scale)
+        for shape in besides.get(index, ()):
+            extents[READ] = extents[READ] + shape.numel * scale
         constant, linear = np.zeros(len(COLUMNS)), np.zeros((len(COLUMNS), groups))
         for column, extent in enumerate(extents):
             constant[column] = extent.const
@@ -155,18 +182,18 @@ def _extents(operation: Operation, scale: float) -> tuple[str, list[Extent]]:
     return kind, [channels(operation.inputs), channels(outputs), *([Extent()] * 4), read, written]
 
 
-def _fused(runs: Running, fusion: Fusion) -> set[int]:
-    """Positions of the operations that vanish into the one before them."""
+def _fused(runs: Running, fusion: Fusion) -> dict[int, int]:
+    """Positions of the operations that vanish into one before them, with the position of that."""
     into_weights, into_pointwise = fusion.into_weights, fusion.into_pointwise
     if not into_weights and not into_pointwise:
-        return set()
+        return {}
     readers: dict[int, int] = {}
     for operation in runs.present:
         for labels in operation.raw.inputs:
             producer = runs.producer(labels.producer)
             readers[producer] = readers.get(producer, 0) + 1
     heads: dict[int, str] = {}  # what runs the operation at this position: "weights", "pointwise" or neither
-    gone: set[int] = set()
+    gone: dict[int, int] = {}
     for index, operation in enumerate(runs.operations):
         if index in runs.gone:
             continue
@@ -180,7 +207,19 @@ def _fused(runs: Running, fusion: Fusion) -> set[int]:
             into = heads[before]
             absorbed = into_weights if into == "weights" else into_pointwise if into == "pointwise" else frozenset()
             if kind in absorbed and kind != VIEW:
-                gone.add(index)
+                gone[index] = gone.get(before, before)
                 heads[index] = into
                 break
     return gone
+
+
+def _read_besides(runs: Running, fused: Mapping[int, int]) -> dict[int, list[TensorShape]]:
+    """What operations read for those that vanished into them, by position: the other side of a sum."""
+    found: dict[int, list[TensorShape]] = {}
+    for index, head in fused.items():
+        operation = runs.operations[index]
+        for labels, shape in zip(operation.raw.inputs, operation.inputs, strict=True):
+            before = runs.producer(labels.producer)
+            if fused.get(before, before) != head:
+                found.setdefault(head, []).append(shape)
+    return found

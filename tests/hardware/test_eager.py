@@ -16,7 +16,7 @@ from morphsearch.hardware.eager import Eager
 from morphsearch.hardware.kinds import WEIGHTED, Fusion, canonical
 from morphsearch.hardware.measure import finish, profile
 from morphsearch.hardware.sampling import Made, Target, build, draw_widths, spread_widths, sweep
-from morphsearch.hardware.work import row_of, works_of
+from morphsearch.hardware.work import COLUMNS, row_of, works_of
 from morphsearch.models import build_seed
 from morphsearch.testing.networks import NETWORKS, example_inputs
 
@@ -72,6 +72,23 @@ def test_what_two_operations_read_is_not_fused_away() -> None:
     target = Target.of("twice", Twice(), torch.zeros(1, 3, 8, 8))
     fused = works_of(target.graph, Fusion(into_weights=frozenset(("relu", "add"))), 1).families
     assert "relu" in fused
+
+
+def test_a_sum_that_is_fused_in_is_read_by_what_it_is_fused_into() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.one(x).relu()
+            return (x + self.two(x)).relu()
+
+    graph = Target.of("residual", Residual(), torch.zeros(1, 3, 6, 6)).graph
+    works = works_of(graph, Fusion(frozenset(("relu", "add"))), 1)
+    assert works.families == ["conv_1x1", "conv"]
+    read = works.rows(np.array([float(width) for width in graph.widths.values()]))[:, COLUMNS.index("read")]
+    assert read.tolist() == [3 * 36, 2 * 8 * 36]
 
 
 def test_a_device_is_measured_and_the_profile_says_how_well() -> None:

@@ -12,7 +12,7 @@ def elementwise(channels: np.ndarray, positions: float) -> np.ndarray:
     """Rows of operations without filters."""
     none = np.zeros_like(channels)
     elements = channels * positions
-    return np.stack([channels, channels, none, none, none, none, elements, elements], axis=1)
+    return np.stack([channels, channels, none, none, none, none, elements, elements, none], axis=1)
 
 
 def test_a_surcharge_seen_on_tiny_operations_is_not_put_on_large_ones() -> None:
@@ -45,3 +45,21 @@ def test_what_all_large_operations_had_is_free_for_none() -> None:
     fit = fit_family("silu", rows, 1e-6 + 4e-10 * rows[:, 6])
     uneven = elementwise(np.array([41.0, 101.0, 155.0]), 900.0)
     assert fit.seconds("silu", uneven) == pytest.approx(1e-6 + 4e-10 * uneven[:, 6], rel=0.2)
+
+
+def test_filters_come_from_memory_where_those_of_the_network_fit_no_cache() -> None:
+    rng = np.random.default_rng(0)
+
+    def rows(count: int) -> np.ndarray:
+        c, o = 16.0 * rng.integers(2, 30, (2, count))
+        made, one, resident = np.full(count, 9.0), np.ones(count), 2.0 ** rng.uniform(16, 24, count)
+        return np.stack([c, o, c, one, made, made, c * made, o * made, resident], axis=1)
+
+    def seconds(rows: np.ndarray) -> np.ndarray:
+        own = rows[:, 1] * rows[:, 2]
+        return 1e-6 + 9 * own / 1e11 + own * np.where(rows[:, 8] > 2**20, 2e-10, 0.0)
+
+    seen, fresh = rows(200), rows(60)
+    fresh = fresh[np.abs(np.log2(fresh[:, 8]) - 20) > 1]
+    fit = fit_family("conv_1x1", seen, seconds(seen))
+    assert np.abs(fit.seconds("conv_1x1", fresh) / seconds(fresh) - 1).mean() < 0.05

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hardware_fakes as fakes
 import numpy as np
 import pytest
 import torch
 
 from morphsearch.costs import vector
-from morphsearch.hardware.predictor import Predictor, cross_validate, errors, fit
+from morphsearch.hardware.predictor import NetworkSample, Predictor, cross_validate, errors, fit
+from morphsearch.hardware.work import filters
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +64,39 @@ def test_a_backend_that_does_not_tell_operations_apart_is_fitted_to_whole_networ
     assert errors(ratios)["mape"] < 0.1
 
 
+def cached(sample: NetworkSample) -> NetworkSample:
+    """On a device whose cache holds 6,000 elements: filters of a network with more of them come from memory."""
+    families, rows, seconds = sample.seen
+    own = filters(families, rows)
+    missed = own * 4e-9 if own.sum() > 6000 else 0.0 * own
+    return replace(sample, seen=(families, rows, seconds + missed), ms=sample.ms + 1e3 * float(missed.sum()))
+
+
+def test_prices_hold_where_filters_come_from_a_cache_or_not(target: fakes.Target) -> None:
+    """A wider group makes other layers slower too, whose filters no longer find room: its price has that in it."""
+    predictor = fit([cached(s) for s in fakes.samples(target)])
+    bound = replace(fakes.profile(target), predictor=predictor).bind(target.graph)
+    sample = fakes.samples(target, count=1, seed=7)[0]
+    point = torch.tensor([float(width) for width in sample.widths], dtype=torch.float64)
+    assert float(bound.total(point)) == pytest.approx(
+        predictor.network(sample.families, sample.rows, sample.steps), rel=1e-9
+    )
+    marginal = bound.marginal(point)
+    for place in range(len(point)):
+        wider = point.clone()
+        wider[place] += 1
+        assert float(marginal[place]) == pytest.approx(float(bound.total(wider) - bound.total(point)), abs=1e-12)
+
+
 def test_a_kind_that_was_not_seen_is_extrapolated_and_said_so(predictor: Predictor) -> None:
-    families, rows = ["silu", "relu"], np.array([[0, 0, 0, 0, 0, 0, 5e4, 5e4], [0, 0, 0, 0, 0, 0, 5e4, 5e4]], float)
+    families, rows = ["silu", "relu"], np.array([[0, 0, 0, 0, 0, 0, 5e4, 5e4, 0]] * 2, float)
     assert predictor.unseen(families, rows).tolist() == [True, False]
     silu, relu = predictor.operations(families, rows)
     assert 0.2 < silu / relu < 5
 
 
 def test_a_size_far_beyond_what_was_seen_is_said_so(predictor: Predictor) -> None:
-    row = np.array([[640, 960, 640, 1, 256, 256, 163840, 245760]], float)
+    row = np.array([[640, 960, 640, 1, 256, 256, 163840, 245760, 0]], float)
     assert predictor.unseen(["conv_1x1"], row).tolist() == [True]
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morphsearch.hardware.bound import BoundLatency
-from morphsearch.hardware.predictor import NetworkSample, Predictor, even_pace, fit
+from morphsearch.hardware.pace import even_pace
+from morphsearch.hardware.predictor import NetworkSample, Predictor, fit
 from morphsearch.hardware.queue import at_pace, charged, together
 from morphsearch.hardware.sampling import Target
 from morphsearch.hardware.timing import once

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -130,3 +132,15 @@ def test_ticks_of_a_clock_are_not_rounded_down() -> None:
 def test_rows_of_different_lengths_have_their_middles() -> None:
     assert quiet_middles([[1.0, 2.0, 3.0], [4.0]]).tolist() == [2.0, 4.0]
     assert quiet_middles([]).tolist() == []
+
+
+def test_a_short_operation_may_wait_for_long() -> None:
+    """Of work on the processor only the processor's time counts, were it a thousandth of what the clock says."""
+    assert timing.settled(1.0, 0.001) == (0.001, True)
+    assert timing.settled(0.010, 0.010) == (0.010, False)
+    assert timing.settled(0.010, 0.019) == (0.010, False), "two threads"
+
+
+def test_what_leaves_the_processor_idle_counts_by_the_clock() -> None:
+    (found,) = time_interleaved([lambda: time.sleep(0.01)], rounds=2)
+    assert found.ms >= 10

@@ -47,12 +47,13 @@ KINDS = {
 }
 VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant", "Cast"))
 WARMUP = 2
+ENOUGH = 6  # passes
 SUFFIXES = ("_kernel_time", "_nchwc", "/QuickGeluFusion/", "/GatherSliceToSplitFusion")
 
 
 def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[Observation]:
-    """What a profile of a session over `model` says of its last passes; `disturbed` ones are left out where half or
-    more are left."""
+    """What a profile of a session over `model` says of its last passes; `disturbed` ones are left out where
+    half of them, or :data:`ENOUGH`, are left."""
     path = Path(profile)
     events = [event for event in json.loads(path.read_text(encoding="utf-8")) if event.get("cat") == "Node"]
     events = [event for event in events if str(event.get("name", "")).endswith("_kernel_time")]
@@ -62,7 +63,7 @@ def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[
         return []
     rows = [events[start * count : (start + 1) * count] for start in range(WARMUP, passes)]
     steady = [row for row, waited in zip(rows, disturbed, strict=True) if not waited]
-    rows = steady if 2 * len(steady) >= len(rows) else rows
+    rows = steady if len(steady) >= min(ENOUGH, len(rows) / 2) else rows
     repeats = len(rows)
     filters, shapes = _filters(model), _true_shapes(model)
     times = [[float(row[place]["dur"]) for row in rows] for place in range(count)]
@@ -101,7 +102,8 @@ def _observation(
         x, y = list(given[0]), list(outputs[0])
         if kind == "conv":
             x[1], y[1] = weight[1] * groups, weight[0]
-        return Observation(kind, (tuple(x), *given[1:]), (tuple(y),), seconds, weight, groups)
+        summed = [(shape[0], y[1], *shape[2:]) for shape in given[1:]]
+        return Observation(kind, (tuple(x), *summed), (tuple(y),), seconds, weight, groups)
     if kind == "linear":
         return Observation(kind, tuple(inputs[:1]), outputs, seconds, (outputs[0][-1], inputs[0][-1]))
     if kind in ("batch_norm", "copy", "upsample", "hardtanh", "mean"):

@@ -18,7 +18,7 @@ from morphsearch.errors import InputError
 from morphsearch.hardware import Settings, profile
 from morphsearch.hardware.kinds import WEIGHTED, Fusion
 from morphsearch.hardware.sampling import Target, build, draw_widths
-from morphsearch.hardware.work import row_of, works_of
+from morphsearch.hardware.work import COLUMNS, row_of, works_of
 from morphsearch.models import build_seed
 
 
@@ -50,6 +50,25 @@ def test_convolutions_are_told_apart_at_their_true_sizes(target, seed):
     assert all(min(one.seconds) >= 0 for one in seen)
     assert "batch_norm" not in works.families
     assert "relu" not in works.families
+
+
+def test_a_sum_that_is_fused_in_is_read_at_its_true_size():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1)
+
+        def forward(self, x):
+            x = self.one(x).relu()
+            return (x + self.two(x)).relu()
+
+    model = Residual().eval()
+    seen = OnnxRuntime().observe(model, [torch.randn(1, 3, 8, 8)], Settings(), repeats=3)
+    read = [row[COLUMNS.index("read")] for name, row in map(row_of, seen) if name == "conv"]
+    graph = Target.of("net", model, torch.zeros(1, 3, 8, 8)).graph
+    widths = np.array([float(width) for width in graph.widths.values()])
+    works = works_of(graph, Fusion.of(OnnxRuntime()), 1)
+    assert read == works.rows(widths)[:, COLUMNS.index("read")].tolist() == [3 * 64, 2 * 12 * 64]
 
 
 def test_what_has_no_filters_is_told_at_its_true_channels_too():
