@@ -99,13 +99,14 @@ def retrain(
     Raises:
         StoppedError: interrupted (Ctrl-C); the state was saved.
         DivergedError: the loss is not finite; the last good checkpoint is kept.
-        UsageError: `folder` holds another retraining (label, seed or recipe differ).
+        UsageError: `folder` holds another retraining (label, seed, recipe, or the widths in `extra` differ).
         InputError: a damaged file in `folder`, or a model or data that cannot be trained.
     """
     folder = Path(folder)
     found = load_result(folder)
     if found is not None:
         _check_same(folder, "finished retraining", found.to_dict(), _identity(label, seed, recipe))
+        _check_widths(folder, found.extra, extra or {})
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         return found
     saved = load_checkpoint(folder / CHECKPOINT)
@@ -350,3 +351,17 @@ def _check_same(folder: Path, what: str, found: dict[str, Any], asked: dict[str,
             "a folder belongs to one label, seed and recipe",
             "ask for the same again, or rename or delete that folder",
         )
+
+
+def _check_widths(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """A result belongs to the widths that it names: what baselines are matched to may have changed since."""
+    before, now = found.get("widths"), asked.get("widths")
+    if not isinstance(before, dict) or not isinstance(now, dict) or before == now:
+        return
+    name = next(name for name in {**now, **before} if before.get(name) != now.get(name))
+    raise UsageError(
+        f"{folder} holds a finished retraining of other widths: {name} has {before.get(name)} units, "
+        f"and {now.get(name)} are asked for",
+        "trainings of one row are of the same network",
+        f"delete {folder} to have it trained at the present widths",
+    )
