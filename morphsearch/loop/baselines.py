@@ -64,7 +64,9 @@ def rounding_of(found: Architecture) -> int:
     """
     value = found.record.get("round_to", 1)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise wrong_field(found.path or Path(found.name), ["record", "round_to"], f"{value!r} is no whole number from 1")
+        raise wrong_field(
+            found.path or Path(found.name), ["record", "round_to"], f"{value!r} is no whole number from 1"
+        )
     return value
 
 

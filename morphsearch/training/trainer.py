@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from morphsearch.arguments import require_seed
 from morphsearch.errors import DivergedError, InputError, UsageError
 from morphsearch.training import state as states
 from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_format, lay_out_channels_last
@@ -81,6 +82,7 @@ class Trainer:
         progress: Listener | None = None,
         phase: str = "train",
     ) -> None:
+        require_seed(seed)
         self.data, self.recipe, self.seed = data, recipe, seed
         self.penalty, self.after_step, self.phase = penalty, after_step, phase
         if len(data.train) == 0:

@@ -257,6 +257,20 @@ def test_code_that_a_configuration_file_names_needs_leave(nets: Path, tmp_path: 
     clean(run("search", "--config", path, "--dry-run", "--allow-code"), 0)
 
 
+@pytest.mark.parametrize("place", ["", "iterations/001", "iterations/001/architecture.json"])
+def test_code_that_a_run_names_needs_leave_to_be_sparsified(finished: tuple[Path, Result], place: str) -> None:
+    sparse = ("sparsify", finished[0] / place, "--target", "50%", "--dry-run")
+    refused = run(*sparse)
+    clean(refused, 2)
+    assert "--allow-code" in refused.stderr
+    clean(run(*sparse, "--allow-code"), 0)
+
+
+def test_the_command_that_comes_next_has_the_leave_that_it_needs(finished: tuple[Path, Result]) -> None:
+    following = next(line for line in finished[1].stderr.splitlines() if line.startswith("next: "))
+    assert following.endswith("--allow-code")
+
+
 def test_retrain_and_compare(finished: tuple[Path, Result]) -> None:
     folder = finished[0]
     early = run("compare", folder)

@@ -130,7 +130,7 @@ def test_what_cannot_be_retrained(run: Path, tmp_path: Path) -> None:
         retrain_run(run, baselines=["unifrom"])
     with pytest.raises(UnknownName, match="local"):
         retrain_run(run, executor="locl", epochs=0.2)
-    for seeds in (0, [], [1, 1], [-1]):
+    for seeds in (0, [], [1, 1], [-1], [0.5], [2**32], "12", True, 10**9):
         with pytest.raises(UsageError, match="seeds"):
             retrain_run(run, seeds=seeds)
     with pytest.raises(UsageError, match="all"):
@@ -201,7 +201,9 @@ def test_baselines_are_rounded_as_what_was_found(mobilenet: tuple[Any, ms.ConvGr
     assert one.record["round_to"] == 8
 
 
-def test_baselines_that_cannot_be_rounded_and_as_cheap_stay_within_the_cost(mobilenet: tuple[Any, ms.ConvGraph]) -> None:
+def test_baselines_that_cannot_be_rounded_and_as_cheap_stay_within_the_cost(
+    mobilenet: tuple[Any, ms.ConvGraph],
+) -> None:
     seed, graph = mobilenet
     architecture = ms.Search(seed.model, torch.zeros(1, 3, 32, 32), "flops=5%", strategy="uniform").morph()
     architecture.record["round_to"] = 64
