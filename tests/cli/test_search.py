@@ -41,6 +41,10 @@ def flat(num_classes=10):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
 
 
+def narrow():
+    return tiny(4)
+
+
 def raises():
     raise RuntimeError("no such luck")
 
@@ -230,6 +234,7 @@ def test_what_cannot_be_done_is_said_in_three_parts(
         ("raises", 5, ["no such luck"]),
         ("flat", 5, ["no convolution"]),
         ("tinny", 5, ["tiny"]),
+        ("narrow", 5, ["4 outputs", "num_classes=10"]),
     ],
 )
 def test_networks_that_cannot_be_searched(
