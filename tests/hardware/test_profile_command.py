@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import os
+import shlex
 from pathlib import Path
 
 import hardware_fakes as fakes
