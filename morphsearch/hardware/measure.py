@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from morphsearch import plugins
-from morphsearch.errors import InputError, MorphError
+from morphsearch.arguments import shown
+from morphsearch.errors import InputError, MorphError, PluginError
 from morphsearch.hardware.allowance import Allowance
 from morphsearch.hardware.gauge import FIRST, Gauge
 from morphsearch.hardware.kinds import Fusion
@@ -124,6 +125,20 @@ class Session:
         moved = model.to(device=device, dtype=self.settings.torch_dtype).eval()
         return moved, batch_of(example_inputs, self.settings.batch, self.settings.torch_dtype, device)
 
+    def _runner(self, model: nn.Module, inputs: list[torch.Tensor]) -> Callable[[], Any]:
+        run: Any = self.backend.prepare(model, inputs, self.settings)
+        self._answered(callable(run), f"prepare() returned {shown(run)}", "prepare() returns a function, one pass")
+        return run  # type: ignore[no-any-return]
+
+    def _observed(self, model: nn.Module, inputs: list[torch.Tensor], repeats: int) -> Sequence[Observation]:
+        seen: Any = self.backend.observe(model, inputs, self.settings, repeats)
+        due = "observe() returns a list of Observation, empty where it cannot tell"
+        self._answered(isinstance(seen, Sequence), f"observe() returned {shown(seen)}", due)
+        return seen  # type: ignore[no-any-return]
+
+    def _answered(self, holds: bool, what: str, due: str) -> None:
+        plugins.answered(holds, "latency_backends", self.settings.backend, what, due)
+
     def time(self, networks: Sequence[tuple[nn.Module, Any]]) -> list[Timing]:
         """Milliseconds of networks (with example inputs), interleaved."""
         return self.paced(networks)[0]
@@ -134,7 +149,7 @@ class Session:
             runs = []
             for model, example in networks:
                 moved, inputs = self.prepare(model, example)
-                runs.append(self.backend.prepare(moved, inputs, self.settings))
+                runs.append(self._runner(moved, inputs))
             found, pace = self._timed(runs, self.rounds)
             return found, pace.ms
 
@@ -142,7 +157,7 @@ class Session:
         """A pass of the network that tells how fast the machine runs at the moment."""
         if self._paced is None:
             model, inputs = self.prepare(reference(), torch.zeros(1, 3, REFERENCE, REFERENCE))
-            self._paced = self.backend.prepare(model, inputs, self.settings)
+            self._paced = self._runner(model, inputs)
         return self._paced
 
     def _timed(self, runs: Sequence[Callable[[], Any]], rounds: int) -> tuple[list[Timing], Timing]:
@@ -164,7 +179,7 @@ class Session:
         model, inputs = self.prepare(reference(), torch.zeros(1, 3, REFERENCE, REFERENCE))
         with threads(self.settings.threads):
             self._reference()()
-            self.backend.observe(model, inputs, self.settings, 1)
+            self._observed(model, inputs, 1)
 
     def sample(self, chosen: Sequence[tuple[Target, dict[str, int]]]) -> list[NetworkSample]:
         """Measure variants of targets, in turns: whole networks, their operations, whole networks again.
@@ -206,7 +221,9 @@ class Session:
     def _ready(self, target: Target, widths: dict[str, int]) -> _Prepared | None:
         try:
             model, inputs = self.prepare(build(target, widths), target.graph.example_inputs)
-            return _Prepared(target, widths, model, inputs, self.backend.prepare(model, inputs, self.settings))
+            return _Prepared(target, widths, model, inputs, self._runner(model, inputs))
+        except PluginError:
+            raise
         except MorphError as error:
             self._lost(target, error)
             return None
@@ -214,9 +231,9 @@ class Session:
     def _watch(self, item: _Prepared) -> Sequence[Observation] | None:
         repeats = round(self.allowance.brief * WATCHED / max(1e-6, min(once(item.run)[0] for _ in range(2))))
         try:
-            return self.backend.observe(
-                item.model, item.inputs, self.settings, max(REPEATS[0], min(REPEATS[1], repeats))
-            )
+            return self._observed(item.model, item.inputs, max(REPEATS[0], min(REPEATS[1], repeats)))
+        except PluginError:
+            raise
         except MorphError as error:
             self._lost(item.target, error)
             return None

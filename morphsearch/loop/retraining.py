@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def retrain_run(
                 _task(run, data, training, arm, (position, count), hear, allow_code)
                 for position, arm in enumerate(arms, first)
             ]
-            for _, result in plugins.create("executors", executor).run(tasks) if tasks else ():
+            for result in _results(tasks, executor):
                 heard = {"label": result.label, "seed": result.seed, "accuracy": result.accuracy}
                 hear("retrain", {**heard, "text": _sentence(result)})
     except StoppedError as error:
@@ -114,6 +114,27 @@ def retrain_run(
             error.arrived, error.rule, f"{command} (with the same options) goes on from there"
         ) from error
     return compare(run_dir)
+
+
+def _results(tasks: Sequence[Callable[[], RetrainResult]], executor: str) -> Iterator[RetrainResult]:
+    """Of all tasks, as they end.
+
+    Raises:
+        PluginError: the executor leaves some out, or gives something else.
+    """
+    if not tasks:
+        return
+    due = "run() yields the index and the result of every task, once"
+    left = set(range(len(tasks)))
+    answers = plugins.create("executors", executor).run(tasks)
+    plugins.answered(isinstance(answers, Iterable), "executors", executor, f"run() returned {shown(answers)}", due)
+    for answer in answers:
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        sound = pair and answer[0] in left and isinstance(answer[1], RetrainResult)
+        plugins.answered(sound, "executors", executor, f"run() yielded {shown(answer)}", due)
+        left.discard(answer[0])
+        yield answer[1]
+    plugins.answered(not left, "executors", executor, f"run() left out {len(left)} of {len(tasks)} tasks", due)
 
 
 def _numbers(seeds: int | Sequence[int]) -> list[int]:
