@@ -14,6 +14,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that every generator takes (NumPy's older ones have 32 bits)."""
+
 
 @overload
 def named_arguments(function: Callable[P, R]) -> Callable[P, R]: ...
@@ -77,6 +80,20 @@ def require(
     """Raise `kind` unless it `holds` of the argument `name` that it is `rule`, such as "true or false"."""
     if not holds:
         raise kind(f"{name}={shown(value)}", f"{name} is {rule}", repair)
+
+
+def is_seed(value: object) -> bool:
+    """Whether every generator takes it as a seed."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_SEED
+
+
+def require_seed(value: object, name: str = "seed") -> None:
+    """Raise UsageError unless every generator takes `value` as a seed.
+
+    Raises:
+        UsageError: as said.
+    """
+    require(is_seed(value), name, value, f"a whole number from 0 to {MOST_SEED:,}", f"write for example {name}=0")
 
 
 def require_module(model: object, *, kind: type[MorphError] = UsageError) -> None:

@@ -278,7 +278,7 @@ def morphsearch_latency_backends() -> Iterable[LatencyBackendRecord]:
             into_weights = into_pointwise = frozenset()
 
             def check(self, settings):
-                pass
+                settings.require_device()
 
             def versions(self):
                 return {}

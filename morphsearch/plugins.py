@@ -166,6 +166,23 @@ def create(kind: str, name: str, *args: Any, **options: Any) -> Any:
     return made
 
 
+def answered(holds: object, kind: str, name: str, what: str, rule: str) -> None:
+    """Raise PluginError unless what a plugin answered `holds`; a built-in, or an object of the user's own, raises too.
+
+    Args:
+        kind, name: of the record. what: it answered, such as "prepare() returned None". rule: what is due.
+
+    Raises:
+        PluginError: as said; it names the plugin.
+    """
+    if holds:
+        return
+    known = registry(kind).get(name)
+    of, authors = (f" of {known.origin}", f"the authors of {known.origin}") if known else ("", "its authors")
+    noun = KINDS[kind].noun
+    raise PluginError(f"the {noun} {name!r}{of}: {what}", rule, f"report it to {authors}, or choose another {noun}")
+
+
 def fire(event: str, **arguments: Any) -> None:
     """Call every implementation of an event hook; one that raises is reported and the others are called all the same.
 

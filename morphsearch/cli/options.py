@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from morphsearch.arguments import MOST_SEED
 from morphsearch.cli import settings
 from morphsearch.cli.names import label
 from morphsearch.cli.params import (
@@ -26,10 +27,6 @@ from morphsearch.errors import UsageError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
-
-
-MOST_SEED = 2**32 - 1
-"""The largest seed that every generator takes (NumPy's has 32 bits)."""
 
 
 class About(click.Argument):

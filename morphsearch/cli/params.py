@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from morphsearch.cli import names
+from morphsearch.arguments import MOST_SEED
+from morphsearch.cli import dotted, names
 from morphsearch.errors import UnknownName, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ class KeyValue(click.ParamType):
             return value
         key, equals, text = str(value).partition("=")
         key = key.strip().replace("-", "_")
+        if equals and "." in key:
+            raise dotted.refused(names.label(param), key, text.strip(), str(value))
         if not equals or not key.isidentifier():
             close = "lr=0.05" if names.label(param) == "--set" else "name=value"
             raise UsageError(f"{names.label(param)} {value!r}", "it reads KEY=VALUE", f"write for example {close}")
@@ -195,6 +198,9 @@ def literal(text: str) -> Any:
     return text.strip("'\"")
 
 
+MOST_SEEDS = 1000  # more is a slip
+
+
 class Seeds(click.ParamType):
     """``3`` (that many, from 0) or ``0,7,42`` (these)."""
 
@@ -204,11 +210,15 @@ class Seeds(click.ParamType):
         """A list of distinct seeds."""
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         parts = [part.strip() for part in text.split(",")]
-        if not all(re.fullmatch(r"\d{1,9}", part) for part in parts) or (len(parts) == 1 and int(parts[0]) < 1):
+        counted = len(parts) == 1 and not isinstance(value, list | tuple)
+        whole = all(re.fullmatch(r"\d{1,10}", part) and int(part) <= MOST_SEED for part in parts)
+        if not whole or (counted and not 1 <= int(parts[0]) <= MOST_SEEDS):
             raise UsageError(
-                f"{names.label(param)} {text!r}", "it is a number of seeds, or seeds with commas", "write 3, or 0,1,2"
+                f"{names.label(param)} {text!r}",
+                f"it is a number of seeds, 1 to {MOST_SEEDS}, or seeds with commas, each at most {MOST_SEED}",
+                "write 3, or 0,1,2",
             )
-        if len(parts) == 1 and not isinstance(value, list | tuple):
+        if counted:
             return list(range(int(parts[0])))
         return list(dict.fromkeys(int(part) for part in parts))
 

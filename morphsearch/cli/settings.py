@@ -109,7 +109,8 @@ def _type(parameter: click.Parameter) -> type | None:
 def consent(ctx: click.Context) -> bool:
     """Whether code outside of morphsearch may run: by ``--allow-code``, or since the user named it on the command line.
 
-    What a configuration file names is not what the user named.
+    What a configuration file names is not what the user named, nor what an architecture or a run does whose path the
+    user gave.
     """
     from morphsearch import plugins
 
@@ -117,7 +118,11 @@ def consent(ctx: click.Context) -> bool:
         return True
     named, listed = False, False
     for name, kind in (("model", "models"), ("data", "data")):
-        spec = str(ctx.params.get(name) or "")
+        given = ctx.params.get(name)
+        spec = str(given or "")
+        if isinstance(given, Path):
+            listed = True
+            continue
         if re.split("[:?]", spec)[0] in plugins.registry(kind):
             continue
         if ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,43 @@ def get(name: str, hardware: Any = None) -> CostModel:
 
 def bind(graph: ConvGraph, metric: str | CostModel, hardware: Any = None) -> BoundCost:
     """A cost model, or the name of one, bound to `graph`. Binding walks the graph: do it once and evaluate often."""
-    return (get(metric, hardware) if isinstance(metric, str) else metric).bind(graph)
+    return _bound(get(metric, hardware) if isinstance(metric, str) else metric, graph)
+
+
+def _bound(model: CostModel, graph: ConvGraph) -> BoundCost:
+    """A cost model bound to `graph`; what a plugin's answers at the graph's own widths is looked at once.
+
+    Raises:
+        PluginError: it answers something else than costs do.
+    """
+    bound, name = model.bind(graph), str(getattr(model, "name", type(model).__name__))
+    known = plugins.registry("cost_models").get(name)
+    if known is not None and known.origin == plugins.BUILTIN:
+        return bound
+    methods = ("total", "per_layer", "marginal")
+    lacks = [method for method in methods if not callable(getattr(bound, method, None))]
+    due = "bind() returns what has total(), per_layer() and marginal()"
+    plugins.answered(not lacks, "cost_models", name, f"bind() returned {shown(bound)}", due)
+    point = vector(graph, {})
+    with torch.no_grad():
+        answers: list[Any] = [bound.total(point), bound.per_layer(point), bound.marginal(point)]
+    total, layers, marginal = answers
+    due = "total() gives one number, finite and not below zero"
+    plugins.answered(_is_cost(total), "cost_models", name, f"total() returned {shown(total)}", due)
+    due = "per_layer() gives a cost by module path"
+    plugins.answered(isinstance(layers, Mapping), "cost_models", name, f"per_layer() returned {shown(layers)}", due)
+    due = f"marginal() gives the price of one more unit of each of the {len(graph.groups)} groups"
+    good = isinstance(marginal, Tensor) and tuple(marginal.shape) == tuple(point.shape)
+    plugins.answered(good, "cost_models", name, f"marginal() returned {shown(marginal)}", due)
+    return bound
+
+
+def _is_cost(total: Any) -> bool:
+    """Whether it is one number, finite and not below zero."""
+    try:
+        return 0 <= float(total) < math.inf
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def vector(graph: ConvGraph, widths: Mapping[str, int | float]) -> Tensor:
@@ -104,7 +141,7 @@ def cost(
     _check_types(graph, metric)
     model = get(metric, hardware) if isinstance(metric, str) else metric
     complete = graph.check_widths({} if widths is None else widths)
-    bound = model.bind(graph.left_at(complete))
+    bound = _bound(model, graph.left_at(complete))
     point = vector(graph, complete)
     whole = bool(getattr(bound, "whole", False))
     layers = {layer: number(value, whole) for layer, value in bound.per_layer(point).items()}

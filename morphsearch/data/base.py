@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from morphsearch.arguments import require_seed
 from morphsearch.errors import InputError, UsageError
 
 GIB = 2**30
@@ -53,6 +54,7 @@ class DataOptions:
     memory_limit_bytes: int = field(default_factory=default_memory_limit)
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
         if not 0.0 < self.val_fraction < 1.0:
             raise UsageError(
                 f"val_fraction {self.val_fraction}",

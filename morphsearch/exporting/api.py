@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from morphsearch import plugins
-from morphsearch.arguments import named_arguments
+from morphsearch.arguments import named_arguments, shown
 from morphsearch.errors import MorphError, PluginError, UsageError
 from morphsearch.exporting.source import Source, Weights
 from morphsearch.files import read_tensors
@@ -105,6 +105,10 @@ def export(
             "an exporter writes an architecture to a path",
             "report it to the plugin's author",
         ) from error
+    lines = notes is None or (isinstance(notes, Sequence) and not isinstance(notes, str))
+    due = "export() writes its file, and returns lines for the user, or None"
+    plugins.answered(target.exists(), "exporters", format, f"export() wrote no {target.name}", due)
+    plugins.answered(lines, "exporters", format, f"export() returned {shown(notes)}", due)
     return Exported(target, format, [*told, *(str(note) for note in notes or ())])
 
 

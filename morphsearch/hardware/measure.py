@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from morphsearch import plugins
-from morphsearch.errors import InputError, MorphError
-from morphsearch.hardware.gauge import Gauge
+from morphsearch.arguments import shown
+from morphsearch.errors import InputError, MorphError, PluginError
+from morphsearch.hardware.allowance import Allowance
+from morphsearch.hardware.gauge import FIRST, Gauge
 from morphsearch.hardware.kinds import Fusion
 from morphsearch.hardware.pace import drift, even_pace, suffered
 from morphsearch.hardware.predictor import NetworkSample, cross_validate, errors, fit
@@ -37,6 +39,8 @@ LEAST = 6
 CHUNK = 4
 WATCHED = 0.6  # seconds that a network is watched for
 REPEATS = (16, 80)  # passes that it is watched in, at least and at most
+PASSES = 8  # before turns and before watching, to warm up and to see how long one takes
+BUSY = 2.0  # times its quickest pass that a usual one may take
 PATIENCE = 1.5  # seconds for each network, in which a machine may find its full pace
 
 
@@ -100,6 +104,7 @@ class Session:
         settings: how networks run.
         rounds, seconds, patience: see :func:`~morphsearch.hardware.timing.time_interleaved`.
         notes: what the user should know: networks that could not be measured, noise.
+        allowance: seconds that all of it may take.
     """
 
     settings: Settings
@@ -107,6 +112,7 @@ class Session:
     seconds: float = 0.02
     patience: float = PATIENCE
     notes: list[str] = field(default_factory=list)
+    allowance: Allowance = field(default_factory=Allowance)
 
     def __post_init__(self) -> None:
         self._paced: Callable[[], Any] | None = None
@@ -120,6 +126,20 @@ class Session:
         moved = model.to(device=device, dtype=self.settings.torch_dtype).eval()
         return moved, batch_of(example_inputs, self.settings.batch, self.settings.torch_dtype, device)
 
+    def _runner(self, model: nn.Module, inputs: list[torch.Tensor]) -> Callable[[], Any]:
+        run: Any = self.backend.prepare(model, inputs, self.settings)
+        self._answered(callable(run), f"prepare() returned {shown(run)}", "prepare() returns a function, one pass")
+        return run  # type: ignore[no-any-return]
+
+    def _observed(self, model: nn.Module, inputs: list[torch.Tensor], repeats: int) -> Sequence[Observation]:
+        seen: Any = self.backend.observe(model, inputs, self.settings, repeats)
+        due = "observe() returns a list of Observation, empty where it cannot tell"
+        self._answered(isinstance(seen, Sequence), f"observe() returned {shown(seen)}", due)
+        return seen  # type: ignore[no-any-return]
+
+    def _answered(self, holds: bool, what: str, due: str) -> None:
+        plugins.answered(holds, "latency_backends", self.settings.backend, what, due)
+
     def time(self, networks: Sequence[tuple[nn.Module, Any]]) -> list[Timing]:
         """Milliseconds of networks (with example inputs), interleaved."""
         return self.paced(networks)[0]
@@ -130,7 +150,7 @@ class Session:
             runs = []
             for model, example in networks:
                 moved, inputs = self.prepare(model, example)
-                runs.append(self.backend.prepare(moved, inputs, self.settings))
+                runs.append(self._runner(moved, inputs))
             found, pace = self._timed(runs, self.rounds)
             return found, pace.ms
 
@@ -138,31 +158,40 @@ class Session:
         """A pass of the network that tells how fast the machine runs at the moment."""
         if self._paced is None:
             model, inputs = self.prepare(reference(), torch.zeros(1, 3, REFERENCE, REFERENCE))
-            self._paced = self.backend.prepare(model, inputs, self.settings)
+            self._paced = self._runner(model, inputs)
         return self._paced
 
     def _timed(self, runs: Sequence[Callable[[], Any]], rounds: int) -> tuple[list[Timing], Timing]:
         """Of functions, and of the reference, in turns."""
         if self._gauge is None and self.settings.device == "cpu":
-            self._gauge = Gauge(self.settings.threads)
+            self._gauge = Gauge(self.settings.threads, FIRST * self.allowance.brief)
         *found, pace = time_interleaved(
             [*runs, self._reference()],
             rounds=rounds,
-            seconds=self.seconds,
+            seconds=self.allowance.brief * self.seconds,
             gauge=self._gauge,
             waits=self.settings.device != "cpu",
-            patience=self.patience * rounds / self.rounds,
+            patience=self.allowance.brief * self.patience * rounds / self.rounds,
         )
         return found, pace
+
+    def warm_up(self) -> None:
+        """Run and watch a network once: what is loaded and compiled at first use takes seconds."""
+        model, inputs = self.prepare(reference(), torch.zeros(1, 3, REFERENCE, REFERENCE))
+        with threads(self.settings.threads):
+            self._reference()()
+            self._observed(model, inputs, 1)
 
     def sample(self, chosen: Sequence[tuple[Target, dict[str, int]]]) -> list[NetworkSample]:
         """Measure variants of targets, in turns: whole networks, their operations, whole networks again.
 
         So that a machine that changes its pace has much the same pace for both. What cannot be measured is left out,
-        with a note.
+        with a note; what there is no time for, without.
         """
         with threads(self.settings.threads):
-            ready = [item for target, widths in chosen if (item := self._ready(target, widths)) is not None]
+            ready = self._affordable(chosen)
+            if not ready:
+                return []
             runs, before = [item.run for item in ready], self.rounds // 2
             first, pace = self._timed(runs, before) if before else ([], None)
             seen = [self._watch(item) for item in ready]
@@ -172,20 +201,40 @@ class Session:
         found = zip(ready, timings, seen, strict=True)
         return [self._sample(item, timing, own, pace.ms) for item, timing, own in found if own is not None]
 
+    def _affordable(self, chosen: Sequence[tuple[Target, dict[str, int]]]) -> list[_Prepared]:
+        """Those that run, as many from the first on as can be measured in the time that is left."""
+        ready: list[_Prepared] = []
+        needed = 0.0
+        for target, widths in chosen:
+            began = time.monotonic()
+            item = self._ready(target, widths) if self.allowance.left > needed else None
+            if item is None:
+                continue
+            seconds = min(once(item.run)[0] for _ in range(2))
+            lasts = BUSY * (2 * self.rounds + REPEATS[0] + PASSES) * seconds
+            self.allowance.took(time.monotonic() - began + lasts, 1)
+            if needed + lasts > self.allowance.left:
+                break
+            needed += lasts
+            ready.append(item)
+        return ready
+
     def _ready(self, target: Target, widths: dict[str, int]) -> _Prepared | None:
         try:
             model, inputs = self.prepare(build(target, widths), target.graph.example_inputs)
-            return _Prepared(target, widths, model, inputs, self.backend.prepare(model, inputs, self.settings))
+            return _Prepared(target, widths, model, inputs, self._runner(model, inputs))
+        except PluginError:
+            raise
         except MorphError as error:
             self._lost(target, error)
             return None
 
     def _watch(self, item: _Prepared) -> Sequence[Observation] | None:
-        repeats = round(WATCHED / max(1e-6, min(once(item.run)[0] for _ in range(2))))
+        repeats = round(self.allowance.brief * WATCHED / max(1e-6, min(once(item.run)[0] for _ in range(2))))
         try:
-            return self.backend.observe(
-                item.model, item.inputs, self.settings, max(REPEATS[0], min(REPEATS[1], repeats))
-            )
+            return self._observed(item.model, item.inputs, max(REPEATS[0], min(REPEATS[1], repeats)))
+        except PluginError:
+            raise
         except MorphError as error:
             self._lost(item.target, error)
             return None
@@ -238,7 +287,8 @@ def profile(
 
     Args:
         targets: networks whose random variants are measured; see :func:`~morphsearch.hardware.sampling.sweep`.
-        limit: seconds after which no further network is begun. networks: how many are measured at most.
+        limit: seconds that measuring may take; warming up comes before, the fit after. Short ones shorten what each
+            network gets, and none is begun that would end too late. networks: how many are measured at most.
         listener: hears ``progress`` with `done`, `total`, `seconds`, and ``interrupted`` with `done`.
 
     Raises:
@@ -246,22 +296,27 @@ def profile(
         KeyboardInterrupt: interrupted before enough was measured.
     """
     hear = listener or (lambda kind, payload: None)
-    session = Session(settings)
-    stream, started = variants(targets, seed), time.monotonic()
+    stream, session = variants(targets, seed), Session(settings)
+    session.warm_up()
+    allowance = session.allowance = Allowance(limit)
     samples: list[NetworkSample] = []
-    while len(samples) < networks and time.monotonic() - started < limit:
+    chunk = CHUNK if allowance.brief == 1 else 2  # the first lot tells how long a network takes
+    while count := allowance.room(min(chunk, networks - len(samples))):
+        began = time.monotonic()
         try:
-            samples += session.sample(list(islice(stream, min(CHUNK, networks - len(samples)))))
+            fresh = session.sample(list(islice(stream, count)))
         except KeyboardInterrupt:
             if len(samples) < LEAST:
                 raise
             session.notes.append(f"measuring was interrupted after {len(samples)} of {networks} networks")
             hear("interrupted", {"done": len(samples)})
             break
-        hear("progress", {"done": len(samples), "total": networks, "seconds": time.monotonic() - started})
-        if not samples and time.monotonic() - started > limit / 4:
+        samples, chunk = samples + fresh, CHUNK
+        allowance.took(time.monotonic() - began, len(fresh))
+        hear("progress", {"done": len(samples), "total": networks, "seconds": allowance.spent})
+        if not samples and allowance.spent > limit / 4:
             break
-    return finish(samples, session, name=name, seed=seed, seconds=time.monotonic() - started)
+    return finish(samples, session, name=name, seed=seed, seconds=allowance.spent)
 
 
 def finish(
@@ -277,7 +332,7 @@ def finish(
         raise InputError(
             f"{len(samples)} networks were measured in {seconds:.0f} seconds",
             f"a predictor needs {LEAST} or more",
-            f"raise --limit{'; ' + session.notes[0] if session.notes else ''}",
+            f"raise --limit{session.allowance.enough(LEAST)}{'; ' + session.notes[0] if session.notes else ''}",
         )
     power = suffered(samples, seed)
     samples = even_pace(samples, power)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from morphsearch.errors import UnknownName
 from morphsearch.loop.architecture import Architecture
+from morphsearch.loop.schema import wrong_field
 from morphsearch.loop.selection import fill_up
 from morphsearch.loop.settling import settle
 from morphsearch.strategies.registry import get as get_strategy
+from morphsearch.strategies.widths import lowest
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
@@ -22,6 +25,10 @@ BASELINES = ("uniform", "random", "seed")
 
 def baseline(kind: str, found: Architecture, graph: ConvGraph, budgets: Budgets, draw: int) -> Architecture:
     """An architecture of the same seed that costs what `found` costs, or as little less as whole units allow.
+
+    Widths are multiples of what those of `found` are multiples of (``round_to`` of its search), so that neither has
+    more freedom than the other; where no such widths are as cheap, since `found` left branches out, they are single
+    units.
 
     Args:
         kind: "uniform", "random" or "seed" (the seed itself, whatever it costs).
@@ -39,11 +46,28 @@ def baseline(kind: str, found: Architecture, graph: ConvGraph, budgets: Budgets,
     fits = same_cost(found, budgets)
     rng = np.random.default_rng(draw)
     strategy = get_strategy(kind)
-    widths = strategy.propose(graph, fits, rng)
+    rounding = rounding_of(found)
+    step = rounding if fits(lowest(graph, round_to=rounding)) else 1
+    widths = strategy.propose(graph, fits, rng, round_to=step)
     assert widths is not None
-    filled = fill_up(graph, widths, fits, base=getattr(strategy, "meant", None), load=load_beside(found, budgets))
-    widths = settle(graph, filled, budgets, fits=fits)
-    return _architecture(found, graph, budgets, widths, kind, draw if kind == "random" else None)
+    meant, load = getattr(strategy, "meant", None), load_beside(found, budgets)
+    filled = fill_up(graph, widths, fits, base=meant, round_to=step, load=load)
+    widths = settle(graph, filled, budgets, round_to=step, fits=fits)
+    return _architecture(found, graph, budgets, widths, kind, draw if kind == "random" else None, step)
+
+
+def rounding_of(found: Architecture) -> int:
+    """What the widths of an architecture were rounded to, by its record; 1 where it does not say.
+
+    Raises:
+        InputError: the record says something that is no multiple.
+    """
+    value = found.record.get("round_to", 1)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise wrong_field(
+            found.path or Path(found.name), ["record", "round_to"], f"{value!r} is no whole number from 1"
+        )
+    return value
 
 
 def same_cost(found: Architecture, budgets: Budgets) -> Callable[[dict[str, int]], bool]:
@@ -73,9 +97,15 @@ def _limits(found: Architecture, budgets: Budgets) -> dict[str, float]:
 
 
 def _architecture(
-    found: Architecture, graph: ConvGraph, budgets: Budgets, widths: dict[str, int], kind: str, draw: int | None
+    found: Architecture,
+    graph: ConvGraph,
+    budgets: Budgets,
+    widths: dict[str, int],
+    kind: str,
+    draw: int | None,
+    round_to: int = 1,
 ) -> Architecture:
-    record: dict[str, Any] = {"baseline_of": found.name}
+    record: dict[str, Any] = {"baseline_of": found.name, "round_to": round_to}
     if draw is not None:
         record["draw"] = draw
     return Architecture(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from morphsearch.arguments import is_path, shown
+from morphsearch.arguments import MOST_SEED, is_path, is_seed, shown
 from morphsearch.data import DataSplits, LoaderSplit
 from morphsearch.errors import GraphError, UnknownName, UsageError
 from morphsearch.loop.schema import finite
@@ -34,7 +34,7 @@ _RULES: dict[str, Rule] = {
     "limit": (lambda v: v >= 1, False, "a number, at least 1", "use 4"),
     "round_to": (lambda v: v >= 1, True, "a whole number, 1 or more", "use 1, 8 or 16"),
     "warmup": (lambda v: 0 <= v < 1, False, "a share of the steps in [0, 1)", "use 0.2"),
-    "seed": (lambda v: v >= 0, True, "a whole number, 0 or more", "use 0"),
+    "seed": (is_seed, True, f"a whole number from 0 to {MOST_SEED:,}", "use 0"),
 }
 OPTIONAL = ("steps", "strength", "threshold", "shrink_to", "warmup")
 
@@ -50,8 +50,15 @@ def check_arguments(**values: Any) -> None:
         if value is None and name in OPTIONAL:
             continue
         number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not holds(value):
-            raise UsageError(f"{name}={value!r}", f"{name} is {rule}", repair)
+        if not number or not _finite(value) or not holds(value):
+            raise UsageError(f"{name}={shown(value)}", f"{name} is {rule}", repair)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _named(value: Any) -> bool:

@@ -122,8 +122,8 @@ def _order(row: Row) -> tuple[int, str]:
 def _row(label: str, results: Sequence[RetrainResult]) -> Row:
     results = sorted(results, key=lambda result: result.seed)
     accuracies = [result.accuracy for result in results]
-    names = results[0].extra.get("costs", {})
-    costs = {name: statistics.fmean(result.extra["costs"][name] for result in results) for name in names}
+    names = [name for name in results[0].extra.get("costs", {}) if all(name in _costs(result) for result in results)]
+    costs = {name: statistics.fmean(_costs(result)[name] for result in results) for name in names}
     kind = "seed" if label == "seed" else "baseline" if label.split("-")[0] in BASELINES else "found"
     return Row(
         label=label,
@@ -139,6 +139,11 @@ def _row(label: str, results: Sequence[RetrainResult]) -> Row:
         widths=results[0].extra.get("widths", {}),
         baseline_of=results[0].extra.get("baseline_of"),
     )
+
+
+def _costs(result: RetrainResult) -> dict[str, float]:
+    costs: dict[str, float] = result.extra.get("costs", {})
+    return costs
 
 
 def verdict(rows: Sequence[Row], metrics: Sequence[str], *, family: bool = False) -> str:

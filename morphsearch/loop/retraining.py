@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from morphsearch import plugins
+from morphsearch.arguments import MOST_SEED, is_seed, shown
 from morphsearch.data import DataSplits
 from morphsearch.errors import InputError, StoppedError, UnknownName, UsageError, nearest
 from morphsearch.files import load_into, read_tensors
@@ -30,6 +31,7 @@ from morphsearch.training.retraining import WEIGHTS
 __all__ = ["Comparison", "Row", "compare", "retrain_run", "retraining_recipe", "verdict"]
 
 SEED = "seed"
+MOST_SEEDS = 1000  # more is a slip
 DISTILLED = "distilled"
 SEARCHED_FIELDS = (
     *("batch_size", "precision", "channels_last", "augment", "label_smoothing", "accumulate", "optimizer"),
@@ -77,9 +79,7 @@ def retrain_run(
     for kind in baselines:
         if kind not in BASELINES:
             raise UnknownName.of("baseline", kind, BASELINES)
-    numbers = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
-        raise UsageError(f"seeds={seeds!r}", "one or more training seeds, each once", "use 3, or 0 1 2")
+    numbers = _numbers(seeds)
     if distill and SEED not in baselines:
         baselines = (*baselines, SEED)
     check_taught(recipe or {}, distill, "ask for one (--distill, distill=True), or leave {} out")
@@ -105,7 +105,7 @@ def retrain_run(
                 _task(run, data, training, arm, (position, count), hear, allow_code)
                 for position, arm in enumerate(arms, first)
             ]
-            for _, result in plugins.create("executors", executor).run(tasks) if tasks else ():
+            for result in _results(tasks, executor):
                 heard = {"label": result.label, "seed": result.seed, "accuracy": result.accuracy}
                 hear("retrain", {**heard, "text": _sentence(result)})
     except StoppedError as error:
@@ -114,6 +114,43 @@ def retrain_run(
             error.arrived, error.rule, f"{command} (with the same options) goes on from there"
         ) from error
     return compare(run_dir)
+
+
+def _results(tasks: Sequence[Callable[[], RetrainResult]], executor: str) -> Iterator[RetrainResult]:
+    """Of all tasks, as they end.
+
+    Raises:
+        PluginError: the executor leaves some out, or gives something else.
+    """
+    if not tasks:
+        return
+    due = "run() yields the index and the result of every task, once"
+    left = set(range(len(tasks)))
+    answers = plugins.create("executors", executor).run(tasks)
+    plugins.answered(isinstance(answers, Iterable), "executors", executor, f"run() returned {shown(answers)}", due)
+    for answer in answers:
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        sound = pair and answer[0] in left and isinstance(answer[1], RetrainResult)
+        plugins.answered(sound, "executors", executor, f"run() yielded {shown(answer)}", due)
+        left.discard(answer[0])
+        yield answer[1]
+    plugins.answered(not left, "executors", executor, f"run() left out {len(left)} of {len(tasks)} tasks", due)
+
+
+def _numbers(seeds: int | Sequence[int]) -> list[int]:
+    """Training seeds from how many, or from which."""
+    numbers: list[int] = []
+    if isinstance(seeds, int):
+        numbers = list(range(seeds)) if seeds <= MOST_SEEDS and not isinstance(seeds, bool) else []
+    elif isinstance(seeds, Sequence) and all(is_seed(seed) for seed in seeds):
+        numbers = list(seeds)
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise UsageError(
+            f"seeds={shown(seeds)}",
+            f"how many training seeds, 1 to {MOST_SEEDS:,}, or a list of them, each once and {MOST_SEED:,} at most",
+            "use 3, or [0, 1, 2]",
+        )
+    return numbers
 
 
 def retraining_recipe(

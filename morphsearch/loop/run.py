@@ -25,6 +25,7 @@ from morphsearch.loop.session import Search
 from morphsearch.models import Seed, build_seed
 from morphsearch.strategies.registry import get as get_strategy
 from morphsearch.training import Trainer
+from morphsearch.training.evaluation import check_takes
 
 __all__ = ["Listener", "Plan", "SearchResult", "data_of", "plan", "recorded_config", "resume", "start", "status"]
 
@@ -90,6 +91,7 @@ def plan(config: SearchConfig, *, data: DataSplits | None = None) -> Plan:
     rows = budgets.rows()
     if all(row.satisfiable for row in rows):
         budgets.check(expand=config.expand)
+    check_takes(seed.model, data)
     steps, notes = None, [*data.notes, *budgets.notes, *strategy.notes, *unused, *kept_for_retraining(config.recipe)]
     if strategy.needs_training or judges(strategy):
         steps = Trainer(seed.model, data, config.training(len(data.train)), seed=config.seed).total_steps

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from morphsearch import plugins
+from morphsearch.arguments import shown
 from morphsearch.errors import DivergedError, GraphError
 from morphsearch.loop import morphing
 from morphsearch.loop.controller import ENOUGH
@@ -82,7 +86,14 @@ class Weighing(Shrinking):
         return price
 
     def _facts(self, threshold: float | None = None) -> Facts:
-        score = self.strategy.scores().detach().double().cpu().numpy()
+        found: Any = self.strategy.scores()
+        units = self.graph.num_units
+        plugins.answered(
+            isinstance(found, Tensor) and tuple(found.shape) == (units,),
+            *("strategies", str(self.strategy.name), f"scores() returned {shown(found)}"),
+            f"scores() gives a tensor with one score for each of the {units} units",
+        )
+        score = found.detach().double().cpu().numpy()
         if not np.isfinite(score).all():
             raise DivergedError(
                 "the scores of some units are not finite",

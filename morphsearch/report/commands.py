@@ -10,6 +10,14 @@ from typing import Any
 FLAGS = {"recipe": "--set", "strategy_options": "--strategy-option"}
 """Options whose name is not that of the field."""
 
+ALLOW = "--allow-code"
+LEAVE = f"{ALLOW} lets it run code that is not part of morphsearch, as this run did: read that code first."
+
+
+def allows(command: str | None) -> bool:
+    """Whether a command gives leave to run code that is not morphsearch's."""
+    return command is not None and ALLOW in shlex.split(command)
+
 
 def command_of(name: str, config: Any, run_dir: str, *, without: Collection[str] = ()) -> str:
     """``morphsearch NAME MODEL --...``: all that differs from the defaults.
@@ -17,13 +25,14 @@ def command_of(name: str, config: Any, run_dir: str, *, without: Collection[str]
     Args:
         name: the command. config: its dataclass, with a field `model`. run_dir: where the run is to be kept.
         without: fields that the command finds out for itself.
+
+    Leave to run code is in it where the run had it; whoever shows the command says so (:data:`LEAVE`).
     """
     words = ["morphsearch", name, str(config.model)]
     for field in fields(config):
         value = getattr(config, field.name)
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        # Leave to run code is given by whoever types the command, not by a file.
-        if field.name in ("model", "allow_code", *without) or value is None or value == default:
+        if field.name in ("model", *without) or value is None or value == default:
             continue
         words += _words(FLAGS.get(field.name, f"--{field.name.replace('_', '-')}"), value)
     return shlex.join([*words, "--run-dir", run_dir])

@@ -202,7 +202,12 @@ def _state(record: RunRecord, run: RunDirectory) -> None:
 
         record.state = str(status(run.path)["state"])
     if record.state in ("interrupted", "running"):
-        record.resume = f"morphsearch resume {shlex.quote(record.path)}" if record.command else None
+        record.resume = f"morphsearch resume {shlex.quote(record.path)}{_leave(record)}" if record.command else None
+
+
+def _leave(record: RunRecord) -> str:
+    """The option without which a command on this run would be refused, since it runs code of the user's."""
+    return f" {commands.ALLOW}" if commands.allows(record.command) else ""
 
 
 # -- what was found --------------------------------------------------------------------------------------------------
@@ -290,7 +295,7 @@ def _compare(
     if not found:
         record.verdict = "No architecture has been found yet."
     elif not results:
-        command = f"morphsearch retrain {shlex.quote(record.path)} --baselines uniform,random --seeds 3"
+        command = f"morphsearch retrain {shlex.quote(record.path)} --baselines uniform,random --seeds 3{_leave(record)}"
         record.verdict = f"Nothing is retrained yet, so nothing is known about how good this shape is: {command}"
     if not results:
         return

@@ -55,6 +55,13 @@ KINDS: Mapping[str, PluginKind] = {
         "Two retrainings at a time",
         "morphsearch retrain runs/a --executor {name}",
     ),
+    "latency-backend": PluginKind(
+        "latency_backends",
+        "Backend",
+        "backend",
+        "PyTorch, channels innermost in memory",
+        "morphsearch profile digits_net --backend {name}",
+    ),
     "command": PluginKind(
         "commands", "Command", "command", "Print the widths of a network", "morphsearch {name} digits_net"
     ),

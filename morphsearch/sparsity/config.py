@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from morphsearch.arguments import named_fields
+from morphsearch.arguments import named_fields, require_seed
 from morphsearch.errors import InputError, UnknownName, UsageError
 from morphsearch.loop.config import batch_size_for
 from morphsearch.sparsity.schedule import Schedule
@@ -105,9 +105,8 @@ class SparsifyConfig:
                 )
         for name in ("seed", "data_seed"):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            if not whole and not (value is None and name == "data_seed"):
-                raise UsageError(f"{name}={value!r}", f"{name} is a whole number, 0 or more", "use 0")
+            if value is not None or name == "seed":
+                require_seed(value, name)
         share: Any = self.val_fraction
         if not isinstance(share, int | float) or not math.isfinite(share) or not 0 < share < 1:
             raise UsageError(f"val_fraction={share!r}", "val_fraction is a share in (0, 1)", "use 0.1")

@@ -47,6 +47,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from morphsearch.arguments import require_seed
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.gates import Gates
@@ -102,8 +103,7 @@ class LogisticSigmoid(Strategy):
         self.straight_through = flag("straight_through", straight_through)
         self.rate = number_in("rate", rate, 0, float("inf"), "10 is usual")
         self.default_threshold = number_in("threshold", threshold, 0, 1, "0.5 is usual")
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise UsageError(f"seed={seed!r}", "a seed is a whole number, 0 or more", "use 0")
+        require_seed(seed)
         self.seed = seed
         self._gates: Gates | None = None
         self._logits = torch.zeros(0)

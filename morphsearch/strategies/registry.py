@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from morphsearch import plugins
-from morphsearch.errors import PluginError, UsageError, nearest
+from morphsearch.errors import MorphError, PluginError, UsageError, nearest
 from morphsearch.strategies.base import Strategy
 
 
@@ -25,24 +25,30 @@ def get(name: str, **options: Any) -> Strategy:
         unknown = [option for option in options if f"unexpected keyword argument '{option}'" in str(cause)]
         if not (isinstance(cause, TypeError) and unknown):
             raise
-        raise _unknown_option(name, unknown[0], str(cause)) from error
+        raise _unknown_option(name, unknown[0]) from error
     return strategy
 
 
-def _unknown_option(strategy: str, option: str, message: str) -> UsageError:
-    known = _options_of(message.partition(".__init__()")[0])
+def options_of(name: str) -> list[str]:
+    """Options that a strategy takes, as far as they can be told: of its factory, or of what that makes without any.
+
+    Raises:
+        UnknownName: no such strategy.
+    """
+    factory = plugins.record("strategies", name).factory
+    parameters = inspect.signature(factory).parameters.values()
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return [one.name for one in parameters]
+    try:
+        made = type(plugins.create("strategies", name))
+    except MorphError:
+        return []
+    return [p for p in inspect.signature(made).parameters if p not in ("self", "args", "kwargs")]
+
+
+def _unknown_option(strategy: str, option: str) -> UsageError:
+    known = options_of(strategy)
     close = nearest(option, known)
     rule = f"its options: {', '.join(known)}" if known else "it takes other options, or none"
     repair = f"did you mean {' or '.join(close)}?" if close else "leave it out"
     return UsageError(f"strategy {strategy!r} has no option {option!r}", rule, repair)
-
-
-def _options_of(class_name: str) -> list[str]:
-    """Keyword arguments of the strategy class of that name, as far as it can be found."""
-    pending: list[type] = [Strategy]
-    while pending:
-        found = pending.pop()
-        if found.__qualname__ == class_name:
-            return [p for p in inspect.signature(found).parameters if p not in ("self", "args", "kwargs")]
-        pending += found.__subclasses__()
-    return []

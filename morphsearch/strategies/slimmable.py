@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from morphsearch.arguments import require_seed
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.gates import Gates
@@ -77,8 +78,7 @@ class Slimmable(Strategy):
         self.relative_least = number_in("least", least, 0, 1, "0.4 is usual", open_ends=True)
         if not isinstance(parts, int) or isinstance(parts, bool) or parts < 2:
             raise UsageError(f"parts={parts!r}", "parts is a whole number, 2 or more", "12 is usual")
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise UsageError(f"seed={seed!r}", "a seed is a whole number, 0 or more", "use 0")
+        require_seed(seed)
         if not isinstance(widths, int) or isinstance(widths, bool) or widths < 1:
             raise UsageError(f"widths={widths!r}", "widths is a whole number, 1 or more", "2 is usual")
         self.examples = number_in("examples", examples, 0.01, 1, "0.25 is usual")

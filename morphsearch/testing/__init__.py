@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from morphsearch.testing.data import DataConformance
     from morphsearch.testing.executors import ExecutorConformance
     from morphsearch.testing.exporters import ExporterConformance
+    from morphsearch.testing.latency_backends import LatencyBackendConformance
     from morphsearch.testing.models import ModelConformance
     from morphsearch.testing.operations import OperationConformance
     from morphsearch.testing.strategies import StrategyConformance
@@ -23,6 +24,7 @@ __all__ = [
     "DataConformance",
     "ExecutorConformance",
     "ExporterConformance",
+    "LatencyBackendConformance",
     "ModelConformance",
     "OperationConformance",
     "StrategyConformance",
@@ -35,6 +37,7 @@ _LATE = {
     "DataConformance": "morphsearch.testing.data",
     "ExecutorConformance": "morphsearch.testing.executors",
     "ExporterConformance": "morphsearch.testing.exporters",
+    "LatencyBackendConformance": "morphsearch.testing.latency_backends",
     "ModelConformance": "morphsearch.testing.models",
     "OperationConformance": "morphsearch.testing.operations",
     "StrategyConformance": "morphsearch.testing.strategies",

@@ -11,7 +11,8 @@ from morphsearch.training.interrupts import Interrupt, deferred_interrupts
 from morphsearch.training.outputs import classification_loss, split_outputs
 from morphsearch.training.precision import Choice
 from morphsearch.training.recipe import Recipe
-from morphsearch.training.retraining import RetrainResult, load_result, retrain
+from morphsearch.training.results import RetrainResult, load_result
+from morphsearch.training.retraining import retrain
 from morphsearch.training.trainer import Trainer
 
 __all__ = [

@@ -16,7 +16,7 @@ from morphsearch.training.devices import check_device, device_of, flush_denormal
 from morphsearch.training.outputs import check_logits, first_output, split_outputs
 
 if TYPE_CHECKING:
-    from morphsearch.data import Split
+    from morphsearch.data import DataSplits, Split
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,18 @@ class Evaluation:
     loss: float
     accuracy: float
     count: int
+
+
+def check_takes(model: nn.Module, data: DataSplits) -> None:
+    """Refuse a network that does not take the data, before anything is trained or written: on two blank images.
+
+    Raises:
+        InputError: it fails on images of this shape, or gives no logits for these classes.
+    """
+    images = torch.zeros((2, *data.shape), device=device_of(model))
+    with evaluating(model), torch.no_grad():
+        logits, _ = split_outputs(first_output(model, images))
+    check_logits(logits, len(images), data.train.num_classes)
 
 
 def evaluate(model: nn.Module, split: Split, *, batch_size: int = 512, device: str = "auto") -> Evaluation:

@@ -8,15 +8,14 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from morphsearch.errors import DivergedError, InputError, StoppedError, UsageError
-from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
+from morphsearch.errors import DivergedError, StoppedError, UsageError
+from morphsearch.files import append_line, read_lines, write_json, write_tensors, write_text
 from morphsearch.training.averaging import PREFIX, MovingAverage
 from morphsearch.training.checkpoint import load_checkpoint, save_checkpoint
 from morphsearch.training.epoch import EpochStats
@@ -24,51 +23,16 @@ from morphsearch.training.evaluation import Evaluation
 from morphsearch.training.interrupts import Interrupt, deferred_interrupts
 from morphsearch.training.progress import Listener, finite
 from morphsearch.training.recipe import Recipe
+from morphsearch.training.results import RESULT, RetrainResult, load_result
 from morphsearch.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from morphsearch.data import DataSplits
 
-SCHEMA_VERSION = 1
 CHECKPOINT_SECONDS = 60.0
-RESULT, METRICS, WEIGHTS, CHECKPOINT = "result.json", "metrics.jsonl", "weights.safetensors", "checkpoint"
+METRICS, WEIGHTS, CHECKPOINT = "metrics.jsonl", "weights.safetensors", "checkpoint"
 
 ModelSource = nn.Module | Callable[[], nn.Module]
-
-
-@dataclass(frozen=True)
-class RetrainResult:
-    """The outcome of one retraining.
-
-    Attributes:
-        accuracy, loss: top-1 accuracy in 0..1 and cross-entropy on the split named by `evaluated_on`: ``"test"``, or
-            ``"val"`` where the data has no test split. None for a loss that is not finite.
-        val_accuracy, val_loss: on the validation split, after the last epoch.
-        test_count: images behind `accuracy`.
-        seconds: spent training, over all sittings. images_per_second: training speed.
-        precision: what the training ran with, see :class:`morphsearch.training.Choice`.
-        extra: what the caller passed (label, widths, costs ...).
-    """
-
-    label: str
-    seed: int
-    recipe: dict[str, Any]
-    accuracy: float
-    loss: float | None
-    evaluated_on: str
-    test_count: int
-    val_accuracy: float
-    val_loss: float | None
-    epochs: float
-    seconds: float
-    images_per_second: float
-    precision: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
-
-    def to_dict(self) -> dict[str, Any]:
-        """What ``result.json`` holds."""
-        return asdict(self)
 
 
 def retrain(
@@ -99,13 +63,14 @@ def retrain(
     Raises:
         StoppedError: interrupted (Ctrl-C); the state was saved.
         DivergedError: the loss is not finite; the last good checkpoint is kept.
-        UsageError: `folder` holds another retraining (label, seed or recipe differ).
+        UsageError: `folder` holds another retraining (label, seed, recipe, or the widths in `extra` differ).
         InputError: a damaged file in `folder`, or a model or data that cannot be trained.
     """
     folder = Path(folder)
     found = load_result(folder)
     if found is not None:
         _check_same(folder, "finished retraining", found.to_dict(), _identity(label, seed, recipe))
+        _check_widths(folder, found.extra, extra or {})
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         return found
     saved = load_checkpoint(folder / CHECKPOINT)
@@ -141,53 +106,6 @@ def retrain(
                 f"{error.repair}; another recipe needs another folder, or {folder} deleted",
             ) from error
     return work.finish(extra or {})
-
-
-def load_result(folder: Path) -> RetrainResult | None:
-    """What ``folder/result.json`` holds; None where there is none.
-
-    Raises:
-        InputError: damaged, or written by a newer version; the message names the field.
-    """
-    path = Path(folder) / RESULT
-    if not path.exists():
-        return None
-    data = read_json(path)
-    repair = f"restore it from a copy, or delete {path} to retrain"
-    if not isinstance(data, dict):
-        raise InputError(f"{path} holds a {type(data).__name__}", "a result is a JSON object", repair)
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema_version is {version}",
-            f"this version of morphsearch reads results up to schema_version {SCHEMA_VERSION}",
-            "upgrade morphsearch, or read it with the version that wrote it",
-        )
-    number, text = (int, float), (str,)
-    kinds: dict[str, tuple[type, ...]] = {
-        "label": text,
-        "seed": (int,),
-        "recipe": (dict,),
-        "accuracy": number,
-        "loss": (*number, type(None)),
-        "evaluated_on": text,
-        "test_count": (int,),
-        "val_accuracy": number,
-        "val_loss": (*number, type(None)),
-        "epochs": number,
-        "seconds": number,
-        "images_per_second": number,
-        "precision": (dict,),
-        "extra": (dict,),
-        "schema_version": (int,),
-    }
-    for name, kind in kinds.items():
-        if name not in data:
-            raise InputError(f"{path}: field {name!r} is missing", "a result has all its fields", repair)
-        if not isinstance(data[name], kind) or isinstance(data[name], bool):
-            expected = " or ".join("null" if one is type(None) else one.__name__ for one in kind)
-            raise InputError(f"{path}: field {name!r} is {data[name]!r}", f"{name} is of type {expected}", repair)
-    return RetrainResult(**{name: data[name] for name in kinds})
 
 
 class _Retraining:
@@ -350,3 +268,17 @@ def _check_same(folder: Path, what: str, found: dict[str, Any], asked: dict[str,
             "a folder belongs to one label, seed and recipe",
             "ask for the same again, or rename or delete that folder",
         )
+
+
+def _check_widths(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """A result belongs to the widths that it names: what baselines are matched to may have changed since."""
+    before, now = found.get("widths"), asked.get("widths")
+    if not isinstance(before, dict) or not isinstance(now, dict) or before == now:
+        return
+    name = next(name for name in {**now, **before} if before.get(name) != now.get(name))
+    raise UsageError(
+        f"{folder} holds a finished retraining of other widths: {name} has {before.get(name)} units, "
+        f"and {now.get(name)} are asked for",
+        "trainings of one row are of the same network",
+        f"delete {folder} to have it trained at the present widths",
+    )

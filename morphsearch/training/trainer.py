@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from morphsearch.arguments import require_seed
 from morphsearch.errors import DivergedError, InputError, UsageError
 from morphsearch.training import state as states
 from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_format, lay_out_channels_last
 from morphsearch.training.epoch import EpochStats, EpochSums
-from morphsearch.training.evaluation import Evaluation, evaluate, evaluating
+from morphsearch.training.evaluation import Evaluation, check_takes, evaluate, evaluating
 from morphsearch.training.memory import freed_memory_kept
 from morphsearch.training.norms import quick_norms
 from morphsearch.training.optimizers import build_optimizer
@@ -84,6 +85,7 @@ class Trainer:
         progress: Listener | None = None,
         phase: str = "train",
     ) -> None:
+        require_seed(seed)
         self.data, self.recipe, self.seed = data, recipe, seed
         self.penalty, self.after_step, self.phase = penalty, after_step, phase
         if len(data.train) == 0:
@@ -234,15 +236,8 @@ class Trainer:
         return stats
 
     def check(self) -> None:
-        """Refuse a network that does not take the data, before anything is trained or written: on two blank images.
-
-        Raises:
-            InputError: it fails on images of this shape, or gives no logits for these classes.
-        """
-        images = torch.zeros((2, *self.data.shape), device=self.device)
-        with evaluating(self.model), torch.no_grad():
-            logits, _ = split_outputs(first_output(self.model, images))
-        check_logits(logits, len(images), self.data.train.num_classes)
+        """:func:`~morphsearch.training.evaluation.check_takes`, of the network that is trained."""
+        check_takes(self.model, self.data)
 
     def evaluate(self, split: Split) -> Evaluation:
         """Loss and accuracy of the model on `split` in float32; see :func:`morphsearch.training.evaluate`."""

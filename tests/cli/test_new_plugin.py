@@ -55,8 +55,7 @@ def site(written: Path) -> Path:
 
 def test_the_kinds_are_those_of_the_templates_and_of_the_registry() -> None:
     assert tuple(scaffolding.KINDS) == new_plugin.KINDS
-    known = {entry.registry for entry in scaffolding.KINDS.values()}
-    assert known == set(plugins.KINDS) - {"latency_backends"}
+    assert {entry.registry for entry in scaffolding.KINDS.values()} == set(plugins.KINDS)
 
 
 def test_every_kind_is_found_through_its_entry_point(site: Path, written: Path) -> None:

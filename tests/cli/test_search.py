@@ -41,6 +41,10 @@ def flat(num_classes=10):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
 
 
+def narrow():
+    return tiny(4)
+
+
 def raises():
     raise RuntimeError("no such luck")
 
@@ -230,6 +234,7 @@ def test_what_cannot_be_done_is_said_in_three_parts(
         ("raises", 5, ["no such luck"]),
         ("flat", 5, ["no convolution"]),
         ("tinny", 5, ["tiny"]),
+        ("narrow", 5, ["4 outputs", "num_classes=10"]),
     ],
 )
 def test_networks_that_cannot_be_searched(
@@ -255,6 +260,20 @@ def test_code_that_a_configuration_file_names_needs_leave(nets: Path, tmp_path: 
     clean(refused, 2)
     assert "--allow-code" in refused.stderr
     clean(run("search", "--config", path, "--dry-run", "--allow-code"), 0)
+
+
+@pytest.mark.parametrize("place", ["", "iterations/001", "iterations/001/architecture.json"])
+def test_code_that_a_run_names_needs_leave_to_be_sparsified(finished: tuple[Path, Result], place: str) -> None:
+    sparse = ("sparsify", finished[0] / place, "--target", "50%", "--dry-run")
+    refused = run(*sparse)
+    clean(refused, 2)
+    assert "--allow-code" in refused.stderr
+    clean(run(*sparse, "--allow-code"), 0)
+
+
+def test_the_command_that_comes_next_has_the_leave_that_it_needs(finished: tuple[Path, Result]) -> None:
+    following = next(line for line in finished[1].stderr.splitlines() if line.startswith("next: "))
+    assert following.endswith("--allow-code")
 
 
 def test_retrain_and_compare(finished: tuple[Path, Result]) -> None:

@@ -152,6 +152,35 @@ def test_seeds_are_a_number_or_a_list(parsed: dict[str, Any], given: list[str], 
     assert parsed["seeds"] == expected
 
 
+@pytest.mark.parametrize("given", ["0", "999999999", "1,4294967296", "1,,2", "-1", "1.5", "99999999999999"])
+def test_seeds_that_are_none(parsed: dict[str, Any], given: str) -> None:
+    result = run("retrain", "r", "--seeds", given)
+    assert result.exit_code == 2
+    assert "write 3, or 0,1,2" in result.stderr
+    assert not parsed
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "repair"),
+    [
+        ("--set", "strategy.pont=[0.5]", "write --strategy-option point=[0.5]"),
+        ("--set", "strategy_options.point=[0.5]", "write --strategy-option point=[0.5]"),
+        ("--set", "recipe.lrr=0.1", "write --set lr=0.1"),
+        ("--strategy-option", "strategy.pont=[0.5]", "write --strategy-option point=[0.5]"),
+        ("--strategy-option", "recipe.momentum=0", "write --set momentum=0"),
+        ("--set", "strategy.qwxyz=1", "none of these is like 'qwxyz': balance,"),
+        ("--set", "some.thing=1", "write for example --set thing=1"),
+    ],
+)
+def test_keys_with_a_dot_are_led_to_the_option_and_the_name_that_is_meant(
+    parsed: dict[str, Any], option: str, given: str, repair: str
+) -> None:
+    result = run("search", "resnet20", option, given)
+    assert result.exit_code == 2
+    assert repair in " ".join(result.stderr.split())
+    assert not parsed
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

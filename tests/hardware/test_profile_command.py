@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import hardware_fakes as fakes
@@ -40,6 +41,19 @@ def test_measure_list_show_verify_and_inspect(profiles_folder: Path) -> None:
     inspected = json.loads(invoke("inspect", "digits_net", "--costs", "latency", "--json").stdout)
     assert inspected["units"] == {"latency": "ms"}
     assert sum(layer["costs"]["latency"] for layer in inspected["layers"]) <= inspected["totals"]["latency"] * 1.001
+
+
+def test_the_command_that_comes_next_finds_the_profile(
+    profiles_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morphsearch.hardware.profile", lambda *arguments, **options: fakes.profile())
+    target = tmp_path / "my profiles" / "one.json"
+    target.parent.mkdir()
+    for arguments in ((), ("--output", str(target))):
+        done = invoke("profile", "digits_net", "--quiet", *arguments)
+        assert done.exit_code == 0, done.output
+        following = next(line for line in done.stderr.splitlines() if line.startswith("next: "))
+        assert invoke("profile", "show", shlex.split(following)[-1]).exit_code == 0
 
 
 def test_a_listing_survives_a_damaged_file(profiles_folder: Path) -> None:

@@ -107,8 +107,13 @@ def test_a_profile_made_here_for_this_network_does_not_warn(made: MeasuredProfil
         ({"settings": []}, "settings"),
         ({"settings": {"backend": None}}, "settings.backend"),
         ({"settings": {"device": 3}}, "settings.device"),
-        ({"error": {"mape": "small"}}, "error.mape"),
-        ({"noise": {"repeated": None}}, "noise.repeated"),
+        ({"error": {"mape": "small", "within_10": 1, "largest": 1, "networks": 1}}, "error.mape"),
+        ({"noise": {"repeated": None, "worst": 0.0}}, "noise.repeated"),
+        ({"noise": {}}, "'repeated' is a required property"),
+        ({"error": {"mape": 0.1}}, "'within_10' is a required property"),
+        ({"seconds": "long"}, "seconds"),
+        ({"pace": -1}, "pace"),
+        ({"notes": [None]}, "notes.0"),
     ],
 )
 def test_damaged_files_are_refused_with_the_field(
@@ -127,6 +132,16 @@ def test_arrays_of_other_sizes_never_predict(made: MeasuredProfile, tmp_path: Pa
     path = tmp_path / "damaged.json"
     path.write_text(json.dumps(data))
     with pytest.raises(InputError, match="conv"):
+        load(path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("samples", 1.5), ("error", [None]), ("error", "small")])
+def test_what_is_told_of_a_family_is_numbers(made: MeasuredProfile, tmp_path: Path, field: str, value: Any) -> None:
+    data = made.to_dict()
+    data["fit"]["families"]["conv"][field] = value
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=f"fit.families.conv.{field}"):
         load(path)
 
 

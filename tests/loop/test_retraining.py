@@ -130,7 +130,7 @@ def test_what_cannot_be_retrained(run: Path, tmp_path: Path) -> None:
         retrain_run(run, baselines=["unifrom"])
     with pytest.raises(UnknownName, match="local"):
         retrain_run(run, executor="locl", epochs=0.2)
-    for seeds in (0, [], [1, 1], [-1]):
+    for seeds in (0, [], [1, 1], [-1], [0.5], [2**32], "12", True, 10**9):
         with pytest.raises(UsageError, match="seeds"):
             retrain_run(run, seeds=seeds)
     with pytest.raises(UsageError, match="all"):
@@ -187,6 +187,43 @@ def test_baselines_cost_what_was_found_within_a_per_cent(mobilenet: tuple[Any, m
     uniform = baseline("uniform", architecture, graph, budgets, 0)
     net = graph.resize(uniform.widths)
     assert counted(net, torch.zeros(1, 3, 32, 32)) == uniform.totals
+
+
+@pytest.mark.parametrize("kind", ["uniform", "random"])
+def test_baselines_are_rounded_as_what_was_found(mobilenet: tuple[Any, ms.ConvGraph], kind: str) -> None:
+    seed, graph = mobilenet
+    search = ms.Search(seed.model, torch.zeros(1, 3, 32, 32), "flops=50%", strategy="uniform", round_to=8)
+    architecture = search.morph()
+    limit = architecture.costs["flops"]["total"]
+    one = baseline(kind, architecture, graph, Budgets(graph, "flops=50%"), 0)
+    assert all(width % 8 == 0 for name, width in one.widths.items() if graph.groups[name].frozen is None)
+    assert one.costs["flops"]["total"] <= limit
+    assert one.record["round_to"] == 8
+
+
+def test_baselines_that_cannot_be_rounded_and_as_cheap_stay_within_the_cost(
+    mobilenet: tuple[Any, ms.ConvGraph],
+) -> None:
+    seed, graph = mobilenet
+    architecture = ms.Search(seed.model, torch.zeros(1, 3, 32, 32), "flops=5%", strategy="uniform").morph()
+    architecture.record["round_to"] = 64
+    one = baseline("uniform", architecture, graph, Budgets(graph, "flops=5%"), 0)
+    assert one.costs["flops"]["total"] <= architecture.costs["flops"]["total"]
+    architecture.record["round_to"] = "eight"
+    with pytest.raises(InputError, match="round_to"):
+        baseline("uniform", architecture, graph, Budgets(graph, "flops=5%"), 0)
+
+
+def test_a_finished_retraining_of_other_widths_is_not_taken_for_this_one(run: Path) -> None:
+    retrain_run(run, baselines=["uniform"], seeds=1, epochs=0.2)
+    path = run / "retrained/uniform-seed0/result.json"
+    result = json.loads(path.read_text())
+    name = next(iter(result["extra"]["widths"]))
+    result["extra"]["widths"][name] += 1
+    path.write_text(json.dumps(result))
+    with pytest.raises(UsageError, match="other widths") as caught:
+        retrain_run(run, baselines=["uniform"], seeds=1, epochs=0.2)
+    assert "uniform-seed0" in caught.value.repair
 
 
 # -- the verdict

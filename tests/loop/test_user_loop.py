@@ -285,6 +285,10 @@ def test_a_run_of_the_users_own_loop_is_saved_and_resumed(tmp_path: Any) -> None
         ("round_to", True),
         ("warmup", 1.0),
         ("seed", -1),
+        ("seed", 2**32),
+        ("seed", 2**64),
+        ("seed", 0.5),
+        ("steps", 10**400),
     ],
 )
 def test_arguments_out_of_range(name: str, value: Any) -> None:

@@ -249,9 +249,22 @@ def test_the_command_asks_for_the_same_again(tmp_path: Path) -> None:
     assert record.command is not None
     words = shlex.split(record.command)
     assert words[:2] == ["morphsearch", "search"]
-    assert "--allow-code" not in words, "leave to run code is not for a file to give"
     context = command.make_context("search", words[2:])
-    assert settings.search_config({**context.params, "allow_code": True}).to_dict() == config.to_dict()
+    assert settings.search_config(context.params).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_commands_have_the_leave_to_run_code_that_the_run_had(tmp_path: Path, needed: bool) -> None:
+    from morphsearch.loop.config import SearchConfig
+
+    config = SearchConfig("net.py:build", allow_code=needed)
+    run = runs.write(tmp_path / "a", config=config.to_dict(), complete=False)
+    record = gather(run.path)
+    assert record.command is not None
+    assert record.resume is not None
+    assert ("--allow-code" in shlex.split(record.command)) is needed
+    assert ("--allow-code" in shlex.split(record.resume)) is needed
+    assert ("--allow-code" in record.verdict) is needed
 
 
 def test_a_run_from_python_has_no_command(tmp_path: Path) -> None:

@@ -190,6 +190,13 @@ def test_a_seed_that_is_a_file_of_code_is_shown_by_group_until_it_may_run(tmp_pa
     assert trace.exists()
 
 
+def test_leave_to_run_code_is_explained_beside_the_command_that_gives_it(tmp_path: Path) -> None:
+    config = {"model": "net.py:build", "allow_code": True}
+    page = page_of(runs.write(tmp_path / "a", config=config).path)
+    assert "search net.py:build --allow-code" in page.words
+    assert "read that code first" in page.words
+
+
 def test_nothing_but_an_earlier_report_is_overwritten(tmp_path: Path) -> None:
     record = gather(runs.write(tmp_path / "a", found=(), lines=[]).path)
     target = tmp_path / "notes.html"

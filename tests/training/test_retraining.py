@@ -215,6 +215,32 @@ def test_wrong_type_in_a_result_is_named(tmp_path: Path) -> None:
             load_result(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accuracy", 1.5),
+        ("val_accuracy", -1),
+        ("seconds", 10**400),
+        ("loss", float("inf")),
+        ("extra.costs", "flops=50%"),
+        ("extra.costs", {"flops": None}),
+        ("extra.costs", {"flops": float("nan")}),
+        ("extra.widths", {"conv": 0.5}),
+        ("extra.baseline_of", 3),
+        ("extra.teacher", ["seed"]),
+    ],
+)
+def test_values_that_no_table_could_show_are_named(tmp_path: Path, name: str, value: Any) -> None:
+    run(tmp_path)
+    record = json.loads((tmp_path / "result.json").read_text())
+    table, dot, field = name.rpartition(".")
+    (record[table] if dot else record)[field] = value
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=name) as caught:
+        load_result(tmp_path)
+    assert "retrain" in caught.value.repair
+
+
 def test_unwritable_folder_is_an_error_of_three_parts(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MorphError) as caught:

@@ -12,7 +12,9 @@ from morphsearch.cli.output import emit
 from morphsearch.cli.params import NearChoice
 
 # By hand, so that the help of other commands does not import the templates; a test compares.
-KINDS = ("cost-model", "strategy", "operation", "model", "data", "exporter", "executor", "command")
+KINDS = (
+    *("cost-model", "strategy", "operation", "model", "data", "exporter", "executor", "latency-backend", "command"),
+)
 
 
 @morph_command(

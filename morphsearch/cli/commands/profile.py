@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,8 @@ def measure(
     click.echo(f"saved: {path}", err=True)
     if interrupted:
         raise click.exceptions.Exit(INTERRUPTED)
-    click.echo(f"next: morphsearch search SEED --budget latency=50% --hardware {path.stem}", err=True)
+    known = path.stem if path.parent == profiles.folder() else shlex.quote(str(path))
+    click.echo(f"next: morphsearch search SEED --budget latency=50% --hardware {known}", err=True)
 
 
 def _writable(path: Path) -> None:

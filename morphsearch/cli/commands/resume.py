@@ -36,4 +36,4 @@ def command(run_dir: Path, allow_code: bool, quiet: bool, as_json: bool) -> None
         return
     with listening(quiet=quiet) as listener, resuming_with(resume_command(run_dir, allow_code=allow_code)):
         result = run.resume(run_dir, listener=listener, allow_code=allow_code)
-    show_result(result, as_json)
+    show_result(result, as_json, allow_code=allow_code)

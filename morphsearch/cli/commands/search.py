@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     going_on = resume_command(run_dir, allow_code=config.allow_code)
     with listening(quiet=values["quiet"]) as listener, resuming_with(going_on):
         result = run.start(config, run_dir, listener=listener, data=data)
-    show_result(result, as_json)
+    show_result(result, as_json, allow_code=config.allow_code)
 
 
 def _show_plan(plan: Plan, as_json: bool, err: bool) -> None:
@@ -107,9 +108,10 @@ def _show_plan(plan: Plan, as_json: bool, err: bool) -> None:
     console.show(console.err() if err else console.out(), tables.plan(plan))
 
 
-def show_result(result: SearchResult, as_json: bool) -> None:
-    """Print what a search found and the command that comes next."""
-    following = f"morphsearch retrain {result.run_dir} --baselines uniform,random --seeds 3"
+def show_result(result: SearchResult, as_json: bool, *, allow_code: bool = False) -> None:
+    """Print what a search found and the command that comes next, with the leave to run code that it needs again."""
+    leave = " --allow-code" if allow_code else ""
+    following = f"morphsearch retrain {shlex.quote(str(result.run_dir))} --baselines uniform,random --seeds 3{leave}"
     if as_json:
         emit({"run_dir": str(result.run_dir), **result.summary, "next": following})
         return

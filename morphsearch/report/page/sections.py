@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from morphsearch.report import commands
 from morphsearch.report.numbers import duration, exact, headings, percent, short
 from morphsearch.report.page.markup import Markup, details, join, paragraphs, table, tag
 from morphsearch.report.records import Fault, Found, Note, RunRecord, WidthRow, Widths
@@ -266,6 +267,8 @@ def asked(record: RunRecord) -> Markup:
     if record.command is not None:
         parts.append(tag("p", "The same again:"))
         parts.append(tag("pre", tag("code", record.command), tabindex="0"))
+        if commands.allows(record.command):
+            parts.append(tag("p", commands.LEAVE))
     elif record.config == "" and record.asked:
         parts.append(tag("p", "It was started from Python, with a network or data that no file can name."))
     if record.config:

@@ -20,6 +20,12 @@ from morphsearch.hardware.kinds import WEIGHTED, Fusion
 from morphsearch.hardware.sampling import Target, build, draw_widths
 from morphsearch.hardware.work import COLUMNS, row_of, works_of
 from morphsearch.models import build_seed
+from morphsearch.testing import LatencyBackendConformance
+
+
+class TestOnnxRuntime(LatencyBackendConformance):
+    def backend(self):
+        return OnnxRuntime()
 
 
 @pytest.fixture(scope="module")
