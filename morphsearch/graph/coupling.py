@@ -34,12 +34,13 @@ class Coupling:
         self.holders = np.zeros(len(graph.groups), np.uint64)
         self.count = np.zeros(len(graph.groups), np.int64)
         self.held: dict[str, list[tuple[np.ndarray, np.uint64]]] = {}
-        random = np.random.default_rng(0).integers(1, 2**63, len(graph.bindings), dtype=np.uint64)
-        for binding, number in zip(graph.bindings, random, strict=True):
-            groups = values_in(graph.unit_group[binding.units[binding.units >= 0]], len(graph.groups))
+        random = np.random.default_rng(0).integers(1, 2**63, len(graph.tape.slots), dtype=np.uint64)
+        for ((name, _), ids), number in zip(graph.tape.slots.items(), random, strict=True):
+            units = graph.resolution.unit_of[ids]
+            groups = values_in(graph.unit_group[units[units >= 0]], len(graph.groups))
             self.holders[groups] += number
             self.count[groups] += 1
-            self.held.setdefault(binding.tensor, []).append((groups, number))
+            self.held.setdefault(name, []).append((groups, number))
         # Every pair of identifiers that met, in the order of the operations in which they did.
         none = np.zeros(0, np.int64)
         unions = sorted(graph.tape.unions, key=lambda union: union[2])

@@ -49,7 +49,7 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
     most = max(1, int(multiplicity.max(initial=1)))
     gather, ids, copies, number = {}, {}, {}, {}
     for slot, raw in tape.identifiers.items():
-        units, classes = resolution.unit_of[raw], resolution.class_of[raw]
+        units, classes = resolution.unit_of[raw], resolution.class_of[raw].astype(np.int64)
         times = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else np.ones_like(units)
         index, copied = repeat_runs(classes, times)
         gather[slot] = index

@@ -117,6 +117,7 @@ def run_tape(
             tape.answers = like.answers.again()
         try:
             count = _attempt(model, example_inputs, rules, tape, meta=meta, like=like)
+            tape.makings.clear()  # rules alone look there, and a bank has a label for every element
             if not gc.isenabled():
                 gc.collect(0)  # a run leaves tensors in cycles; this looks at what is new since the last one only
             return tape, count, meta

@@ -425,17 +425,24 @@ def distinct(*rows: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
 
     Labels of attention and of flattened images say the same of millions of elements.
     """
-    kept = tuple(row[keep] for row in rows)
+    kept = rows if keep.all() else tuple(row[keep] for row in rows)
     if kept[0].size < MANY:
         return kept
-    new = np.ones(kept[0].size, bool)
-    new[1:] = np.logical_or.reduce([row[1:] != row[:-1] for row in kept])
-    kept = tuple(row[new] for row in kept)
-    if kept[0].size >= MANY:
+    first = kept[0]
+    new = np.ones(first.size, bool)
+    np.not_equal(first[1:], first[:-1], out=new[1:])
+    for row in kept[1:]:
+        new[1:] |= row[1:] != row[:-1]
+    if not new.all():
+        kept = tuple(row[new] for row in kept)
+        first = kept[0]
+    if first.size >= MANY and not (first[1:] > first[:-1]).all():
         # Identifiers stay far below 2 ** 31, so that two make one number.
-        joined = kept[0] if len(kept) == 1 else (kept[0] << 32) | kept[1]
-        _, first = np.unique(joined, return_index=True)
-        kept = tuple(row[np.sort(first)] for row in kept)
+        joined = first if len(kept) == 1 else (first.astype(np.int64) << 32) | kept[1]
+        _, places = np.unique(joined, return_index=True)
+        if places.size < first.size:
+            places.sort()
+            kept = tuple(row[places] for row in kept)
     return kept
 
 
