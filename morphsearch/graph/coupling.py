@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from morphsearch.graph.tape import Tape
 
 
-WORTH_CHOOSING = 10_000_000  # pairs times groups from which on looking at one unit of each kind saves time
+# Groups from which on it saves time to look at one unit of each kind alone: to find those takes as long as a hundred
+# looks at all.
+WORTH_CHOOSING = 200
 
 
 class Coupling:
@@ -46,22 +48,36 @@ class Coupling:
         unions = sorted(graph.tape.unions, key=lambda union: union[2])
         self.one = np.concatenate([none, *(one for one, *_ in unions)])
         self.other = np.concatenate([none, *(union[1] for union in unions)])
-        self.operation = np.concatenate([none, *(np.full(union[0].size, union[2]) for union in unions)])
-        chosen = np.ones(int(graph.resolution.class_of.max(initial=0)) + 1, bool)
-        if self.one.size * len(graph.groups) > WORTH_CHOOSING:
-            chosen = representatives(graph.tape, graph.resolution, self.one, self.other, self.operation)
-        kept = chosen[graph.resolution.class_of[self.one]]
-        self.one, self.other, self.operation = self.one[kept], self.other[kept], self.operation[kept]
-        steps = np.arange(len(graph.tape.operations) + 2)
-        self.start = np.searchsorted(self.operation, steps)
+        met = np.array([0, *(one.size for one, *_ in unions)])
+        steps = np.array([union[2] for union in unions], np.int64)
         self.slots: dict[str, list[np.ndarray]] = {}
         for (name, _), ids in graph.tape.slots.items():
-            self.slots.setdefault(name, []).append(ids[chosen[graph.resolution.class_of[ids]]])
+            self.slots.setdefault(name, []).append(ids)
+        if len(graph.groups) > WORTH_CHOOSING:
+            met = self._choose(met, steps)
+        # For every operation, where the pairs that met in it begin.
+        self.start = np.cumsum(met)[np.searchsorted(steps, np.arange(len(graph.tape.operations) + 2))]
         self.number_of = {name: number for number, name in enumerate(self.slots, 1)}
         self.holder = np.zeros(graph.resolution.class_of.size, np.int64)  # of identifiers: the parameter, 0 for none
         for name, own in self.slots.items():
             for ids in own:
                 self.holder[ids] = self.number_of[name]
+
+    def _choose(self, met: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Leave one unit of each kind, and say how many of the pairs are left of each union (after a zero).
+
+        Args:
+            met: how many those are (after a zero).
+            steps: the operation of each union.
+        """
+        tape, class_of = self.graph.tape, self.graph.resolution.class_of
+        operation = np.repeat(steps, met[1:])
+        chosen = representatives(tape, self.graph.resolution, self.one, self.other, operation)
+        kept = chosen[class_of[self.one]]
+        before = np.append(0, np.cumsum(kept))[np.cumsum(met)]
+        self.one, self.other = self.one[kept], self.other[kept]
+        self.slots = {name: [ids[chosen[class_of[ids]]] for ids in own] for name, own in self.slots.items()}
+        return np.append(0, np.diff(before))
 
     def stays(self, removal: Removal) -> bool:
         """Without what goes, the units that stay are still coupled as in the seed, and in the same groups."""

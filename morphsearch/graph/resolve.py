@@ -87,13 +87,15 @@ class Group:
 class Resolution:
     """Everything the tape's identifiers come to.
 
-    `unit_of` maps an identifier to its flat unit (-1: fixed), `class_of` to its component (all identifiers).
+    `unit_of` maps an identifier to its flat unit (-1: fixed), `class_of` to its component (all identifiers),
+    `unit_of_class` a component to its unit.
     """
 
     groups: dict[str, Group]
     bound: Bound
     unit_of: np.ndarray
     class_of: np.ndarray
+    unit_of_class: np.ndarray
     unit_group: np.ndarray
 
     @property
@@ -171,10 +173,10 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
             layers=tuple(layers.get(int(start), ())),
             channels=int(channels),
         )
+    unit_of_class[class_of[0]] = -1  # of what is rigid
     unit_of = unit_of_class[class_of]
-    unit_of[0] = -1
     bound = Bound(tape.slots, tape.roles, tape.layouts, unit_of)
-    return Resolution(groups, bound, unit_of, class_of, unit_group)
+    return Resolution(groups, bound, unit_of, class_of, unit_of_class, unit_group)
 
 
 _ROLE_ORDER = {"rows": 0, "columns": 1, "norm": 2, "bias": 3, "gate": 4}

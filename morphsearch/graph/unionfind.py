@@ -9,7 +9,7 @@ import numpy as np
 
 
 def components(size: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """`size` whole numbers (int32 where they fit): for each of ``0..size-1`` the number of its component under the
+    """`size` whole numbers (see :func:`narrow`): for each of ``0..size-1`` the number of its component under the
     `pairs` of index arrays.
 
     Components are numbered by their first member. Trees are hooked together and flattened, all at once and until
@@ -35,9 +35,12 @@ def components(size: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.
     return numbers
 
 
+MANY = 1 << 21  # numbers from which on their memory counts for more than the time that short ones take as indices
+
+
 def narrow(size: int) -> type[np.signedinteger[Any]]:
-    """The type that numbers below `size` need no more than."""
-    return np.int32 if size < 2**31 else np.int64
+    """The type of `size` numbers below `size`: int32 for very many, int64 else."""
+    return np.int32 if MANY <= size < 2**31 else np.int64
 
 
 def values_in(numbers: np.ndarray, size: int) -> np.ndarray:

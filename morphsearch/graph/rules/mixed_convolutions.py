@@ -20,7 +20,7 @@ from morphsearch.graph.rules.grouped import decision, leaving
 from morphsearch.graph.rules.mixtures import makers, shared_out
 from morphsearch.graph.silence import silent
 from morphsearch.graph.tape import Making, Slot, Tape
-from morphsearch.graph.unionfind import distinct_values, narrow
+from morphsearch.graph.unionfind import distinct_values
 
 
 def mixed_convolution(
@@ -179,7 +179,7 @@ def _of_elements(tape: Tape, one: Making, slot: Slot) -> np.ndarray:
     """The identifier along a slot for each element that was mixed. A kernel has millions, so they take no more memory
     than they must."""
     shape, dim = tape.shapes[one.parameter], slot[1]
-    ids = tape.slots[slot].astype(narrow(tape.next_id))
+    ids = tape.slots[slot].astype(np.int32 if tape.next_id < 2**31 else np.int64)
     if dim and is_counting(one.elements) and one.elements.numel() == prod(shape[1:]):  # all of the first kernel
         places = np.broadcast_to(ids.reshape(-1, *(1,) * (len(shape) - dim - 1)), shape[1:])
         return places.flatten().reshape(tuple(one.elements.shape))
