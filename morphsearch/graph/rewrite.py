@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.folded import Folded
-from morphsearch.graph.paths import modules_of
+from morphsearch.graph.paths import buffers_of, modules_of, parameters_of
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.state import INTERNAL
 from morphsearch.graph.tape import RawOperation, Tape
@@ -51,7 +51,9 @@ def rebuild(
     for name, dim in plan.gather:
         slots_of.setdefault(name, []).append(dim)
     memo: dict[int, Any] = _cached(model) if meta or share else {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    modules = modules_of(model)
+    held: list[tuple[str, Tensor]] = [*parameters_of(modules).items(), *buffers_of(modules).items()]
+    for name, tensor in held:
         slots = [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())]
         whole = name not in plan.folded and all(_whole(tensor, dim, index) for dim, index in slots)
         if share and isinstance(tensor, nn.Parameter) and whole:
@@ -160,7 +162,7 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     for one in modules.values():
         for held in one._parameters.values():
             holders.setdefault(id(held), []).append(one)
-    owners = {name: holders.get(id(held), []) for name, held in model.named_parameters()}
+    owners = {name: holders.get(id(held), []) for name, held in parameters_of(modules).items()}
 
     def size(parameters: dict[str, str], role: str, dim: int) -> int | None:
         slot = (parameters.get(role, ""), dim)

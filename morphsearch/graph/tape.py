@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map
 from morphsearch.graph.answers import Answers
 from morphsearch.graph.folded import Folded
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
-from morphsearch.graph.paths import modules_of
+from morphsearch.graph.paths import buffers_of, modules_of
 from morphsearch.graph.state import Kept, Stale, State
 from morphsearch.graph.tensors import tensors_in
 
@@ -151,7 +151,8 @@ class Tape:
         self.lifted: dict[
             str, str
         ] = {}  # those of which something is made that is not zero where they are, and by what
-        self.buffers = {name for name, _ in model.named_buffers()}
+        modules = modules_of(model)
+        self.buffers = buffers_of(modules).keys()
         self.unions: list[tuple[np.ndarray, np.ndarray, int, Slot | None]] = []
         self.pins: list[tuple[np.ndarray, str, int]] = []
         self.mixes: list[tuple[np.ndarray, str]] = []
@@ -162,7 +163,7 @@ class Tape:
         self.imaginary: dict[str, str] = {}  # complex parameters and buffers, and what messages call them
         self.read: set[str] = set()  # parameters and buffers that a rule has looked into
         self.latest: Labels | None = None  # of the parameter that was looked at last: rules look repeatedly
-        self.module_names = {id(module): name for name, module in modules_of(model).items()}
+        self.module_names = {id(module): name for name, module in modules.items()}
         self.module_stack: list[str] = [""]
         self.visited: set[str] = set()
         self.graphs: dict[Any, Any] = {}  # traces of modules, by what makes modules alike
