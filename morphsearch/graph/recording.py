@@ -44,6 +44,13 @@ def uncollected() -> Iterator[None]:
             forget_numbers()
 
 
+def tidy() -> None:
+    """Free what lies in cycles, where the collector waits: what failed, and traces that ran, leave labels and tensors
+    in such; other runs do not. This looks at what is new since the last time only."""
+    if not gc.isenabled():
+        gc.collect(0)
+
+
 @contextmanager
 def as_recorded(model: nn.Module, before: Tape) -> Iterator[None]:
     """Modules of a rewritten network hold what those of the network that it was made of held when that was recorded.
@@ -119,8 +126,8 @@ def run_tape(
         try:
             count = _attempt(model, example_inputs, rules, tape, meta=meta, like=like)
             tape.makings.clear()  # rules alone look there, and a bank has a label for every element
-            if not gc.isenabled():
-                gc.collect(0)  # a run leaves tensors in cycles; this looks at what is new since the last one only
+            if not meta:
+                tidy()
             return tape, count, meta
         except GraphError:
             raise
