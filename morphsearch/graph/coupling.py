@@ -39,7 +39,7 @@ class Coupling:
         random = np.random.default_rng(0).integers(1, 2**63, len(graph.tape.slots), dtype=np.uint64)
         for ((name, _), ids), number in zip(graph.tape.slots.items(), random, strict=True):
             units = graph.resolution.unit_of[ids]
-            groups = values_in(graph.unit_group[units[units >= 0]], len(graph.groups))
+            groups = _groups_of(units, graph.unit_group, len(graph.groups))
             self.holders[groups] += number
             self.count[groups] += 1
             self.held.setdefault(name, []).append((groups, number))
@@ -154,6 +154,14 @@ class Coupling:
         place[known] = np.arange(known.size)
         after = components(known.size, [(place[one], place[other])])[place[ids]]
         return values_in(after, class_of.size).size == values_in(class_of[ids], class_of.size).size
+
+
+def _groups_of(units: np.ndarray, unit_group: np.ndarray, count: int) -> np.ndarray:
+    """Which of the `count` groups `units` are of; mostly one, whose units follow each other."""
+    low, high = (int(units.min()), int(units.max())) if units.size else (-1, -1)
+    if low >= 0 and unit_group[low] == unit_group[high]:
+        return unit_group[low : low + 1]
+    return values_in(unit_group[units[units >= 0]], count)
 
 
 def representatives(

@@ -22,7 +22,7 @@ from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
 from morphsearch.graph.state import COMPILED, INTERNAL, State, as_it_was, held_by, put_back
 from morphsearch.graph.tape import Tape
-from morphsearch.graph.tensors import all_given, tensors_in
+from morphsearch.graph.tensors import all_given, on_meta, tensors_in
 
 _within = [0]  # how many of these contexts are open
 
@@ -284,16 +284,10 @@ def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
             "record the floating-point network, and quantise what comes out",
         )
     if is_parameter:
-        return nn.Parameter(_on_meta(tensor), requires_grad=False) if meta else tensor
+        return nn.Parameter(on_meta(tensor), requires_grad=False) if meta else tensor
     if not meta:
         return tensor.detach().clone()
-    twin = _on_meta(tensor)
+    twin = on_meta(tensor)
     if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
         know(twin, tensor.detach().cpu())  # an index must keep its numbers
     return twin
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
-        return tensor.detach().to("meta")
-    return torch.empty_like(tensor, device="meta")  # the same, in half the time
