@@ -182,9 +182,12 @@ def _recorded_without(graph: ConvGraph, names: Iterable[str], *, trial: bool) ->
     removal = graph.gone_with(names)
     if removal is None:
         raise Mismatch(-1, "what these groups compute cannot be left out")
+    watched = _ends(graph, removal)  # first: it is told there that some code cannot be traced
     plan = make_plan(graph.tape, graph.resolution, ~np.isin(graph.unit_group, list(removal.groups)) * np.int64(1))
     twin = rebuild(graph.model, graph.tape, plan, meta=trial and graph.on_meta, share=trial and not graph.on_meta)
-    _leave_out(graph, twin, removal)
+    new_modules = modules_of(twin)
+    for path, found in watched.items():
+        _edit(graph, path, new_modules[path], found, removal)
     groups = list(graph.groups)
     decisions = graph.decisions | {GONE + groups[one]: LEFT for one in removal.groups}
 
@@ -205,24 +208,29 @@ def _recorded_without(graph: ConvGraph, names: Iterable[str], *, trial: bool) ->
         raise Mismatch(min(removal.joins), error.arrived) from error
     _check_operations(graph.tape, tape, removal)
     tape.decisions = {key: name for key, name in decisions.items() if not key.startswith(NAMED)}
-    found = Graph(twin, graph.example_inputs, tape, evaluated, {}, on_meta)
-    return Rest(found, _same_units(graph, found, removal, plan))
+    rest = Graph(twin, graph.example_inputs, tape, evaluated, {}, on_meta)
+    return Rest(rest, _same_units(graph, rest, removal, plan))
 
 
-def _leave_out(graph: ConvGraph, twin: nn.Module, removal: Removal) -> None:
-    """Give the modules of `twin` where branches end the code without them."""
-    new_modules = modules_of(twin)
+def _ends(graph: ConvGraph, removal: Removal) -> dict[str, Watched]:
+    """The traces of the modules where branches end.
+
+    Raises:
+        Mismatch: the code of one of them cannot be traced.
+    """
     paths = sorted({graph.tape.operations[join].module for join in removal.joins})
     try:
         watched = watch(graph.model, graph.example_inputs, graph.tape, paths)
     except GraphError as error:  # the trace of some module does not do what its code does
         raise Mismatch(min(removal.joins), error.arrived) from error
+    found: dict[str, Watched] = {}
     for path in paths:
-        found = watched[path]
-        if found is None:
+        one = watched[path]
+        if one is None:
             join = next(i for i in sorted(removal.joins) if graph.tape.operations[i].module == path)
             raise Mismatch(join, "its module's code cannot be traced")
-        _edit(graph, path, new_modules[path], found, removal)
+        found[path] = one
+    return found
 
 
 def _edit(graph: ConvGraph, path: str, module: nn.Module, watched: Watched, removal: Removal) -> None:

@@ -17,6 +17,7 @@ from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.paths import class_written, modules_of
 from morphsearch.graph.plan import Plan, make_plan
 from morphsearch.graph.proof import check, rearrange
+from morphsearch.graph.recording import tidy
 from morphsearch.graph.rewrite import Made, rebuild
 from morphsearch.graph.state import put_back
 from morphsearch.graph.steps import CANNOT_FOLLOW, Mismatch, forget_frames
@@ -50,6 +51,7 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
             return _attempt(graph, plan, multiplicity, tuple(patched), meta, made), plan
         except Mismatch as mismatch:
             forget_frames(mismatch)
+            tidy()
             suspects = _suspects(graph, multiplicity, mismatch, patched)
             if not suspects:
                 raise mismatch from first
@@ -102,6 +104,7 @@ def _attempt(
             twin = patch_modules(
                 graph.model, twin, list(paths), graph.example_inputs, graph.tape, graph.resolution, plan, multiplicity
             )
+            tidy()
         _, order = check(twin, graph.example_inputs, graph.tape, plan, patched=bool(paths))
         if not order:
             if plan.stale and graph.tape.state is not None:

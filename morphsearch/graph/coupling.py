@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from morphsearch.graph.tape import Tape
 
 
-WORTH_CHOOSING = 10_000_000  # pairs times groups from which on looking at one unit of each kind saves time
+# Groups from which on it saves time to look at one unit of each kind alone: to find those takes as long as a hundred
+# looks at all.
+WORTH_CHOOSING = 200
 
 
 class Coupling:
@@ -34,33 +36,48 @@ class Coupling:
         self.holders = np.zeros(len(graph.groups), np.uint64)
         self.count = np.zeros(len(graph.groups), np.int64)
         self.held: dict[str, list[tuple[np.ndarray, np.uint64]]] = {}
-        random = np.random.default_rng(0).integers(1, 2**63, len(graph.bindings), dtype=np.uint64)
-        for binding, number in zip(graph.bindings, random, strict=True):
-            groups = values_in(graph.unit_group[binding.units[binding.units >= 0]], len(graph.groups))
+        random = np.random.default_rng(0).integers(1, 2**63, len(graph.tape.slots), dtype=np.uint64)
+        for ((name, _), ids), number in zip(graph.tape.slots.items(), random, strict=True):
+            units = graph.resolution.unit_of[ids]
+            groups = _groups_of(units, graph.unit_group, len(graph.groups))
             self.holders[groups] += number
             self.count[groups] += 1
-            self.held.setdefault(binding.tensor, []).append((groups, number))
+            self.held.setdefault(name, []).append((groups, number))
         # Every pair of identifiers that met, in the order of the operations in which they did.
         none = np.zeros(0, np.int64)
         unions = sorted(graph.tape.unions, key=lambda union: union[2])
         self.one = np.concatenate([none, *(one for one, *_ in unions)])
         self.other = np.concatenate([none, *(union[1] for union in unions)])
-        self.operation = np.concatenate([none, *(np.full(union[0].size, union[2]) for union in unions)])
-        chosen = np.ones(int(graph.resolution.class_of.max(initial=0)) + 1, bool)
-        if self.one.size * len(graph.groups) > WORTH_CHOOSING:
-            chosen = representatives(graph.tape, graph.resolution, self.one, self.other, self.operation)
-        kept = chosen[graph.resolution.class_of[self.one]]
-        self.one, self.other, self.operation = self.one[kept], self.other[kept], self.operation[kept]
-        steps = np.arange(len(graph.tape.operations) + 2)
-        self.start = np.searchsorted(self.operation, steps)
+        met = np.array([0, *(one.size for one, *_ in unions)])
+        steps = np.array([union[2] for union in unions], np.int64)
         self.slots: dict[str, list[np.ndarray]] = {}
         for (name, _), ids in graph.tape.slots.items():
-            self.slots.setdefault(name, []).append(ids[chosen[graph.resolution.class_of[ids]]])
+            self.slots.setdefault(name, []).append(ids)
+        if len(graph.groups) > WORTH_CHOOSING:
+            met = self._choose(met, steps)
+        # For every operation, where the pairs that met in it begin.
+        self.start = np.cumsum(met)[np.searchsorted(steps, np.arange(len(graph.tape.operations) + 2))]
         self.number_of = {name: number for number, name in enumerate(self.slots, 1)}
         self.holder = np.zeros(graph.resolution.class_of.size, np.int64)  # of identifiers: the parameter, 0 for none
         for name, own in self.slots.items():
             for ids in own:
                 self.holder[ids] = self.number_of[name]
+
+    def _choose(self, met: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Leave one unit of each kind, and say how many of the pairs are left of each union (after a zero).
+
+        Args:
+            met: how many those are (after a zero).
+            steps: the operation of each union.
+        """
+        tape, class_of = self.graph.tape, self.graph.resolution.class_of
+        operation = np.repeat(steps, met[1:])
+        chosen = representatives(tape, self.graph.resolution, self.one, self.other, operation)
+        kept = chosen[class_of[self.one]]
+        before = np.append(0, np.cumsum(kept))[np.cumsum(met)]
+        self.one, self.other = self.one[kept], self.other[kept]
+        self.slots = {name: [ids[chosen[class_of[ids]]] for ids in own] for name, own in self.slots.items()}
+        return np.append(0, np.diff(before))
 
     def stays(self, removal: Removal) -> bool:
         """Without what goes, the units that stay are still coupled as in the seed, and in the same groups."""
@@ -137,6 +154,14 @@ class Coupling:
         place[known] = np.arange(known.size)
         after = components(known.size, [(place[one], place[other])])[place[ids]]
         return values_in(after, class_of.size).size == values_in(class_of[ids], class_of.size).size
+
+
+def _groups_of(units: np.ndarray, unit_group: np.ndarray, count: int) -> np.ndarray:
+    """Which of the `count` groups `units` are of; mostly one, whose units follow each other."""
+    low, high = (int(units.min()), int(units.max())) if units.size else (-1, -1)
+    if low >= 0 and unit_group[low] == unit_group[high]:
+        return unit_group[low : low + 1]
+    return values_in(unit_group[units[units >= 0]], count)
 
 
 def representatives(

@@ -37,15 +37,24 @@ def regrouped(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvG
     return _freer(graph, record_with(choices))
 
 
-def with_mixtures(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:
+def with_mixtures(record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:
     """The graph in which weights that data mixes follow their parameters, where convolutions read such and that makes
-    more units free (see :mod:`~morphsearch.graph.rules.mixtures`); else `graph`.
+    more units free (see :mod:`~morphsearch.graph.rules.mixtures`); else the graph without such choices.
+
+    Where a bank counts as a layer's weight every element of its kernels is a unit, so the first recording is not kept
+    beside the second, which nearly always wins.
 
     Args:
         record_with: records the same network with some choices made, by the name of the parameter.
     """
+    graph = record_with({})
     choices = {name + MIXED: "by data" for name in sorted(graph.tape.wishes)}
-    return _freer(graph, record_with(choices)) if choices else graph
+    if not choices:
+        return graph
+    free = _free_units(graph)
+    del graph
+    other = record_with(choices)
+    return other if _free_units(other) > free else record_with({})
 
 
 def with_created(graph: ConvGraph, record_with: Callable[[Mapping[str, str]], ConvGraph]) -> ConvGraph:

@@ -47,10 +47,12 @@ class Plan:
 def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> Plan:
     """`multiplicity`: one count a unit. Runs of neighbouring slices of one unit are repeated as a block."""
     most = max(1, int(multiplicity.max(initial=1)))
+    units = resolution.unit_of_class
+    count = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else np.ones_like(units)
     gather, ids, copies, number = {}, {}, {}, {}
     for slot, raw in tape.identifiers.items():
-        units, classes = resolution.unit_of[raw], resolution.class_of[raw]
-        times = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else np.ones_like(units)
+        classes = resolution.class_of[raw].astype(np.int64, copy=False)
+        times = count[classes]
         index, copied = repeat_runs(classes, times)
         gather[slot] = index
         copies[slot], number[slot] = times[index], copied
@@ -66,11 +68,8 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
     # In a sum of products one factor is shared out, the other repeated: the vector, where the weight's are rows.
     shared = {name: dim for (name, dim), (weight, own) in tape.vectors.items() if column_dims.get(weight) != own}
     column_dims = shared | column_dims
-    first_free = (int(resolution.class_of.max(initial=0)) + 1) * most + 1
+    first_free = resolution.unit_of_class.size * most + 1
     free = _may_leave(resolution, most, first_free)
-    units = resolution.unit_of
-    count = np.ones(int(resolution.class_of.max(initial=0)) + 1, np.int64)
-    count[resolution.class_of] = np.where(units < 0, 1, multiplicity[units]) if multiplicity.size else 1
     class_of = resolution.class_of
     plan = Plan(gather, ids, copies, number, first_free, column_dims, free, class_of, count > 0, count, most)
     if tape.layouts:
@@ -82,12 +81,11 @@ def make_plan(tape: Tape, resolution: Resolution, multiplicity: np.ndarray) -> P
 def _may_leave(resolution: Resolution, most: int, count: int) -> np.ndarray:
     """`count` bool: for each identifier of a rewritten network, whether its unit may leave."""
     group_free = np.array([group.frozen is None for group in resolution.groups.values()] or [False])
-    free_class = np.zeros(int(resolution.class_of.max(initial=0)) + 1, bool)
-    units = resolution.unit_of
-    if resolution.unit_group.size:
-        free_class[resolution.class_of] = (units >= 0) & group_free[resolution.unit_group[units]]
+    units = resolution.unit_of_class
     free = np.zeros(count, bool)
-    free[1:] = np.repeat(free_class, most)[: count - 1]
+    if resolution.unit_group.size:
+        free_class = (units >= 0) & group_free[resolution.unit_group[units]]
+        free[1:] = np.repeat(free_class, most)[: count - 1]
     return free
 
 

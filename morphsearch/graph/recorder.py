@@ -70,13 +70,12 @@ def record(
         return ConvGraph(model, example_inputs, tape, evaluated, {}, on_meta)
 
     def checked(chosen: Mapping[str, str]) -> ConvGraph:
-        graph = recorded(chosen)
         if decisions is None:
-            graph = with_mixtures(graph, lambda more: recorded({**chosen, **more}))
+            graph = with_mixtures(lambda more: recorded({**chosen, **more}))
             mixed = {key: value for key, value in graph.tape.decisions.items() if key.endswith(MIXED)}
             graph = regrouped(graph, lambda more: recorded({**chosen, **mixed, **more}))
         else:
-            graph = freeze_again(graph, decisions)
+            graph = freeze_again(recorded(chosen), decisions)
         return freeze_what_fails(graph) if check else graph
 
     graph = checked({})

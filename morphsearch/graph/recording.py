@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,12 +18,12 @@ from morphsearch.graph.known import know
 from morphsearch.graph.labels import RIGID, constant, forget_numbers
 from morphsearch.graph.modes import Rules, recording
 from morphsearch.graph.outside import kept_outside
-from morphsearch.graph.paths import modules_of
+from morphsearch.graph.paths import modules_of, parameters_of
 from morphsearch.graph.rules import aten, layers
 from morphsearch.graph.rules.multihead import OPENED
 from morphsearch.graph.state import COMPILED, INTERNAL, State, as_it_was, held_by, put_back
 from morphsearch.graph.tape import Tape
-from morphsearch.graph.tensors import all_given, tensors_in
+from morphsearch.graph.tensors import all_given, on_meta, tensors_in
 
 _within = [0]  # how many of these contexts are open
 
@@ -42,6 +43,13 @@ def uncollected() -> Iterator[None]:
             gc.enable()
         if not _within[0]:
             forget_numbers()
+
+
+def tidy() -> None:
+    """Free what lies in cycles, where the collector waits: what failed, and traces that ran, leave labels and tensors
+    in such; other runs do not. This looks at what is new since the last time only."""
+    if not gc.isenabled():
+        gc.collect(0)
 
 
 @contextmanager
@@ -110,7 +118,7 @@ def run_tape(
     """
     rules = default_rules()
     blank = blank or (lambda: Tape(model))
-    only_shapes = any(parameter.is_meta for parameter in model.parameters())
+    only_shapes = any(parameter.is_meta for parameter in parameters_of(modules_of(model)).values())
     failure: Exception
     pending = [True] if only_shapes else list(modes)
     while pending:
@@ -120,8 +128,9 @@ def run_tape(
             tape.answers = like.answers.again()
         try:
             count = _attempt(model, example_inputs, rules, tape, meta=meta, like=like)
-            if not gc.isenabled():
-                gc.collect(0)  # a run leaves tensors in cycles; this looks at what is new since the last one only
+            tape.makings.clear()  # rules alone look there, and a bank has a label for every element
+            if not meta:
+                tidy()
             return tape, count, meta
         except GraphError:
             raise
@@ -146,7 +155,8 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
     """Fill the tape; returns the number of operations of the evaluation run."""
     tape.on_meta = meta
     modules = list(modules_of(model).items())
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    parameters = parameters_of(dict(modules))
+    dtype = next((p.dtype for p in parameters.values() if p.is_floating_point()), None)
     moved = like.state.moved() if like is not None and like.state is not None else {}
     with as_it_was(module for _, module in modules) as held, ExitStack() as stack:
         outside = stack.enter_context(kept_outside((module for _, module in modules), fresh=True))
@@ -167,7 +177,7 @@ def _attempt(model: nn.Module, example_inputs: Any, rules: Rules, tape: Tape, *,
         _run(model, example_inputs, tape, rules, meta, dtype)
         count = len(tape.operations)
         used = {name for name, _ in tape.slots} | tape.read
-        unused = [n for n, p in model.named_parameters() if n not in used and p.numel() > 1]
+        unused = [n for n, p in parameters.items() if n not in used and p.numel() > 1]
         if unused and any(n.rpartition(".")[0] not in tape.visited for n in unused):
             tape.in_training = True
             model.train()
@@ -254,12 +264,15 @@ def _move_attributes(modules: list[tuple[str, nn.Module]]) -> None:
 
     for _, module in modules:
         values = vars(module)
-        for key in values.keys() - INTERNAL:
-            value = values[key]
+        held = [(key, value) for key, value in values.items() if type(value) not in _ATOMIC and key not in INTERNAL]
+        for key, value in held:
             if isinstance(value, Tensor):
                 values[key] = moved(value)
             elif type(value) in (list, tuple) and any(isinstance(one, Tensor) for one in value):
                 values[key] = type(value)(moved(one) for one in value)
+
+
+_ATOMIC = frozenset((int, float, bool, str, type(None), dict, OrderedDict, set, type))  # hold no tensors that are moved
 
 
 def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
@@ -277,10 +290,10 @@ def _twin(tensor: Tensor, is_parameter: bool, meta: bool, name: str) -> Tensor:
             "record the floating-point network, and quantise what comes out",
         )
     if is_parameter:
-        return nn.Parameter(tensor.detach().to("meta"), requires_grad=False) if meta else tensor
+        return nn.Parameter(on_meta(tensor), requires_grad=False) if meta else tensor
     if not meta:
         return tensor.detach().clone()
-    twin = tensor.detach().to("meta")
+    twin = on_meta(tensor)
     if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
         know(twin, tensor.detach().cpu())  # an index must keep its numbers
     return twin

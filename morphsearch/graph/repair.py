@@ -198,7 +198,7 @@ class Repair(InPlaceOf):
         """Seed identifiers to (position in the seed, copy, identifier in the new network), in the new order."""
         known = np.maximum(ids, 0)
         units = np.where(ids > 0, self.resolution.unit_of[known], -1)
-        classes = np.where(ids > 0, self.resolution.class_of[known], ids)
+        classes = np.where(ids > 0, self.resolution.class_of[known].astype(np.int64), ids)
         times = np.where(units < 0, 1, self.multiplicity[units])
         index, copied = repeat_runs(classes, times)
         fresh = np.where(ids[index] > 0, classes[index] * self.most + copied + 1, ids[index])

@@ -8,9 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
+from morphsearch.graph.folded import Folded
 from morphsearch.graph.recording import OUTPUT
 from morphsearch.graph.tape import Slot, Tape
-from morphsearch.graph.unionfind import components
+from morphsearch.graph.unionfind import components, narrow
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,29 @@ class Binding:
     units: np.ndarray
     role: str
     module: str
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The bindings of a network, made when they are asked for: of flat banks they hold a number for every element."""
+
+    slots: Mapping[Slot, np.ndarray]
+    roles: Mapping[Slot, set[tuple[str, str]]]
+    layouts: Mapping[str, Folded]
+    unit_of: np.ndarray
+
+    @cached_property
+    def bindings(self) -> tuple[Binding, ...]:
+        """One for each slot, in their order."""
+        bindings = []
+        for slot, ids in self.slots.items():
+            units = self.unit_of[ids]
+            role, module = sorted(self.roles[slot], key=lambda r: (_ROLE_ORDER.get(r[0], 9), r[1]))[0]
+            layout = self.layouts.get(slot[0])
+            dim = slot[1] if layout is None else layout.dim(slot[1])
+            units = units if layout is None else layout.spread(units, slot[1])
+            bindings.append(Binding(slot[0], dim, units, role, module))
+        return tuple(bindings)
 
 
 @dataclass(frozen=True)
@@ -63,14 +87,21 @@ class Group:
 class Resolution:
     """Everything the tape's identifiers come to.
 
-    `unit_of` maps an identifier to its flat unit (-1: fixed), `class_of` to its component (all identifiers).
+    `unit_of` maps an identifier to its flat unit (-1: fixed), `class_of` to its component (all identifiers),
+    `unit_of_class` a component to its unit.
     """
 
     groups: dict[str, Group]
-    bindings: tuple[Binding, ...]
+    bound: Bound
     unit_of: np.ndarray
     class_of: np.ndarray
+    unit_of_class: np.ndarray
     unit_group: np.ndarray
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """Which unit each slice of each parameter and buffer belongs to."""
+        return self.bound.bindings
 
     @cached_property
     def one_of_class(self) -> np.ndarray:
@@ -96,7 +127,7 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
     reasons, reason_of = _reasons(tape, class_of, count, frozen or {})
 
     produced = np.zeros(count, bool)
-    first_row = np.full(count, size, np.int64)
+    first_row = np.full(count, size, class_of.dtype)
     hashes = np.zeros(count, np.uint64)
     generator = np.random.default_rng(0)
     for slot, ids in tape.slots.items():
@@ -104,17 +135,20 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
         np.add.at(hashes, classes, generator.integers(1, 2**63, dtype=np.uint64))
         if any(role in PRODUCING for role, _ in tape.roles[slot]):
             produced[classes] = True
-            np.minimum.at(first_row, classes, ids)
+            np.minimum.at(first_row, classes, ids.astype(class_of.dtype))
     _keep_heads_whole(tape, class_of, reasons, reason_of)
     makers = _makers(tape)
     starts = [int(ids[0]) for _, ids in makers]
     # Units frozen for different reasons are different groups: what is frozen is explained group by group.
-    hashes += reason_of.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    wanted = np.nonzero(produced)[0]
+    hashes += (np.arange(len(reasons)).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))[reason_of]
+    wanted = np.flatnonzero(produced).astype(class_of.dtype)
     group_of = _alike(hashes[wanted])
-    order = _in_order(_first_of(group_of, first_row[wanted]), first_row[wanted])
+    del hashes, produced
+    rows = first_row[wanted]
+    order = _in_order(_first_of(group_of, rows), rows)
     wanted, group_of = wanted[order], group_of[order]
-    boundaries = np.nonzero(np.diff(group_of, prepend=-1))[0]
+    boundaries = np.flatnonzero(np.append(True, group_of[1:] != group_of[:-1])[: group_of.size])
+    del rows, order, group_of
     unit_of_class = np.full(count, -1, np.int64)
     unit_of_class[wanted] = np.arange(wanted.size)
 
@@ -139,16 +173,10 @@ def resolve(tape: Tape, frozen: Mapping[int, str] | None = None) -> Resolution:
             layers=tuple(layers.get(int(start), ())),
             channels=int(channels),
         )
+    unit_of_class[class_of[0]] = -1  # of what is rigid
     unit_of = unit_of_class[class_of]
-    unit_of[0] = -1
-    bindings = []
-    for slot, ids in tape.slots.items():
-        units = unit_of[ids]
-        role, module = sorted(tape.roles[slot], key=lambda r: (_ROLE_ORDER.get(r[0], 9), r[1]))[0]
-        layout = tape.layouts.get(slot[0])
-        dim = slot[1] if layout is None else layout.dim(slot[1])
-        bindings.append(Binding(slot[0], dim, units if layout is None else layout.spread(units, slot[1]), role, module))
-    return Resolution(groups, tuple(bindings), unit_of, class_of, unit_group)
+    bound = Bound(tape.slots, tape.roles, tape.layouts, unit_of)
+    return Resolution(groups, bound, unit_of, class_of, unit_of_class, unit_group)
 
 
 _ROLE_ORDER = {"rows": 0, "columns": 1, "norm": 2, "bias": 3, "gate": 4}
@@ -158,7 +186,7 @@ def _alike(values: np.ndarray) -> np.ndarray:
     """A number for each element, the same where `values` are: neighbours mostly are, so only runs are sorted."""
     starts = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: values.size])
     _, found = np.unique(values[starts], return_inverse=True)
-    return np.repeat(found, np.diff(np.append(starts, values.size)))
+    return np.repeat(found.astype(narrow(values.size)), np.diff(np.append(starts, values.size)))
 
 
 def _in_order(first: np.ndarray, second: np.ndarray) -> np.ndarray | slice:
@@ -171,7 +199,7 @@ def _in_order(first: np.ndarray, second: np.ndarray) -> np.ndarray | slice:
 
 def _first_of(group_of: np.ndarray, value: np.ndarray) -> np.ndarray:
     """For each element the least `value` in its group, so that groups sort by where they begin."""
-    least = np.full(int(group_of.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    least = np.full(int(group_of.max(initial=-1)) + 1, np.iinfo(value.dtype).max, value.dtype)
     np.minimum.at(least, group_of, value)
     found: np.ndarray = least[group_of]
     return found
@@ -183,7 +211,7 @@ def _reasons(
     """The distinct reasons (0: none) and, per component, which applies; the network's output goes before all others."""
     reasons: list[str | None] = [None]
     index: dict[str, int] = {}
-    reason_of = np.zeros(count, np.int64)
+    reason_of = np.zeros(count, np.int32)
     pins = [*tape.pins, *((np.array([i]), reason, -1) for i, reason in frozen.items())]
     for ids, reason, _ in reversed(pins):
         if reason not in index:

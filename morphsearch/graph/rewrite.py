@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from morphsearch.graph.cloning import clone
 from morphsearch.graph.folded import Folded
-from morphsearch.graph.paths import modules_of
+from morphsearch.graph.paths import buffers_of, modules_of, parameters_of
 from morphsearch.graph.plan import Plan
 from morphsearch.graph.state import INTERNAL
 from morphsearch.graph.tape import RawOperation, Tape
+from morphsearch.graph.tensors import on_meta
 
 _OF_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
@@ -51,10 +52,12 @@ def rebuild(
     for name, dim in plan.gather:
         slots_of.setdefault(name, []).append(dim)
     memo: dict[int, Any] = _cached(model) if meta or share else {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    modules = modules_of(model)
+    held: list[tuple[str, Tensor]] = [*parameters_of(modules).items(), *buffers_of(modules).items()]
+    for name, tensor in held:
         slots = [(dim, plan.gather[name, dim]) for dim in slots_of.get(name, ())]
-        whole = name not in plan.folded and all(_whole(tensor, dim, index) for dim, index in slots)
-        if share and isinstance(tensor, nn.Parameter) and whole:
+        own = share and isinstance(tensor, nn.Parameter) and name not in plan.folded
+        if own and all(_whole(tensor, dim, index) for dim, index in slots):
             memo[id(tensor)] = tensor
             continue
         if name not in slots_of and not (meta and (tensor.is_floating_point() or tensor.is_complex())):
@@ -65,7 +68,7 @@ def rebuild(
         if made is not None and name in made and all(map(np.array_equal, made[name][0], index)):
             memo[id(tensor)] = made[name][1]
             continue
-        new = tensor.detach().to("meta") if meta else tensor.detach()
+        new = on_meta(tensor) if meta else tensor.detach()
         new = gathered(new, slots, plan.folded.get(name))
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
@@ -102,23 +105,29 @@ def gathered(tensor: Tensor, dims: list[tuple[int, np.ndarray]], layout: Folded 
         ((dim, index) for dim, index in dims if not _whole(tensor, dim, index)),
         key=lambda d: d[1].size / max(1, tensor.shape[d[0]]),
     )
+    last = _channels_last(tensor)
+    if tensor.is_meta and changed:
+        sizes = list(tensor.shape)
+        for dim, index in changed:
+            sizes[dim] = index.size
+        form = torch.contiguous_format if last is None else last
+        return torch.empty(sizes, dtype=tensor.dtype, device="meta", memory_format=form)
     result = _selected(tensor, [(dim, torch.from_numpy(index).to(tensor.device)) for dim, index in changed])
     if result is tensor:
         return result.clone()
-    last = _channels_last(tensor)
     if last is not None:
         return torch.empty_like(result, memory_format=last).copy_(result)
     return result.contiguous()
 
 
-BLOCK = 1 << 16  # elements of a weight that are selected at once
+BLOCK = 1 << 18  # elements of a weight that are selected at once
 
 
 def _selected(tensor: Tensor, dims: list[tuple[int, Tensor]]) -> Tensor:
     """The slices of each ``(dim, indices)``. Of several dimensions of a large weight, rows are taken block by block:
     what lies between is small then, and stays near."""
     rows = next((index for dim, index in dims if dim == 0), None)
-    if rows is None or len(dims) < 2 or not rows.numel() or tensor.is_meta or tensor.numel() <= 4 * BLOCK:
+    if rows is None or len(dims) < 2 or not rows.numel() or tensor.is_meta or tensor.numel() <= BLOCK:
         for dim, index in dims:
             tensor = tensor.index_select(dim, index)
         return tensor
@@ -138,7 +147,9 @@ def _selected(tensor: Tensor, dims: list[tuple[int, Tensor]]) -> Tensor:
 
 def _whole(tensor: Tensor, dim: int, index: np.ndarray) -> bool:
     """All slices along `dim`, in their order."""
-    return index.size == tensor.shape[dim] and np.array_equal(index, np.arange(index.size))
+    if index.size != tensor.shape[dim]:
+        return False
+    return bool(index[0] == 0) if index.size == 1 else np.array_equal(index, np.arange(index.size))
 
 
 def _channels_last(tensor: Tensor) -> torch.memory_format | None:
@@ -160,7 +171,7 @@ def update_modules(model: nn.Module, tape: Tape, plan: Plan) -> None:
     for one in modules.values():
         for held in one._parameters.values():
             holders.setdefault(id(held), []).append(one)
-    owners = {name: holders.get(id(held), []) for name, held in model.named_parameters()}
+    owners = {name: holders.get(id(held), []) for name, held in parameters_of(modules).items()}
 
     def size(parameters: dict[str, str], role: str, dim: int) -> int | None:
         slot = (parameters.get(role, ""), dim)

@@ -16,6 +16,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ def held_by(modules: Iterable[nn.Module]) -> list[Held]:
     found: list[Held] = []
     for module in modules:
         values = dict(vars(module))
-        own = [value for key in values.keys() - INTERNAL if type(value := values[key]) in CONTAINERS]
-        found.append((module, values, [(value, value.copy()) for value in nested(own)]))
+        own = [value for key, value in values.items() if type(value) in CONTAINERS and key not in INTERNAL]
+        found.append((module, values, [(value, value.copy()) for value in nested(own)] if own else []))
     return found
 
 
@@ -91,11 +92,18 @@ def as_it_was(modules: Iterable[nn.Module]) -> Iterator[list[Held]]:
     finally:
         for module, values, inner in saved:
             now = vars(module)
+            if not inner and _unchanged(values, now):
+                continue
             for key in now.keys() - values.keys():
                 del now[key]
             now.update(values)
             for value, before in inner:
                 fill(value, before)
+
+
+def _unchanged(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """The same objects under the same names, in the order in which they were: most modules write nothing."""
+    return len(before) == len(now) and all(map(is_, before, now)) and all(map(is_, before.values(), now.values()))
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,8 @@ class State:
         found: Moved = {}
         for path, (module, values, inner) in zip(self.paths, self.held, strict=True):
             now = vars(module)
+            if not inner and _unchanged(values, now):
+                continue
             copies = {id(value): copy for value, copy in inner}
             for key in (now.keys() | values.keys()) - INTERNAL - _STOOD_IN:
                 before, after = values.get(key, _MISSING), now.get(key, _MISSING)

@@ -27,7 +27,7 @@ from morphsearch.graph.answers import Answers
 from morphsearch.graph.folded import Folded
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, compact, constant, numbers, unknown
 from morphsearch.graph.outside import Outside
-from morphsearch.graph.paths import modules_of
+from morphsearch.graph.paths import buffers_of, modules_of
 from morphsearch.graph.state import Kept, Stale, State
 from morphsearch.graph.tensors import tensors_in
 
@@ -152,7 +152,8 @@ class Tape:
         self.lifted: dict[
             str, str
         ] = {}  # those of which something is made that is not zero where they are, and by what
-        self.buffers = {name for name, _ in model.named_buffers()}
+        modules = modules_of(model)
+        self.buffers = set(buffers_of(modules))
         self.unions: list[tuple[np.ndarray, np.ndarray, int, Slot | None]] = []
         self.pins: list[tuple[np.ndarray, str, int]] = []
         self.mixes: list[tuple[np.ndarray, str]] = []
@@ -163,7 +164,7 @@ class Tape:
         self.imaginary: dict[str, str] = {}  # complex parameters and buffers, and what messages call them
         self.read: set[str] = set()  # parameters and buffers that a rule has looked into
         self.latest: Labels | None = None  # of the parameter that was looked at last: rules look repeatedly
-        self.module_names = {id(module): name for name, module in modules_of(model).items()}
+        self.module_names = {id(module): name for name, module in modules.items()}
         self.module_stack: list[str] = [""]
         self.visited: set[str] = set()
         self.graphs: dict[Any, Any] = {}  # traces of modules, by what makes modules alike
@@ -427,17 +428,24 @@ def distinct(*rows: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:
 
     Labels of attention and of flattened images say the same of millions of elements.
     """
-    kept = tuple(row[keep] for row in rows)
+    kept = rows if keep.all() else tuple(row[keep] for row in rows)
     if kept[0].size < MANY:
         return kept
-    new = np.ones(kept[0].size, bool)
-    new[1:] = np.logical_or.reduce([row[1:] != row[:-1] for row in kept])
-    kept = tuple(row[new] for row in kept)
-    if kept[0].size >= MANY:
+    first = kept[0]
+    new = np.ones(first.size, bool)
+    np.not_equal(first[1:], first[:-1], out=new[1:])
+    for row in kept[1:]:
+        new[1:] |= row[1:] != row[:-1]
+    if not new.all():
+        kept = tuple(row[new] for row in kept)
+        first = kept[0]
+    if first.size >= MANY and not (first[1:] > first[:-1]).all():
         # Identifiers stay far below 2 ** 31, so that two make one number.
-        joined = kept[0] if len(kept) == 1 else (kept[0] << 32) | kept[1]
-        _, first = np.unique(joined, return_index=True)
-        kept = tuple(row[np.sort(first)] for row in kept)
+        joined = first if len(kept) == 1 else (first.astype(np.int64) << 32) | kept[1]
+        _, places = np.unique(joined, return_index=True)
+        if places.size < first.size:
+            places.sort()
+            kept = tuple(row[places] for row in kept)
     return kept
 
 

@@ -28,6 +28,13 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
     return function(value)
 
 
+def on_meta(tensor: Tensor) -> Tensor:
+    """What ``tensor.detach().to("meta")`` is, in half the time."""
+    if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
+        return tensor.detach().to("meta")
+    return torch.empty_like(tensor, device="meta", requires_grad=False)
+
+
 def all_given(output: Any) -> Any:
     """What a network gives; of one that yields its outputs, all of them."""
     return list(output) if isinstance(output, GeneratorType) else output
@@ -70,4 +77,4 @@ _NO_HOLDERS = (nn.Module, type, FunctionType, MethodType, BuiltinFunctionType, M
 _SEQUENCES = (list, tuple, set, frozenset)
 
 
-__all__ = ["all_given", "mapped", "tensors_in"]
+__all__ = ["all_given", "mapped", "on_meta", "tensors_in"]

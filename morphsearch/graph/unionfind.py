@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 
 def components(size: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """`size` int64: for each of ``0..size-1`` the number of its component under the `pairs` of index arrays.
+    """`size` whole numbers (see :func:`narrow`): for each of ``0..size-1`` the number of its component under the
+    `pairs` of index arrays.
 
     Components are numbered by their first member. Trees are hooked together and flattened, all at once and until
     nothing changes (Shiloach and Vishkin, An O(log n) Parallel Connectivity Algorithm, 1982). As quick as SciPy's,
     whose import alone would take longer than recording most networks.
     """
-    one = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in pairs)])
-    other = np.concatenate([np.zeros(0, np.int64), *(b for _, b in pairs)])
-    head = np.arange(size)
+    kind = narrow(size)
+    one = np.concatenate([np.zeros(0, kind), *(a for a, _ in pairs)], dtype=kind)
+    other = np.concatenate([np.zeros(0, kind), *(b for _, b in pairs)], dtype=kind)
+    head = np.arange(size, dtype=kind)
     while True:
         left, right = head[one], head[other]
         apart = left != right
@@ -26,8 +29,18 @@ def components(size: int, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.
         np.minimum.at(head, np.maximum(left, right), np.minimum(left, right))
         while not np.array_equal(further := head[head], head):
             head = further
-    numbers: np.ndarray = (np.cumsum(head == np.arange(size)) - 1)[head]
+    first = np.cumsum(head == np.arange(size, dtype=kind), dtype=kind)
+    first -= 1
+    numbers: np.ndarray = first[head]
     return numbers
+
+
+MANY = 1 << 21  # numbers from which on their memory counts for more than the time that short ones take as indices
+
+
+def narrow(size: int) -> type[np.signedinteger[Any]]:
+    """The type of `size` numbers below `size`: int32 for very many, int64 else."""
+    return np.int32 if MANY <= size < 2**31 else np.int64
 
 
 def values_in(numbers: np.ndarray, size: int) -> np.ndarray:

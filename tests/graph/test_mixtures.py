@@ -38,6 +38,19 @@ def test_kernels_that_lie_flat_keep_the_right_elements() -> None:
     assert torch.equal(small.expand.bias, seed.expand.bias[:, inner])
 
 
+def test_what_a_graph_holds_of_a_bank_takes_less_memory_than_one_of_its_kernels_in_double_precision() -> None:
+    case = CASES["experts_of_several_images"]
+    graph = record(case.build(), case.inputs)
+    labels = [one for operation in graph.tape.operations if operation.kind == "mixture" for one in operation.outputs]
+    assert len(labels) > 2
+    for one in labels:
+        sides = [side for side in (one.ids, one.second) if side is not None]
+        assert sum(side.untyped_storage().nbytes() for side in sides) <= 8 * max(side.numel() for side in sides)
+    assert not graph.tape.makings
+    assert "bindings" not in vars(graph.resolution.bound)  # they have a number for every element of a flat bank
+    assert {binding.tensor for binding in graph.bindings} >= {"expand.weight", "project.weight"}
+
+
 def test_a_module_knows_the_sizes_of_its_bank() -> None:
     case = CASES["experts_of_several_images"]
     graph = record(case.build(), case.inputs)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from morphsearch.graph import labels, record
-from morphsearch.graph.paths import modules_of
+from morphsearch.graph.paths import buffers_of, modules_of, parameters_of
 from morphsearch.graph.rewrite import gathered
 from morphsearch.graph.unionfind import distinct_values
 
 
-@pytest.mark.parametrize("shape", [(1200, 900), (300, 200, 3, 3), (40, 30), (2, 700_000)])
+@pytest.mark.parametrize("shape", [(1200, 900), (2048, 512), (300, 200, 3, 3), (40, 30), (2, 700_000)])
 @pytest.mark.parametrize("last", [False, True])
 def test_slices_of_a_large_weight_are_those_of_a_small_one(shape: tuple[int, ...], last: bool) -> None:
     weight = torch.randn(shape)
@@ -49,6 +49,14 @@ def test_modules_and_numbers_are_those_that_torch_and_numpy_name() -> None:
     model.extra = None
     model.register_module("empty", None)
     assert list(modules_of(model).items()) == list(model.named_modules())
+    model[2].append(nn.BatchNorm2d(4))
+    model[2].tied, model[2][1].bias = model[0].weight, None
+    modules = modules_of(model)
+    for found, named in (
+        (parameters_of(modules), model.named_parameters()),
+        (buffers_of(modules), model.named_buffers()),
+    ):
+        assert [(name, id(one)) for name, one in found.items()] == [(name, id(one)) for name, one in named]
     for numbers in (np.array([3, 1, 3, 2]), np.zeros(0, np.int64), np.array([[2, 1], [2, 2]])):
         assert np.array_equal(distinct_values(numbers), np.unique(numbers))
 

@@ -6,6 +6,7 @@ All images are convolved at once: they lie side by side as channels, `1 x (b c) 
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 
 from morphsearch.graph.folded import Folded
-from morphsearch.graph.labels import Labels, along, compact
+from morphsearch.graph.labels import Labels, along, compact, is_counting
 from morphsearch.graph.rules.binding import Ids, bind, channel_labels, named, slot_of
 from morphsearch.graph.rules.grouped import decision, leaving
 from morphsearch.graph.rules.mixtures import makers, shared_out
 from morphsearch.graph.silence import silent
-from morphsearch.graph.tape import Slot, Tape
+from morphsearch.graph.tape import Making, Slot, Tape
 from morphsearch.graph.unionfind import distinct_values
 
 
@@ -110,11 +111,9 @@ def _slots(
 def _unfold(tape: Tape, one: Labels) -> None:
     """A bank that holds its kernels flat, along its last dimension, has their dimensions from here on."""
     name = one.parameter or ""
-    shape, flat = tape.shapes[name], np.asarray(one.full()).reshape(-1) - 1
+    shape = tape.shapes[name]
     last = len(shape) - 1
-    *others, places = np.unravel_index(flat, shape)
-    fits = shape[last] == flat.size and (places == np.arange(flat.size)).all()
-    fits = fits and not any((places != places[0]).any() for places in others) and (name, last) not in tape.slots
+    fits = shape[last] == prod(one.shape) and (name, last) not in tape.slots and _is_first_line(one, shape)
     several = sum(size > 1 for size in one.shape) > 1
     # Where a kernel of a single element is left, the seed knows how it lay.
     if tape.decide(f"folded {name}", "flat" if fits and several else None, strict=True) is None or not fits:
@@ -123,6 +122,17 @@ def _unfold(tape: Tape, one: Labels) -> None:
     tape.layouts[name] = layout
     for of in [name, *(mixture for mixture, weight in tape.mixtures.items() if weight == name)]:
         tape.shapes[of] = layout.shape
+
+
+def _is_first_line(one: Labels, shape: tuple[int, ...]) -> bool:
+    """The elements are those of one line along the last dimension of a parameter, in their order."""
+    if is_counting(one.ids) and one.ids.shape == one.shape:
+        return True  # as many as there are in the first
+    flat = np.asarray(one.full()).reshape(-1) - 1
+    *others, places = np.unravel_index(flat, shape)
+    if not (places == np.arange(flat.size)).all():
+        return False
+    return not any((places != places[0]).any() for places in others)
 
 
 def _hold(tape: Tape, name: str, but: tuple[Slot, ...], reason: str) -> None:
@@ -161,9 +171,21 @@ def _say_sizes(tape: Tape, mixture: str, row_slot: Slot, column_slot: Slot) -> N
         ]
         if len(own) < 2 or one.made.second is not None or not one.made.blank:
             continue
-        coordinates = np.unravel_index(np.asarray(one.elements) - 1, tape.shapes[one.parameter])
-        rows, columns = (torch.from_numpy(tape.slots[slot][coordinates[slot[1]]]) for slot in own)
+        rows, columns = (torch.from_numpy(_of_elements(tape, one, slot)) for slot in own)
         one.made.ids, one.made.second = compact(rows, one.made.shape).ids, compact(columns, one.made.shape).ids
+
+
+def _of_elements(tape: Tape, one: Making, slot: Slot) -> np.ndarray:
+    """The identifier along a slot for each element that was mixed. A kernel has millions, so they take no more memory
+    than they must."""
+    shape, dim = tape.shapes[one.parameter], slot[1]
+    ids = tape.slots[slot].astype(np.int32 if tape.next_id < 2**31 else np.int64)
+    if dim and is_counting(one.elements) and one.elements.numel() == prod(shape[1:]):  # all of the first kernel
+        places = np.broadcast_to(ids.reshape(-1, *(1,) * (len(shape) - dim - 1)), shape[1:])
+        return places.flatten().reshape(tuple(one.elements.shape))
+    flat = np.asarray(one.elements) - 1
+    found: np.ndarray = ids[flat // prod(shape[dim + 1 :]) % shape[dim]]
+    return found
 
 
 __all__ = ["mixed_convolution"]

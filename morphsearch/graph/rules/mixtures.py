@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from morphsearch.graph.labels import LOOSE, RIGID, Labels, constant
+from morphsearch.graph.labels import LOOSE, RIGID, Labels, constant, is_counting
 from morphsearch.graph.rules.binding import axis_of, slot_of
 from morphsearch.graph.tape import Making, RawOperation, Slot, Tape
 from morphsearch.graph.tensors import tensors_in
@@ -98,40 +98,41 @@ def mixed_by_product(
     given = tape.labels(x)
     if given is None or given.parameter is not None or set(labels.varying()) - {summed % x.dim()}:
         return False
-    bank = np.asarray(known.full().movedim((elements, kernels), (-1, -2)))
-    bank = bank.reshape(-1, *bank.shape[-2:])
-    if (bank != bank[:1]).any():
+    found = _one_kernel(tape, known, elements, kernels)
+    if found is None:
         return False
-    first = _one_kernel(tape, known, kernels, bank[0] - 1)
-    if first is None:
-        return False
-    dim, element = first
+    dim, ids = found
     name = _parameter(tape, known)
     reason = f"{tape.where(tape.doing)}: it weighs the kernels of {name}, of a fixed number"
     tape.pin(labels.ids, reason)
     tape.pin(tape.slot(name, dim, "other"), reason)
     place = out.dim() - 1 if summed == -1 else out.dim() - 2
-    ids = torch.from_numpy(element + 1).reshape([-1 if d == place else 1 for d in range(out.dim())])
+    ids = ids.reshape([-1 if d == place else 1 for d in range(out.dim())])
     made = constant(RIGID, tuple(out.shape))
-    attrs = {"kernels": bank.shape[1], "batch": 1}
+    attrs = {"kernels": known.shape[kernels], "batch": 1}
     tape.emit("mixture", [labels], [made], parameters={"weight": name}, attrs=attrs)
     tape.put(out, _mixture(tape, known, Labels(ids, tuple(out.shape)), made))
     return True
 
 
-def _one_kernel(tape: Tape, known: Labels, kernels: int, flat: np.ndarray) -> tuple[int, np.ndarray] | None:
-    """`k x n` flat indices of a bank: the parameter's dimension that its kernels lie along, and the first of them; None
-    where they are not the same places of several kernels."""
+def _one_kernel(tape: Tape, known: Labels, elements: int, kernels: int) -> tuple[int, Tensor] | None:
+    """The parameter's dimension that the kernels of a bank lie along, and the labels of the first of them; None where
+    they are not the same places of several kernels."""
+    shape = tape.shapes[known.parameter or ""]
+    if is_counting(known.ids) and tuple(known.ids.shape) == shape and (elements, kernels) == (1, 0) and shape[0] > 1:
+        return 0, known.ids[0]
+    bank = np.asarray(known.full().movedim((elements, kernels), (-1, -2)))
+    bank = bank.reshape(-1, *bank.shape[-2:])
     found = axis_of(tape, known, kernels)
-    if found is None or (flat < 0).any():
+    if (bank != bank[:1]).any() or found is None or (bank[0] < 1).any():
         return None
     _, dim, index = found
-    shape = tape.shapes[known.parameter or ""]
+    flat = bank[0] - 1
     stride = prod(shape[dim + 1 :])
     along = flat // stride % shape[dim]
     if (along != index[:, None]).any() or (flat - along * stride != flat[0] - along[0] * stride).any():
         return None
-    return dim, flat[0]
+    return dim, torch.from_numpy(bank[0, 0])
 
 
 def mixed_by_elements(tape: Tape, func: Any, operands: list[Tensor], out: Any) -> bool:
