@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,12 +68,13 @@ def capture(
     Raises:
         InputError: nothing that could be tried gives source; the reason is that of the last try.
     """
+    attempt = partial(_attempts, fresh, model, inputs, spatial, training, drawn)
     try:
-        return _attempts(fresh, model, inputs, spatial=spatial, training=training, drawn=drawn)
+        return attempt()
     except InputError as failure:
         with emptied(model.modules()) as others, suppress(InputError):  # what is kept comes out of no operation
             if others:
-                return _attempts(fresh, model, inputs, spatial=spatial, training=training, drawn=drawn)
+                return attempt()
         raise failure
 
 
@@ -80,7 +82,6 @@ def _attempts(
     fresh: nn.Module,
     model: nn.Module,
     inputs: Sequence[Mapping[str, Any]],
-    *,
     spatial: bool,
     training: bool,
     drawn: bool,

@@ -99,11 +99,12 @@ def _helpers(modules: Iterable[nn.Module], own: frozenset[str]) -> Iterator[Any]
 
 @dataclass
 class _Reached:
-    """What code can reach: names in files, classes, cells of closures, memoised functions, and containers."""
+    """What code can reach: names in files, classes, cells of closures, functions, and containers."""
 
     names: dict[int, tuple[dict[str, Any], set[str]]] = field(default_factory=dict)
     classes: dict[type, None] = field(default_factory=dict)
     cells: dict[int, CellType] = field(default_factory=dict)
+    functions: list[FunctionType] = field(default_factory=list)
     memos: list[Any] = field(default_factory=list)
     containers: list[Any] = field(default_factory=list)  # defaults of arguments
 
@@ -172,10 +173,9 @@ class _Walk:
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             if type(value) in CONTAINERS:
                 self.found.containers.append(value)
-        if vars(function):  # a cache may be an attribute of the function itself
-            self.found.names[id(vars(function))] = (vars(function), set(vars(function)))
-            for value in vars(function).values():
-                self.add(value)
+        self.found.functions.append(function)
+        for value in list(vars(function).values()):
+            self.add(value)
         for cell in function.__closure__ or ():
             self.found.cells[id(cell)] = cell
             self.add(_content(cell))
@@ -208,8 +208,9 @@ class Outside:
         held: list[Any] = [value for _, values in self.names for value in values.values()]
         held += [value for _, values in self.classes for value in values.values()]
         held += [content for _, content in self.cells]
-        # Helper objects: those that modules hold, and those that code has a name for.
+        # Helper objects: those that modules hold, and those that code has a name for. Functions have attributes, too.
         helpers = {id(one): one for one in (*objects, *held) if _is_helper(one, own)}
+        helpers |= {id(one): one for one in reached.functions}
         spaces = [vars(one) for one in helpers.values()]
         self.spaces = [(space, dict(space)) for space in spaces]
         held += [value for space in spaces for value in space.values()]

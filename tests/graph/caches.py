@@ -43,6 +43,14 @@ def in_a_default(sizes: Any, kept: dict[Any, Tensor] = {}) -> Tensor:  # noqa: B
     return kept[sizes]
 
 
+def of_itself(sizes: Any) -> Tensor:
+    own = vars(of_itself)
+    if sizes not in own.setdefault("kept", {}):
+        own["kept"][sizes] = made(*sizes)
+    result: Tensor = own["kept"][sizes]
+    return result
+
+
 class Grids:
     def __init__(self) -> None:
         self.kept: dict[Any, Tensor] = {}
@@ -111,6 +119,7 @@ FORMS: dict[str, Callable[[Any, Any], Tensor]] = {
     "lru_cache of a class": lambda network, sizes: network.memoised(*sizes),
     "closure": lambda _, sizes: in_a_closure(*sizes),
     "default": lambda _, sizes: in_a_default(sizes),
+    "attribute of a function": lambda _, sizes: of_itself(sizes),
     "object": lambda _, sizes: GRIDS(sizes),
     "object of a module": lambda network, sizes: network.grids(sizes),
 }
@@ -122,5 +131,6 @@ def forget() -> None:
     REBOUND = Network.rebound = None
     for kept in (IN_THE_FILE, Network.in_the_class, GRIDS.kept):
         kept.clear()
+    vars(of_itself).clear()
     for memo in (memoised, Network.memoised):
         memo.cache_clear()
