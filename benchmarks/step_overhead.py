@@ -90,9 +90,9 @@ def way_back(strategy: Any) -> float:
         return 0.0
     times = []
     for _ in range(10):
-        products = [product for _, product in gates._products(gates.source(gates.model))]
+        products = gates._products(gates.source(gates.model))
         # The places with gates, and the gates: what the gradient goes on to.
-        leaves = [*{id(place.tensor): place.tensor for place in gates.places}.values(), strategy._logits]
+        leaves = [*{id(place.tensor): place.tensor for place in gates.places}.values(), strategy._heard]
         ones = [torch.ones_like(product) for product in products]
         began = time.perf_counter()
         torch.autograd.grad(products, leaves, ones, allow_unused=True)

@@ -10,7 +10,7 @@ and 1 are not changed by that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,18 @@ class Gates:
         self.model, self.places, self.count, self.source = model, list(places), count, source
         self._flat = [place for place in self.places if place.tensor.dim() == 1]
         self._wide = [place for place in self.places if place.tensor.dim() != 1]
-        self._owners = list(owners(model, {place.name for place in self.places}))
+        found = list(owners(model, {place.name for place in self.places}))
         units = [place.units for place in [*self._flat, *self._wide]]
         joined = np.concatenate(units) if units else np.zeros(0, np.int64)
         self._index = torch.from_numpy(np.where(joined >= 0, joined, count))
         self._sizes = [part.size for part in units]
-        self._hidden: list[tuple[nn.Module, str]] = []
+        count = len(self._flat)
+        self._flat_sizes, self._wide_sizes = self._sizes[:count], self._sizes[count:]
+        self._dtypes = {place.tensor.dtype for place in self._flat}
+        names = [place.name for place in self._flat] + list(dict.fromkeys(place.name for place in self._wide))
+        numbers = {name: number for number, name in enumerate(names)}
+        self._hiding = [(owner, attribute, numbers[name]) for name, owner, attribute in found]
+        self._hidden = False
         self._hooks: list[RemovableHandle] = []
 
     @property
@@ -82,37 +88,41 @@ class Gates:
             self._index = self._index.to(gates.device)
         return torch.cat([gates, gates.new_ones(1)]).index_select(0, self._index)
 
-    def _products(self, gates: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Every gated parameter's name and product. All 1-D parameters take one multiplication together."""
-        joined, sizes = self._joined(gates), self._sizes
-        count = len(self._flat)
-        flat, wide = joined.split([sum(sizes[:count]), sum(sizes[count:])])
-        if count:
+    def _products(self, gates: Tensor) -> list[Tensor]:
+        """The product of every gated parameter. All 1-D parameters take one multiplication together."""
+        joined, found = self._joined(gates), []
+        flat = joined
+        if self._wide:
+            flat, wide = joined.split([sum(self._flat_sizes), sum(self._wide_sizes)])
+        if self._flat:
             tensors: list[Tensor] = [place.tensor for place in self._flat]
-            together = torch.cat(tensors) * flat
-            for place, product in zip(self._flat, together.split(sizes[:count]), strict=True):
-                yield place.name, product.to(place.tensor.dtype)
-        products: dict[str, Tensor] = {}
-        for place, factor in zip(self._wide, wide.split(sizes[count:]), strict=True):
-            tensor = products.get(place.name, place.tensor)
-            products[place.name] = tensor * factor.view(place.shape()).to(tensor.dtype)
-        yield from products.items()
+            found += (torch.cat(tensors) * flat).split(self._flat_sizes)
+            if self._dtypes != {found[0].dtype}:
+                found = [product.to(tensor.dtype) for product, tensor in zip(found, tensors, strict=True)]
+        if self._wide:
+            products: dict[str, Tensor] = {}
+            for place, factor in zip(self._wide, wide.split(self._wide_sizes), strict=True):
+                tensor = products.get(place.name, place.tensor)
+                products[place.name] = tensor * factor.view(place.shape()).to(tensor.dtype)
+            found += products.values()
+        return found
 
     def _before(self, module: nn.Module, args: Any) -> None:
         self._uncover()
         gates = self.source(module)
         if gates is None:
             return
-        products = dict(self._products(gates))
-        for name, owner, attribute in self._owners:
+        products = self._products(gates)
+        self._hidden = True
+        for owner, attribute, number in self._hiding:
             # Found before Module.__getattr__ is asked, which looks parameters up.
-            owner.__dict__[attribute] = products[name]
-            self._hidden.append((owner, attribute))
+            owner.__dict__[attribute] = products[number]
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         self._uncover()
 
     def _uncover(self) -> None:
-        for owner, attribute in self._hidden:
-            owner.__dict__.pop(attribute, None)
-        self._hidden = []
+        if self._hidden:
+            for owner, attribute, _ in self._hiding:
+                owner.__dict__.pop(attribute, None)
+        self._hidden = False

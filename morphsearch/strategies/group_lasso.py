@@ -52,7 +52,7 @@ from torch import Tensor, nn
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.flat import FlatScales
-from morphsearch.strategies.judging import best_of_groups, flag, nothing_to_judge, number_in, unjudged_groups
+from morphsearch.strategies.judging import Spared, flag, nothing_to_judge, number_in, unjudged_groups
 from morphsearch.strategies.places import BIAS, ROWS, SCALE, PerUnit, Place, places, rows_of, speaking
 from morphsearch.strategies.shrinking import shrink_max
 
@@ -143,8 +143,7 @@ class GroupLasso(Strategy):
         self._scored = self._units.present()
         self._levels = torch.zeros(sum(self._lengths))
         self._flat = FlatScales([self._levels], [np.concatenate(units)])
-        self._unit_group = torch.from_numpy(np.asarray(graph.unit_group, np.int64))
-        self._spared_groups = torch.tensor([group.floor > 0 for group in graph.groups.values()])
+        self._spared = Spared(graph)
         self.notes = unjudged_groups(self.name, graph, self._scored, "no rows of theirs are trained")
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
@@ -274,10 +273,7 @@ class GroupLasso(Strategy):
 
     def _spare(self, amounts: Tensor, levels: Tensor) -> Tensor:
         """`u`: `amounts`, but nothing for the best unit of each group, which a group cannot do without."""
-        self._unit_group = self._unit_group.to(levels.device)
-        best = best_of_groups(levels, self._unit_group, self._spared_groups.numel())
-        best = best[self._spared_groups.to(levels.device) & (best < levels.numel())]
-        return amounts.index_fill(0, best, 0.0)
+        return amounts.index_fill(0, self._spared.best(levels), 0.0)
 
     def _gains(self, before: Tensor, after: Tensor) -> Tensor:
         """`k`: what brings the sum of squares of every layer's rows back to what it was; 1 for scales of norms."""

@@ -51,7 +51,7 @@ from morphsearch.arguments import require_seed
 from morphsearch.errors import UsageError
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.gates import Gates
-from morphsearch.strategies.judging import best_of_groups, flag, nothing_to_judge, number_in, unjudged_groups
+from morphsearch.strategies.judging import Spared, flag, nothing_to_judge, number_in, unjudged_groups
 from morphsearch.strategies.places import PerUnit, places, speaking
 from morphsearch.strategies.ranks import mean_over_ranks
 
@@ -106,7 +106,8 @@ class LogisticSigmoid(Strategy):
         require_seed(seed)
         self.seed = seed
         self._gates: Gates | None = None
-        self._logits = torch.zeros(0)
+        self._logits, self._heard = torch.zeros(0), torch.zeros(0)
+        self._generator = torch.Generator()
         self._draws, self._begun = 0, False
         self._drawn = self._deaf = 0  # draws by the last step; steps since gates heard anything
 
@@ -117,7 +118,8 @@ class LogisticSigmoid(Strategy):
             UsageError: no unit may leave.
         """
         self._bind(model, graph)
-        self._logits = torch.full((graph.num_units,), self.initial, requires_grad=True)
+        self._logits = torch.full((graph.num_units,), self.initial)
+        self._heard = torch.zeros(graph.num_units, requires_grad=True)
         self._power = torch.zeros(1)
         self._draws, self._begun = 0, False
         self._drawn = self._deaf = 0
@@ -131,11 +133,12 @@ class LogisticSigmoid(Strategy):
         self._spoken = [place.tensor for place in found]
         self._gates = Gates(model, found, graph.num_units, self._source)
         self._scored = PerUnit(np.concatenate([place.units for place in found]), graph.num_units).present()
-        self._unit_group = torch.from_numpy(np.asarray(graph.unit_group, np.int64))
-        self._spared_groups = torch.tensor([group.floor > 0 for group in graph.groups.values()])
+        self._count_scored = int(self._scored.sum())
+        self._spared = Spared(graph)
         self._device = found[0].tensor.device
         self._tensor = found[0].tensor
         self._shut: Tensor | None = None
+        self._chances: Tensor | None = None
         self.notes = unjudged_groups(self.name, graph, self._scored, "no parameter speaks for them")
 
     # -- gates ---------------------------------------------------------------------------------------------------------
@@ -154,44 +157,44 @@ class LogisticSigmoid(Strategy):
         return (~shut).to(self._logits.dtype) if bool(shut.any()) else None
 
     def _sample(self) -> Tensor:
-        """`u`: gates for one batch, with a gradient for the logits."""
-        generator = torch.Generator().manual_seed(self.seed * SEEDS_APART + self._draws)
+        """`u`: gates for one batch, with a gradient for the probabilities."""
+        generator = self._generator.manual_seed(self.seed * SEEDS_APART + self._draws)
         self._draws += 1
         uniform = torch.rand(self._logits.numel(), generator=generator).clamp_(1e-6, 1 - 1e-6)
-        noise = torch.logit(uniform).to(self._logits.device, non_blocking=True)
+        noise = uniform.logit_().to(self._logits.device, non_blocking=True)
         if not self.straight_through:
-            return torch.sigmoid((self._logits + noise) / self.tau)
-        on = torch.sigmoid(self._logits)
-        hard = (self._logits.detach() + self.tau * noise > 0).to(on.dtype)
-        return hard + (on - on.detach())
+            return torch.sigmoid((torch.logit(self._on() + self._heard) + noise) / self.tau)
+        return (self._logits + self.tau * noise > 0).to(self._logits.dtype) + self._heard
+
+    def _on(self) -> Tensor:
+        """`u`: P(on), known from one step to the next."""
+        if self._chances is None:
+            self._chances = torch.sigmoid(self._logits)
+        return self._chances
+
+    def _moved(self) -> None:
+        """What was known of the former probabilities is not true any more."""
+        self._shut = self._chances = None
 
     @torch.no_grad()
     def _closed(self) -> Tensor:
         """`u` bool: gates that are closed in evaluation."""
         if self._shut is None:
-            shut = (torch.sigmoid(self._logits) <= self.default_threshold) & self._scored.to(self._logits.device)
-            self._shut = shut.index_fill(0, self._best(), False)
+            shut = (self._on() <= self.default_threshold) & self._scored.to(self._logits.device)
+            self._shut = shut.index_fill_(0, self._spared.best(self._on()), False)
         return self._shut
-
-    def _best(self) -> Tensor:
-        """The best unit of each group that must keep one."""
-        device = self._logits.device
-        best = best_of_groups(
-            torch.sigmoid(self._logits.detach()), self._unit_group.to(device), self._spared_groups.numel()
-        )
-        return best[self._spared_groups.to(device) & (best < self._logits.numel())]
 
     def _follow_device(self) -> None:
         if self._logits.device != self._tensor.device:
-            self._logits = self._logits.detach().to(self._tensor.device).requires_grad_()
-            self._unit_group = self._unit_group.to(self._tensor.device)
-            self._shut = None
+            self._logits = self._logits.to(self._tensor.device)
+            self._heard = torch.zeros_like(self._logits, requires_grad=True)
+            self._moved()
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
 
     def penalty(self, prices: Tensor, strength: float) -> Tensor:
         """``lambda * sum_u price_u * p_u``, without gradient: :meth:`after_step` does the work."""
-        chances = torch.sigmoid(self._logits.detach())
+        chances = self._on()
         priced = prices.to(chances.device, chances.dtype) * self._scored.to(chances.device)
         return strength * torch.dot(priced, chances)
 
@@ -202,8 +205,8 @@ class LogisticSigmoid(Strategy):
         Raises:
             UsageError: gradients do not reach the gates.
         """
-        gradient, self._logits.grad = self._logits.grad, None
-        self._hear(gradient is not None)
+        pull, self._heard.grad = self._heard.grad, None
+        self._hear(pull is not None)
         if not strength and not self._begun:
             return
         if not self._begun:
@@ -212,21 +215,25 @@ class LogisticSigmoid(Strategy):
             self._gates.install()
         self._follow_device()
         if self.together:
-            gradient = mean_over_ranks(gradient, self._logits)
-        on = torch.sigmoid(self._logits)
+            pull = mean_over_ranks(pull, self._logits)
+        on = self._on()
         pressed = prices.to(on.device, on.dtype)
-        if gradient is not None:
-            pull = gradient.to(on.device) / (on * (1 - on))
+        moved = pressed * (-lr * strength)
+        moved.index_fill_(0, self._spared.best(on), 0.0)
+        if pull is not None:
+            pull = pull.to(on.device)
             self._power = self._power.to(on.device)
-            square = pull.square().sum() / self._scored.sum()
-            self._power = torch.where(self._power > 0, MEMORY * self._power + (1 - MEMORY) * square, square)
-            size = self._power.sqrt().clamp(min=torch.finfo(pull.dtype).tiny)
-            step = (lr * strength * self.rate * pull / size).clamp(-LONGEST, LONGEST)
-            on = torch.where(pressed > 0, on - step, on)
-        amounts = pressed * (lr * strength)
-        on = on - amounts.index_fill(0, self._best(), 0.0)
-        self._logits.copy_(torch.logit(on.clamp(LEAST, 1 - LEAST)))
-        self._shut = None
+            square = torch.dot(pull, pull) / self._count_scored
+            # A loss that is scaled for half precision overflows now and then: such a step says nothing.
+            told = square.isfinite()
+            power = torch.where(self._power > 0, torch.lerp(square, self._power, MEMORY), square)
+            self._power = torch.where(told, power, self._power)
+            size = self._power.sqrt().clamp_(min=torch.finfo(pull.dtype).tiny)
+            pull = pull * torch.where(told, lr * strength * self.rate / size, 0.0)
+            moved -= pull.nan_to_num_(0.0).clamp_(-LONGEST, LONGEST).mul_(pressed > 0)
+        torch.add(on, moved, out=moved)
+        self._logits.copy_(moved.clamp_(LEAST, 1 - LEAST).logit_())
+        self._moved()
 
     def _hear(self, heard: bool) -> None:
         """Refuse to go on by price alone where the loss never says anything about the gates."""
@@ -247,7 +254,7 @@ class LogisticSigmoid(Strategy):
         """Open the gates of units that closed together with more than had to: they all start out alike."""
         back = torch.logit(torch.tensor(min(self.default_threshold + OPEN_AGAIN, 1 - LEAST)))
         self._logits[units.to(self._logits.device)] = back.to(self._logits)
-        self._shut = None
+        self._moved()
 
     @torch.no_grad()
     def scores(self) -> Tensor:
@@ -284,7 +291,7 @@ class LogisticSigmoid(Strategy):
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The logits, the mean square of the gradients, how many draws there were, and whether gates have begun."""
-        tensors = {"logits": self._logits.detach().cpu().clone(), "power": self._power.cpu().clone()}
+        tensors = {"logits": self._logits.cpu().clone(), "power": self._power.cpu().clone()}
         return tensors, {"draws": self._draws, "begun": self._begun, "progress": self.progress}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -295,8 +302,10 @@ class LogisticSigmoid(Strategy):
         """
         if tensors["logits"].numel() != self._logits.numel():
             raise ValueError(f"gates of {tensors['logits'].numel()} units, not {self._logits.numel()}")
-        self._logits, self._power = tensors["logits"].clone().requires_grad_(), tensors["power"].clone()
-        self._draws, self._begun, self._shut = int(state["draws"]), bool(state["begun"]), None
+        self._logits, self._power = tensors["logits"].clone(), tensors["power"].clone()
+        self._heard = torch.zeros_like(self._logits, requires_grad=True)
+        self._moved()
+        self._draws, self._begun = int(state["draws"]), bool(state["begun"])
         self._drawn, self._deaf = self._draws, 0
         self.progress = float(state.get("progress", 0.0))
         if self._begun and self._gates is not None:

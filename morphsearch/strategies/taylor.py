@@ -143,7 +143,10 @@ class Taylor(Strategy):
             return
         if self._average.device != change.device:
             self._average = self._average.to(change.device)
-        self._average.lerp_(change.square() if self.power == "square" else change.abs(), self._rate(self._seen))
+        # A loss that is scaled for half precision overflows now and then: such a step says nothing.
+        told = change.square() if self.power == "square" else change.abs()
+        told = torch.where(told.isfinite().all(), told, self._average)
+        self._average.lerp_(told, self._rate(self._seen))
         self._seen += 1
         self._fresh = False
         self._parts.zero_()  # a branch that the next step does not reach adds nothing
@@ -153,7 +156,10 @@ class Taylor(Strategy):
         return max(1.0 / self.memory, 1.0 / (seen + 1))
 
     def scores(self) -> Tensor:
-        """`u` float32, in units of the loss; ones before the first step, which says nothing yet."""
+        """`u` float32, in units of the loss; ones before the first step, which says nothing yet. NaN in a network whose
+        parameters are no longer finite."""
+        if any(not bool(place.tensor.detach().isfinite().all()) for place in self._places):
+            return torch.full_like(self._average, float("nan"))
         if self._seen == 0:
             return torch.ones(self._average.numel())
         return self._average.sqrt() if self.power == "square" else self._average.clone()

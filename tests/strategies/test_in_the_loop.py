@@ -212,6 +212,32 @@ def test_a_loss_that_is_not_finite_is_named(strategy: str) -> None:
         go_on()
 
 
+@pytest.mark.parametrize("strategy", [*PRESSING, *RANKING])
+def test_a_scaled_loss_that_overflows_is_no_harm(strategy: str) -> None:
+    """As under ``torch.amp.GradScaler``: where scaled gradients overflow, the step of the optimizer is left out."""
+    search = ms.Search(wide(True), torch.zeros(1, 3, 8, 8), "flops=50%", strategy=strategy, steps=120)
+    optimizer = torch.optim.SGD(search.model.parameters(), lr=0.05, momentum=0.9)
+    search.follow(optimizer)
+    x, y = images(256, 0)
+    for step in range(120):
+        chosen = torch.randint(len(x), (32,), generator=torch.Generator().manual_seed(step))
+        loss = nn.functional.cross_entropy(search.model.train()(x[chosen]), y[chosen]) + search.penalty()
+        scale = float("inf") if step in (0, 1, 20, 30, 40, 60) else 1024.0
+        (loss * scale).backward()
+        if scale == 1024:
+            for parameter in search.model.parameters():
+                assert parameter.grad is not None
+                parameter.grad /= scale
+            optimizer.step()
+        optimizer.zero_grad()
+        search.step()
+    assert bool(search.strategy.scores().isfinite().all())
+    search.morph()
+    seed = counted(wide(True), torch.zeros(1, 3, 8, 8))["flops"]
+    assert search.architectures[-1].costs["flops"]["total"] <= 0.5 * seed
+    assert accuracy(search.model) > 0.5
+
+
 def test_detach_ends_the_search_and_folds_the_gates() -> None:
     search, _ = trained("logistic-sigmoid")
     assert hooks_of(search.model)
