@@ -9,8 +9,10 @@ hundredth, and whole steps differ by ten of them among themselves. As a check of
 steps alternate (for a plain step gates and hooks are off), and the median of searching / plain is given too, with its
 quartiles. Units do not leave (that would only make searching steps cheaper), and the strategy presses from the first
 step on. Every tenth step looks at all scores, which a median hides: a look is timed by itself, and a tenth of it is
-part of `added`. Rows go to benchmarks/results/step_overhead.json one by one; those that are there with the same
-settings are kept. Run it with nothing else running: the file says how busy the machine was.
+part of `added`. Freed memory stays in the process, as in our own trainings: without that, plain steps of MobileNetV2
+take twice as long now and then, which flatters every strategy. Rows go to benchmarks/results/step_overhead.json one by
+one; those that are there with the same settings are kept. Run it with nothing else running: the file says how busy the
+machine was.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from morphsearch.files import write_json
 from morphsearch.models import build_seed
 from morphsearch.strategies.gates import Gates
 from morphsearch.strategies.taylor import Taylor
+from morphsearch.training.memory import freed_memory_kept
 
 SEEDS = {
     "resnet18": "resnet18?num_classes=10",
@@ -102,7 +105,7 @@ def way_back(strategy: Any) -> float:
 
 def measure(spec: str, strategy: str, batch: int, size: int, pairs: int) -> dict[str, Any]:
     """Medians in milliseconds, what is added to a plain step, and the ratio of a searching step to the plain one."""
-    with clocked() as clock:
+    with clocked() as clock, freed_memory_kept(torch.device("cpu"), lambda: True):
         return _measured(clock, spec, strategy, batch, size, pairs)
 
 

@@ -49,6 +49,7 @@ from torch import Tensor, nn
 
 from morphsearch.arguments import require_seed
 from morphsearch.errors import UsageError
+from morphsearch.finite import all_finite
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.gates import Gates
 from morphsearch.strategies.judging import Spared, flag, nothing_to_judge, number_in, unjudged_groups
@@ -260,7 +261,7 @@ class LogisticSigmoid(Strategy):
     def scores(self) -> Tensor:
         """`u` float32: P(on); NaN in a network whose parameters are no longer finite, which gates do not tell."""
         chances = torch.sigmoid(self._logits)
-        broken = any(not bool(torch.isfinite(tensor).all()) for tensor in self._spoken)
+        broken = not all_finite(self._spoken)
         return torch.full_like(chances, float("nan")) if broken else chances
 
     def scored(self) -> Tensor:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from morphsearch.arguments import require_seed
 from morphsearch.errors import UsageError
+from morphsearch.finite import all_finite
 from morphsearch.strategies.base import Phase, Strategy
 from morphsearch.strategies.gates import Gates
 from morphsearch.strategies.greedy import narrow
@@ -247,7 +248,7 @@ class Slimmable(Strategy):
     def scores(self) -> Tensor:
         """`u` float32 in (0, 1]: 1 for the first unit of a group, less for those behind it; NaN in a broken network."""
         whole = torch.from_numpy(self._widths).to(self._rank.device)[self._group]
-        broken = any(not bool(torch.isfinite(place.tensor).all()) for place in self._places)
+        broken = not all_finite(place.tensor for place in self._places)
         return torch.full_like(whole, float("nan"), dtype=torch.float32) if broken else 1.0 - self._rank / whole
 
     def scored(self) -> Tensor:

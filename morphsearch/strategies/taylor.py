@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from morphsearch.finite import all_finite
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.judging import nothing_to_judge, number_in, one_of, unjudged_groups
 from morphsearch.strategies.places import PerUnit, Place, places, rows_of, speaking
@@ -158,7 +159,7 @@ class Taylor(Strategy):
     def scores(self) -> Tensor:
         """`u` float32, in units of the loss; ones before the first step, which says nothing yet. NaN in a network whose
         parameters are no longer finite."""
-        if any(not bool(place.tensor.detach().isfinite().all()) for place in self._places):
+        if not all_finite(place.tensor for place in self._places):
             return torch.full_like(self._average, float("nan"))
         if self._seen == 0:
             return torch.ones(self._average.numel())

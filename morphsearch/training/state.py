@@ -168,12 +168,6 @@ def lay_out_optimizer(optimizer: torch.optim.Optimizer) -> None:
                 values[key] = _laid_out_like(parameter, value)
 
 
-def all_finite(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether no floating-point tensor holds NaN or infinity; one synchronisation altogether."""
-    sums = [value.detach().float().sum() for value in tensors.values() if value.is_floating_point()]
-    return not sums or bool(torch.stack([s.to(sums[0].device) for s in sums]).isfinite().all())
-
-
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """A copy of `value`, with the parameter's device and strides where the shapes agree.
 

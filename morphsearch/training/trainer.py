@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from morphsearch.arguments import require_seed
 from morphsearch.errors import DivergedError, InputError, UsageError
+from morphsearch.finite import all_finite
 from morphsearch.training import state as states
 from morphsearch.training.devices import OwnAccelerator, flush_denormals, in_format, lay_out_channels_last
 from morphsearch.training.epoch import EpochStats, EpochSums
@@ -358,7 +359,7 @@ class Trainer:
             self._diverged("the loss")
 
     def _check_weights(self) -> None:
-        if not states.all_finite(dict(self.model.named_parameters())):
+        if not all_finite(self.model.parameters()):
             self._diverged("a weight")
 
     def _diverged(self, what: str) -> None:
