@@ -56,7 +56,7 @@ SIZES = (
     256,
     320,
 )  # inputs tried for exactness, the smallest that the network takes; 224 for the time
-LARGE = 120e6  # parameters from which a network runs alone, and exactness is measured in single precision
+LARGE = 120e6  # parameters from which exactness is measured in single precision, by default
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -264,8 +264,9 @@ def inputs(spec: str, size: int, dtype: torch.dtype = torch.float32) -> Any:
     return image
 
 
-def measure(spec: str, line: dict[str, Any], *, whole: bool = True) -> None:
-    """Fill the line of one network; with the first step alone where not the `whole` proof is wanted."""
+def measure(spec: str, line: dict[str, Any], *, large: float | None = LARGE) -> None:
+    """Fill the line of one network; what is `large` is proved in single precision and not widened, and with None the
+    first step is all."""
     import morphsearch as ms
     from morphsearch.graph import record
     from morphsearch.graph.recording import OUTPUT, as_arguments
@@ -344,13 +345,13 @@ def measure(spec: str, line: dict[str, Any], *, whole: bool = True) -> None:
     line["frozen"] = dict(reasons.most_common(12))
     line["mixes"] = sorted({mix for group in graph.groups.values() for mix in group.mixes})[:12]
     del halved, graph
-    if not whole:
+    if large is None:
         line["status"] = "timed"
         return
     # -- exactness, double precision, at the smallest input that the network takes
     line["phase"] = "exactness"
-    large = line["parameters"] > LARGE
-    dtype = torch.float32 if large else torch.float64
+    narrow_only = line["parameters"] > large
+    dtype = torch.float32 if narrow_only else torch.float64
     model = model.to(dtype)
     randomise(model, torch.Generator().manual_seed(0))
     example = None
@@ -400,7 +401,7 @@ def measure(spec: str, line: dict[str, Any], *, whole: bool = True) -> None:
     del shrunk
     for factor in (0.7, 1.5):
         line["phase"] = f"resize {factor}"
-        if factor > 1 and large:
+        if factor > 1 and narrow_only:
             continue
         widths = {}
         for name in graph.free:
@@ -419,7 +420,7 @@ def measure(spec: str, line: dict[str, Any], *, whole: bool = True) -> None:
         for n in graph.free
         if n not in mixing
     }
-    if not large:
+    if not narrow_only:
         wide = graph.resize({n: max(w, graph.groups[n].floor) for n, w in widths.items()}, weights="widen").eval()
         with torch.no_grad():
             line["widen_error"] = relative_error(answer(model, args, kwargs), answer(wide, args, kwargs))
@@ -545,7 +546,7 @@ def conv_channels(model: nn.Module, graph: Any) -> int:
     return total
 
 
-def one(spec: str, pipe: Connection, threads: int, limit: float, whole: bool) -> None:
+def one(spec: str, pipe: Connection, threads: int, limit: float, large: float | None) -> None:
     """Runs in the child: sends the line, or what went wrong."""
     torch.set_num_threads(threads)
     resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
@@ -553,7 +554,7 @@ def one(spec: str, pipe: Connection, threads: int, limit: float, whole: bool) ->
     line: dict[str, Any] = {"network": spec}
     began = time.process_time()
     try:
-        measure(spec, line, whole=whole)
+        measure(spec, line, large=large)
     except BaseException as error:
         line["status"] = "failed"
         line["failure"] = f"{type(error).__name__}: {error}"[:600]
@@ -573,7 +574,9 @@ def _too_long(*_: Any) -> None:
     raise TimeoutError("over the limit of processor time")
 
 
-def run(names: list[str], *, processes: int, threads: int, limit: float, results: Path, whole: bool) -> None:
+def run(
+    names: list[str], *, processes: int, threads: int, limit: float, results: Path, large: float | None = LARGE
+) -> None:
     """Fork a child for each network, `processes` at a time; the libraries are imported once, here."""
     import morphsearch.graph
     import morphsearch.loop.verification  # noqa: F401
@@ -589,7 +592,7 @@ def run(names: list[str], *, processes: int, threads: int, limit: float, results
         while queue and len(running) < processes:
             spec = queue.pop(0)
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=one, args=(spec, sender, threads, limit, whole))
+            process = context.Process(target=one, args=(spec, sender, threads, limit, large))
             process.start()
             sender.close()
             running[receiver] = (spec, process, time.monotonic())
@@ -645,6 +648,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=float, default=180, help="seconds of processor time for one network")
+    parser.add_argument(
+        "--large",
+        type=float,
+        default=LARGE,
+        help="parameters from which exactness is measured in single precision and nothing is widened (`inf` for none: "
+        "that takes some ten times the memory of the parameters)",
+    )
     parser.add_argument("--results", type=Path, help="default: zoo.jsonl, of `time` zoo_times.jsonl, in results")
     args = parser.parse_intermixed_args()
     results = args.results or (TIMES if args.command == "time" else RESULTS)
@@ -668,8 +678,8 @@ def main() -> None:
     if args.command == "list":
         print("\n".join(names))
         return
-    whole = args.command == "run"
-    run(names, processes=args.processes, threads=args.threads, limit=args.limit, results=results, whole=whole)
+    large = args.large if args.command == "run" else None
+    run(names, processes=args.processes, threads=args.threads, limit=args.limit, results=results, large=large)
 
 
 if __name__ == "__main__":
