@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from morphsearch.graph.schemas import full_name, is_mutable
 from morphsearch.graph.shapes import quick_shape
 from morphsearch.graph.tensors import mapped, tensors_in
 
@@ -79,7 +80,7 @@ class Answers:
         if place >= len(self.known[key]):
             return func(*args, **kwargs)
         told = self.known[key][place]
-        if func._schema.is_mutable or any(map(_is_lost, _leaves(told))):
+        if is_mutable(func) or any(map(_is_lost, _leaves(told))):
             return _corrected(_sized(func, args, kwargs, given), told)
         return mapped(_given, told)
 
@@ -157,11 +158,11 @@ def _sized(func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
     if sum(one.numel() for one in given) >= LARGE and given[0].is_floating_point():
         shapes = mapped(_on_shapes, args), mapped(_on_shapes, kwargs)
         out = quick_shape(func, *shapes)
-        if out is None and func._schema.name in _HEAVY:
+        if out is None and full_name(func) in _HEAVY:
             with suppress(NotImplementedError):  # an operator of somebody else's, which knows no shapes
                 out = func(*shapes[0], **shapes[1])
         if out is not None:
-            return args[0] if func._schema.is_mutable else mapped(partial(_zeros, given[0].device), out)
+            return args[0] if is_mutable(func) else mapped(partial(_zeros, given[0].device), out)
     return func(*args, **kwargs)
 
 

@@ -22,7 +22,7 @@ from torch import fx, nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.coupling import Coupling
-from morphsearch.graph.edits import give_code
+from morphsearch.graph.edits import Trace, give_code
 from morphsearch.graph.flow import Removal
 from morphsearch.graph.paths import modules_of
 from morphsearch.graph.plan import Plan, make_plan
@@ -235,7 +235,7 @@ def _ends(graph: ConvGraph, removal: Removal) -> dict[str, Watched]:
 
 def _edit(graph: ConvGraph, path: str, module: nn.Module, watched: Watched, removal: Removal) -> None:
     """Take what is gone out of the code of `module`."""
-    traced = fx.GraphModule(module, copy.deepcopy(watched.graph))
+    traced = Trace(module, copy.deepcopy(watched.graph))
     nodes = list(traced.graph.nodes)
     gone = {node for node in nodes if watched.makers.get(node.name) in removal.operations}
     idle = {node for node in nodes if not node.users and node.op != "output"}

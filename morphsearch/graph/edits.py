@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -98,8 +100,41 @@ def _may_matter(node: fx.Node) -> bool:
     return node.op != "get_attr"
 
 
-def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> None:
-    """Give `module` the code of its trace with the edits; it stays an instance of its class, with all that it holds."""
+class Trace(fx.GraphModule):
+    """A trace that is to be edited: its code is written once, when it is asked for."""
+
+    def recompile(self) -> Any:
+        return super().recompile() if vars(self).get("edited") else None
+
+    def code_of_it(self) -> Callable[..., Any]:
+        """Its forward method, as it is now."""
+        vars(self)["edited"] = True
+        self.recompile()
+        return type(self).forward
+
+
+Patched = dict[Any, type]  # the classes of modules that were patched alike
+
+
+def apply_edits(module: nn.Module, graph: fx.Graph, log: PatchLog, known: Patched) -> None:
+    """Give `module` the code of its trace with the edits; it stays an instance of its class, with all that it holds.
+
+    Modules that share a trace and have the same edits share the class of the first, among those `known`.
+    """
+    key = (id(graph), class_written(module), *map(repr, log.edits))
+    # One that holds which channels it selects, or has code of its own, is not like others.
+    alone = any(isinstance(edit, Selection) for edit in log.edits) or "forward" in vars(module) or _selections(module)
+    if key in known and not alone:
+        module.__class__ = known[key]
+        return
+    traced = Trace(module, copy.deepcopy(graph))
+    _edit(module, traced, log)
+    give_code(module, traced)
+    if not alone:
+        known[key] = type(module)
+
+
+def _edit(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> None:
     nodes = {node.name: node for node in traced.graph.nodes}
     # What the code computes and does not read (the last state of a loop) is computed on: it is found in the record.
     unread = {node for node in traced.graph.nodes if not node.users and name_of(node) in _NUMBERS - {"getitem"}}
@@ -126,20 +161,25 @@ def apply_edits(module: nn.Module, traced: fx.GraphModule, log: PatchLog) -> Non
         node.replace_all_uses_with(new)
         nodes[edit.node] = new
     traced.graph.eliminate_dead_code(lambda node: node in unread or _may_matter(node))
-    give_code(module, traced)
 
 
-def give_code(module: nn.Module, traced: fx.GraphModule) -> None:
+def give_code(module: nn.Module, traced: Trace) -> None:
     """Give `module` the code of `traced`, a trace of it."""
     _take_arguments(traced.graph, inspect.signature(module.forward))
-    traced.recompile()
+    code = traced.code_of_it()
     read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
-    for name in [name for name in vars(module)["_buffers"] if name.startswith(SELECTED) and name not in read]:
-        delattr(module, name)  # the selection of an earlier rewrite
+    for name in _selections(module):
+        if name not in read:
+            delattr(module, name)  # the selection of an earlier rewrite
     vars(module).pop("forward", None)  # one of several, chosen when the module was made
     base = class_written(module)
-    members = {"forward": type(traced).forward, PATCHED: base, "__module__": base.__module__, "__doc__": base.__doc__}
+    members = {"forward": code, PATCHED: base, "__module__": base.__module__, "__doc__": base.__doc__}
     module.__class__ = type(base.__name__, (base,), members)
+
+
+def _selections(module: nn.Module) -> list[str]:
+    """The buffers of a module that hold which channels its code selects."""
+    return [name for name in module._buffers if name.startswith(SELECTED)]
 
 
 def _take_arguments(graph: fx.Graph, signature: inspect.Signature) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from morphsearch.graph.schemas import full_name, gives_views, is_mutable, writes_first_alone
 from morphsearch.graph.tape import unseen
 from morphsearch.graph.tensors import mapped, tensors_in
 
@@ -72,7 +73,7 @@ class Computed:
 def computed(func: Any, args: Any, kwargs: Any) -> Computed | None:
     """``func(*args, **kwargs)`` on numbers; None where some of them are not known."""
     first = args[0] if args else None
-    if isinstance(first, Tensor) and first.is_meta and not hasattr(first, _KNOWN) and _writes_first_alone(func):
+    if isinstance(first, Tensor) and first.is_meta and not hasattr(first, _KNOWN) and writes_first_alone(func):
         return None
     given = tensors_in((args, kwargs))
     device = kwargs.get("device")
@@ -81,11 +82,11 @@ def computed(func: Any, args: Any, kwargs: Any) -> Computed | None:
         if not any(tensor.is_meta for tensor in given) and device != _META:
             return None  # no meta tensor comes of it
         sources = [known for tensor in given if (known := getattr(tensor, _KNOWN, None)) is not None]
-        lent = func._schema.is_mutable and any(known.lent for known in sources)
+        lent = is_mutable(func) and any(known.lent for known in sources)
         if lent or any(numbers_in(tensor) is None for tensor in given) or _by_chance(func):
             _forget_written(func, args, kwargs)
             return None
-    elif func._schema.name not in _COUNTING or device != _META:
+    elif full_name(func) not in _COUNTING or device != _META:
         return None
 
     def numbers_of(value: Any) -> Any:
@@ -106,7 +107,7 @@ def _made(func: Any, args: Any, device: Any, result: Any) -> Any:
     """What the operation gives on shapes, where that shares no memory with what it is given; else None."""
     if device is not None and device != _META:
         return result  # moved to where numbers are
-    if any(returned.alias_info is not None for returned in func._schema.returns):
+    if gives_views(func):
         return None
     return mapped(_stand_in, result) if isinstance(result, (Tensor, list, tuple)) else result
 
@@ -119,25 +120,13 @@ def _stand_in(value: Any) -> Any:
 
 def _by_chance(func: Any) -> bool:
     """What comes out is random, or not filled yet."""
-    name = str(func._schema.name).removeprefix("aten::").removeprefix("new_")
+    name = full_name(func).removeprefix("aten::").removeprefix("new_")
     return torch.Tag.nondeterministic_seeded in func.tags or name.startswith(("empty", "rand"))
-
-
-_ALONE: dict[Any, bool] = {}
-
-
-def _writes_first_alone(func: Any) -> bool:
-    """The operation writes into nothing that it is given, but perhaps its first argument."""
-    alone = _ALONE.get(func)
-    if alone is None:
-        rest = func._schema.arguments[1:]
-        alone = _ALONE[func] = not any(one.alias_info is not None and one.alias_info.is_write for one in rest)
-    return alone
 
 
 def _forget_written(func: Any, args: Any, kwargs: Any) -> None:
     """Whatever the operation writes into is not known any more, nor are its other views."""
-    if not func._schema.is_mutable:
+    if not is_mutable(func):
         return
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:

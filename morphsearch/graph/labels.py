@@ -149,11 +149,11 @@ def along(vector: np.ndarray | Tensor, dim: int, shape: tuple[int, ...], produce
 
 def compact(ids: Tensor, shape: tuple[int, ...], producer: int = -1, parameter: str | None = None) -> Labels:
     """Labels from `ids` of shape `shape` (or already of size 1 in places), reduced along constant dimensions."""
-    for dim in range(ids.dim()):
-        if ids.shape[dim] > 1 and ids.stride(dim) == 0:
-            ids = ids.narrow(dim, 0, 1)
-    for dim in range(ids.dim()):
-        if ids.shape[dim] > 1:
+    if ids.numel() != 1:
+        for dim, size in enumerate(ids.shape):
+            if size > 1 and ids.stride(dim) == 0:
+                ids = ids.narrow(dim, 0, 1)
+        for dim in _perhaps_constant(ids):
             first = ids.narrow(dim, 0, 1)
             # Most dimensions that change do so at once: look at one neighbour before comparing everything.
             if torch.equal(first, ids.narrow(dim, 1, 1)) and bool((ids == first).all()):
@@ -162,6 +162,22 @@ def compact(ids: Tensor, shape: tuple[int, ...], producer: int = -1, parameter: 
     if ids.numel() * WORTH_COPYING <= storage.nbytes() // ids.element_size() and not _is_shared(storage):
         ids = ids.clone()  # a view would keep all that it was taken from
     return Labels(ids, shape, producer, parameter)
+
+
+def _perhaps_constant(ids: Tensor) -> list[int]:
+    """The dimensions along which the first two elements are the same: along no others are all."""
+    array = ids.numpy()
+    if not array.size:
+        return [dim for dim, size in enumerate(array.shape) if size > 1]
+    place = [0] * array.ndim
+    first, found = array.item(*place), []
+    for dim, size in enumerate(array.shape):
+        if size > 1:
+            place[dim] = 1
+            if array.item(*place) == first:
+                found.append(dim)
+            place[dim] = 0
+    return found
 
 
 def reshape(labels: Labels, shape: tuple[int, ...]) -> Labels:

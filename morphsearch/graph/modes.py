@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from morphsearch.errors import MorphError
 from morphsearch.graph.known import computed
 from morphsearch.graph.rules.imaginary import comes_from, meets_complex
+from morphsearch.graph.schemas import full_name, spoken_name
 from morphsearch.graph.shapes import quick_shape
 from morphsearch.graph.tape import Call, Tape, Untraceable
 from morphsearch.graph.tensors import tensors_in
@@ -131,11 +132,11 @@ class _Aten(TorchDispatchMode):
         else:
             out = self.tape.answers.run(self.tape.module, func, args, kwargs)
         if not self.tape.muted:
-            self.tape.doing = str(func._schema.name).split("::")[-1].strip("_")
+            self.tape.doing = spoken_name(func)
             self.tape.read_positions((args, kwargs))
             if not self.tape.on_meta:
                 _mark_data(args, kwargs, out)
-            rule = self.rules.aten.get(func._schema.name, self.rules.fallback)
+            rule = self.rules.aten.get(full_name(func), self.rules.fallback)
             name = meets_complex(self.tape, self.tape.doing, args, kwargs) if self.tape.imaginary else ""
             try:
                 rule(self.tape, func, args, kwargs, out)

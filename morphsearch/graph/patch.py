@@ -20,7 +20,7 @@ import numpy as np
 from torch import fx, nn
 
 from morphsearch.errors import GraphError
-from morphsearch.graph.edits import apply_edits
+from morphsearch.graph.edits import Patched, apply_edits
 from morphsearch.graph.following import new_shape
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.paths import modules_of
@@ -86,13 +86,13 @@ def patch_modules(
     ):
         run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,), like=tape)
     paths = [path for path in paths if twin_modules[path] not in several]
+    known: Patched = {}
     for path in paths:
         repair = repairs.get(path)
         if repair is None or not repair.log.edits:
             continue
-        # A module of its own, since during the recording the modules held stand-ins for their parameters.
-        traced = fx.GraphModule(twin_modules[path], repair.graph)
-        apply_edits(twin_modules[path], traced, repair.log)
+        # After the recording, since the modules held stand-ins for their parameters meanwhile.
+        apply_edits(twin_modules[path], repair.graph, repair.log, known)
     for path, watch in watches.items():
         write(twin_modules[path], watch.edits)
     return twin

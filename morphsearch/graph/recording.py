@@ -129,6 +129,7 @@ def run_tape(
         try:
             count = _attempt(model, example_inputs, rules, tape, meta=meta, like=like)
             tape.makings.clear()  # rules alone look there, and a bank has a label for every element
+            tape.aligned.clear()
             if not meta:
                 tidy()
             return tape, count, meta

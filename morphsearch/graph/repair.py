@@ -81,7 +81,7 @@ class Repair(InPlaceOf):
             try:
                 result = super().run_node(n)
             except Exception as error:
-                failure = error
+                failure = error.with_traceback(None)  # which would keep the frames that it came through
         if not moves(n):
             place = count_place(n)
             if place is not None and not lost and (found := self._recount(n, place, failure)) is not None:

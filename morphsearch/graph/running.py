@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from morphsearch.graph.edits import EXPANDS
 from morphsearch.graph.labels import Labels
@@ -37,25 +36,34 @@ class InPlaceOf(fx.Interpreter):
         finally:
             self.env = {}  # on real numbers these are all its activations
 
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self, n.op)(n.target, args, kwargs)  # without what fx notes down for its own traces
+
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args, kwargs = super().fetch_args_kwargs_from_env(n)
-        return tuple(_own(one) for one in args), {name: _own(one) for name, one in kwargs.items()}
+        return tuple(map(self._value, n.args)), {name: self._value(one) for name, one in n.kwargs.items()}
+
+    def _value(self, argument: Any) -> Any:
+        """What a node's argument is in this run. Lists and dicts that stand in the arguments are made anew, as its code
+        makes them, since the callee may write into them; those that another node gave stay the same object."""
+        if isinstance(argument, fx.Node):
+            return self.env[argument]
+        if isinstance(argument, list):
+            return [self._value(one) for one in argument]
+        if isinstance(argument, dict):
+            return {key: self._value(one) for key, one in argument.items()}
+        if isinstance(argument, slice):
+            return slice(*map(self._value, (argument.start, argument.stop, argument.step)))
+        if isinstance(argument, tuple):
+            values = [self._value(one) for one in argument]
+            return type(argument)(*values) if hasattr(argument, "_fields") else tuple(values)
+        return argument
 
     def fetch_attr(self, target: str) -> Any:
         value: Any = self.original
         for name in target.split("."):
             value = getattr(value, name)
         return value
-
-
-def _own(value: Any) -> Any:
-    """Lists and dicts that stand in a node's arguments, as its code makes them, since the callee may write into them.
-    Those that another node gave stay the same object."""
-    if isinstance(value, immutable_list):
-        return [_own(one) for one in value]
-    if isinstance(value, immutable_dict):
-        return {key: _own(one) for key, one in value.items()}
-    return tuple(_own(one) for one in value) if type(value) is tuple else value
 
 
 class Watch(InPlaceOf):
@@ -69,8 +77,10 @@ class Watch(InPlaceOf):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         tape = self.tapes[-1]
-        with unseen():
-            labels = tape.pair(result) or tape.labels(result) if isinstance(result, Tensor) else None
+        labels = None
+        if isinstance(result, Tensor):
+            with unseen():
+                labels = tape.pair(result) or tape.labels(result)
         if labels is not None and labels.parameter is not None and name_of(n) not in ("view", "reshape", *EXPANDS):
             labels = None  # as large as the parameter, and only new sizes of it are asked for
         several = isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)

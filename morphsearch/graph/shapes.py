@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from morphsearch.graph.schemas import full_name
+
 _UNARY = "relu relu6 silu sigmoid tanh gelu hardtanh hardswish hardsigmoid leaky_relu elu mish softplus".split()
 _BINARY = "add sub mul div".split()
 _KINDS = {f"aten::{name}{place}": "unary" for name in _UNARY for place in ("", "_")}
@@ -31,7 +33,7 @@ _KINDS |= {"aten::index": "index", "aten::index_select": "index_select"}
 
 def quick_shape(func: Any, args: Any, kwargs: Any) -> Any:
     """The output of ``func(*args, **kwargs)`` as empty meta tensors; None where PyTorch should say."""
-    kind = _KINDS.get(func._schema.name)
+    kind = _KINDS.get(full_name(func))
     if kind is None:
         return None
     x = args[0]
@@ -40,7 +42,7 @@ def quick_shape(func: Any, args: Any, kwargs: Any) -> Any:
     if not isinstance(x, Tensor) or not x.is_meta or not x.is_floating_point():
         return None
     if kind == "unary":
-        return x if func._schema.name.endswith("_") else _empty(x.shape, x)
+        return x if full_name(func).endswith("_") else _empty(x.shape, x)
     if kind == "binary":
         return _binary(func, x, args[1])
     if kind == "clamp":
@@ -79,7 +81,7 @@ def _binary(func: Any, x: Tensor, y: Any) -> Tensor | None:
                 return None  # its errors are PyTorch's
     elif not isinstance(y, int | float) or isinstance(y, bool):
         return None
-    if not func._schema.name.endswith("_"):
+    if not full_name(func).endswith("_"):
         return _empty(shape, x)
     return x if shape == x.shape else None
 

@@ -11,8 +11,7 @@ never leave (`pin`) and where removal is not exact (`mix`); the tape only collec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,6 +31,9 @@ from morphsearch.graph.state import Kept, Stale, State
 from morphsearch.graph.tensors import tensors_in
 
 Slot = tuple[str, int]
+Union = tuple[
+    np.ndarray, np.ndarray, int, Slot | None
+]  # what is one, in which operation, and where it may be rearranged
 MANY = 4096  # entries from which on it is worth looking for those that come again
 
 
@@ -56,6 +58,7 @@ class Layout:
     name: str
     ids: Tensor
     kept: int | None = None
+    places: dict[int, tuple[int, ...] | None] = field(default_factory=dict)
 
     @cached_property
     def bounds(self) -> tuple[int, int]:
@@ -69,14 +72,30 @@ class Layout:
 
     def first(self, one: int) -> tuple[int, ...] | None:
         """Where an identifier comes first; None where it does not."""
-        place = int((self.flat == one).argmax()) if self.flat.size else 0
-        if not self.flat.size or self.flat[place] != one:
-            return None
-        found = []
-        for size in reversed(self.ids.shape):
-            place, index = divmod(place, size)
-            found.append(index)
-        return tuple(reversed(found))
+        if one not in self.places:
+            place = int((self.flat == one).argmax()) if self.flat.size else 0
+            there = self.flat.size > 0 and self.flat[place] == one
+            self.places[one] = tuple(map(int, np.unravel_index(place, self.ids.shape))) if there else None
+        return self.places[one]
+
+
+@dataclass
+class Aligned:
+    """Units in lockstep along `dim` of `ids`: what became of them, and which met for that."""
+
+    ids: Tensor  # kept, so that nothing else can come to lie where it does
+    dim: int
+    together: Tensor | None = None
+    unions: list[Union] = field(default_factory=list)
+
+    @cached_property
+    def two(self) -> tuple[int, int] | None:
+        """The lowest two units along the dimension, at the first place of the others; None where there is one alone."""
+        line = self.ids.numpy()[tuple(slice(None) if d == self.dim else 0 for d in range(self.ids.dim()))]
+        line = line[line > 0]
+        low = line.min() if line.size else 0
+        line = line[line > low]
+        return (int(low), int(line.min())) if line.size else None
 
 
 @dataclass(frozen=True)
@@ -154,7 +173,7 @@ class Tape:
         ] = {}  # those of which something is made that is not zero where they are, and by what
         modules = modules_of(model)
         self.buffers = set(buffers_of(modules))
-        self.unions: list[tuple[np.ndarray, np.ndarray, int, Slot | None]] = []
+        self.unions: list[Union] = []
         self.pins: list[tuple[np.ndarray, str, int]] = []
         self.mixes: list[tuple[np.ndarray, str]] = []
         self.operations: list[RawOperation] = []
@@ -184,6 +203,7 @@ class Tape:
         self.muted = 0
         self.splits: list[Layout] = []
         self.layout_of: dict[str, Layout] = {}  # the same, by name
+        self.aligned: dict[Any, Aligned] = {}  # units in lockstep, by where their labels lie in memory and how
         self.parted: list[tuple[str, Tensor, int]] = []  # reshapes of channels into parts: name, units, their dimension
         self.side: int | None = None
         self.pairs = False
@@ -350,13 +370,16 @@ class Tape:
 
         `slot` names the parameter dimension that `b` came from, where the order of `b` may be rearranged to suit `a`.
         """
-        a, b = np.asarray(a).reshape(-1), np.asarray(b).reshape(-1)
+        a, b = flat(a), flat(b)
+        differ = a != b if a.size == b.size else None
+        if differ is not None and not differ.any():
+            return
         both = (a > 0) & (b > 0)
         whole = bool(both.all())
         if self.preset:  # a rewritten network is checked: only what should be equal and is not says something
-            if a.size != b.size or (a != b).any():
-                self.unions.append((a, b, len(self.operations), slot))
-        elif (differ := a != b).any():
+            self.unions.append((a, b, len(self.operations), slot))
+        else:
+            differ = a != b if differ is None else differ
             left, right = distinct(a, b, keep=differ if whole else differ & both)
             self.unions.append((left, right, len(self.operations), slot))
         if not whole:
@@ -370,23 +393,21 @@ class Tape:
 
     def pin(self, ids: np.ndarray | Tensor, reason: str) -> None:
         """These units can never leave."""
-        flat = np.asarray(ids).reshape(-1)
-        (flat,) = distinct(flat, keep=flat > 0)
-        if flat.size:
-            self.pins.append((flat, reason, len(self.operations)))
+        (units,) = distinct(every := flat(ids), keep=every > 0)
+        if units.size:
+            self.pins.append((units, reason, len(self.operations)))
 
     def mix(self, ids: np.ndarray | Tensor, what: str) -> None:
         """Removing one of these units changes what the others compute."""
-        flat = np.asarray(ids).reshape(-1)
-        (flat,) = distinct(flat, keep=flat > 0)
-        if flat.size:
-            self.mixes.append((flat, what))
+        (units,) = distinct(every := flat(ids), keep=every > 0)
+        if units.size:
+            self.mixes.append((units, what))
 
     def mark_positions(self, index: Tensor, ids: np.ndarray | Tensor, what: str) -> None:
         """`index` holds channel numbers: whoever reads it fixes the channels `ids` that it counts."""
-        flat = np.asarray(ids).reshape(-1)
-        if (flat > 0).any():
-            self.positions.append((index, flat, what))
+        every = flat(ids)
+        if (every > 0).any():
+            self.positions.append((index, every, what))
 
     def read_positions(self, values: Any) -> None:
         """Pin what is counted by an index among `values`."""
@@ -416,11 +437,24 @@ class Tape:
         return index
 
 
-@contextmanager
-def unseen() -> Iterator[None]:
+class unseen:
     """What runs inside is nothing to record: it goes past both modes."""
-    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-        yield
+
+    __slots__ = ("_dispatch", "_function")
+
+    def __enter__(self) -> None:
+        self._function, self._dispatch = torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch()
+        self._function.__enter__()
+        self._dispatch.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._dispatch.__exit__(None, None, None)
+        self._function.__exit__(None, None, None)
+
+
+def flat(ids: np.ndarray | Tensor) -> np.ndarray:
+    """Identifiers in one row."""
+    return (ids.numpy() if isinstance(ids, Tensor) else np.asarray(ids)).reshape(-1)
 
 
 def distinct(*rows: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import dis
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from types import BuiltinFunctionType, CodeType, FunctionType
@@ -24,6 +25,19 @@ class _Proxy(fx.Proxy):
     def __len__(self) -> int:
         count = self.tracer.parts(self.node) if isinstance(self.tracer, _Tracer) else None
         return super().__len__() if count is None else count
+
+    def __iter__(self) -> Iterator[Any]:
+        """What fx does too; its frame refers to itself, so that all that ran at the time would be kept until Python
+        collects cycles."""
+        caller = sys._getframe(1)
+        count = _taken_apart(caller.f_code, caller.f_lasti)
+        return self.tracer.iter(self) if count is None else (self[i] for i in range(count))  # type: ignore[index]
+
+
+def _taken_apart(code: CodeType, place: int) -> int | None:
+    """Into how many names the instruction of `code` at `place` takes a sequence apart; None for another one."""
+    found = next((one for one in dis.get_instructions(code) if one.offset >= place), None)
+    return found.argval if found is not None and found.opname == "UNPACK_SEQUENCE" else None
 
 
 class _Tracer(fx.Tracer):
@@ -79,7 +93,8 @@ def trace(
     """The trace of a module with its children left whole; None where it cannot be traced or depends on the mode.
 
     `fixed` are arguments that its code may ask for, and the values that it is called with; `lengths` says how many
-    parts arguments have that are tuples; `memo` holds traces of modules that were alike.
+    parts arguments have that are tuples; `memo` holds traces of modules that were alike, which share one trace: it is
+    copied before it is edited.
     """
     key = alike(module) if memo is not None else None
     if memo is None or key is None:
@@ -87,8 +102,7 @@ def trace(
     key = (key, tuple(sorted((fixed or {}).items(), key=repr)), tuple(sorted((lengths or {}).items())))
     if key not in memo:
         memo[key] = _trace(module, fixed, lengths)
-    found = memo[key]
-    return copy.deepcopy(found) if found is not None else None
+    return memo[key]
 
 
 def _trace(module: nn.Module, fixed: dict[str, Any] | None, lengths: dict[str, int] | None) -> fx.Graph | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from morphsearch.graph import checked, record, rewrite
+from morphsearch.graph.edits import PatchLog, Resized, apply_edits
 from morphsearch.graph.tracing import alike, trace
 
 
@@ -53,12 +54,22 @@ def test_what_cannot_be_compared_is_never_alike():
     assert not memo
 
 
-def test_a_shared_trace_is_a_copy():
-    memo = {}
-    first, second = (trace(Shuffle(2), memo=memo) for _ in range(2))
+def test_modules_of_one_trace_are_edited_apart_and_share_code_where_their_edits_are_the_same():
+    memo, known = {}, {}
+    modules = [Shuffle(2), Shuffle(2), Shuffle(2)]
+    graphs = [trace(one, memo=memo) for one in modules]
     assert len(memo) == 1
-    assert [node.name for node in first.nodes] == [node.name for node in second.nodes]
-    assert not set(first.nodes) & set(second.nodes)
+    before = [node.format_node() for node in graphs[0].nodes]
+    reshape = next(node.name for node in graphs[0].nodes if node.target == "reshape")
+    x = torch.randn(2, 12, 3, 3)
+    wanted = [one(x) for one in modules]
+    for module, graph, size in zip(modules, graphs, (-1, -1, 12), strict=True):
+        apply_edits(module, graph, PatchLog([Resized(reshape, 1, size, 4)]), known)
+    assert [node.format_node() for node in graphs[0].nodes] == before
+    for module, output in zip(modules, wanted, strict=True):
+        assert torch.equal(module(x), output)
+        assert isinstance(module, Shuffle)
+    assert type(modules[0]) is type(modules[1]) is not type(modules[2])
 
 
 def test_modules_with_other_numbers_are_patched_with_their_own():

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from morphsearch.graph import coupling, record
+from morphsearch.graph.rules.layouts import lockstep
+from morphsearch.graph.tape import Tape
 from morphsearch.models import build_seed
 from tests.graph import idioms, mixtures, multihead, tokens, usual  # noqa: F401  (their cases, whatever else is imported)
 from tests.graph.mechanisms import CASES
@@ -25,6 +27,18 @@ def seeds() -> list[tuple[torch.nn.Module, object]]:
         (build_seed("resnet20").model, image[..., :32, :32]),
         (models().shufflenet_v2_x0_5(weights=None), image),
     ]
+
+
+def test_what_is_in_lockstep_twice_is_coupled_by_either_operation():
+    """Should one of them go with its branch, the other still couples the units."""
+    tape = Tape(torch.nn.Identity())
+    ids = torch.arange(1, 7).view(2, 3)
+    made = []
+    for _ in range(2):
+        made.append(lockstep(tape, ids, 1))
+        tape.emit("product", [], [])
+    assert torch.equal(*made)
+    assert {operation for _, _, operation, _ in tape.unions} == {0, 1}
 
 
 def test_one_of_each_kind_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from morphsearch.graph.rules import elementwise
 from morphsearch.graph.rules.binding import (
     unknown_part,
 )
-from morphsearch.graph.rules.common import Rule, finish, input_labels, plain_name, short_name
+from morphsearch.graph.rules.common import Rule, finish, input_labels
 from morphsearch.graph.rules.convolutions import convolution
 from morphsearch.graph.rules.embeddings import embedding
 from morphsearch.graph.rules.moving import cat, copy, count, create, identity, move, pad, put, shuffled, stack, view
@@ -26,6 +26,7 @@ from morphsearch.graph.rules.quantised import by_channel, observed
 from morphsearch.graph.rules.reducing import adaptive_pool, along_dim, reduce, spatial, unpooled
 from morphsearch.graph.rules.vectors import vector_product
 from morphsearch.graph.rules.windows import as_complex, laid_out, put_back, transformed
+from morphsearch.graph.schemas import full_name, is_pointwise, plain_name, short_name
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -79,10 +80,10 @@ def value(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 def fallback(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """Anything without a rule: element-wise by PyTorch's own tag, or not understood, and then frozen with its name."""
-    if torch.Tag.pointwise in func.tags:
+    if is_pointwise(func):
         pointwise(tape, func, args, kwargs, out)
         return
-    plain = ATEN.get(str(func._schema.name).removesuffix("_"))  # in place: the same rule
+    plain = ATEN.get(full_name(func).removesuffix("_"))  # in place: the same rule
     if plain is not None:
         plain(tape, func, args, kwargs, out)
         return
@@ -98,7 +99,7 @@ def not_followed(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> Non
     if not known:
         create(tape, func, args, kwargs, out)
         return
-    name = str(func._schema.name)
+    name = full_name(func)
     active = [labels for labels in known if labels.parameter is None]
     if not active:
         for tensor in outputs:
@@ -113,7 +114,7 @@ def not_followed(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> Non
 def refuse(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any, why: str) -> None:
     """The rule of an operation fails on this call: freeze what it reads, with its name."""
     for labels in input_labels(tape, args, kwargs):
-        tape.pin(labels.ids, f"{not_understood(tape, str(func._schema.name))} (in this form: {why.splitlines()[0]})")
+        tape.pin(labels.ids, f"{not_understood(tape, full_name(func))} (in this form: {why.splitlines()[0]})")
     for tensor in tensors_in(out):
         tape.put(tensor, constant(RIGID, tuple(tensor.shape)))
 

@@ -201,8 +201,13 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
         slot = tape.slot(name, int(known), role)
         tape.union(np.broadcast_to(np.asarray(units.ids).reshape(-1)[:1], slot.shape), slot)
         return
-    if moving == [rank - 1] and tensor.dim() == 1 and tape.name_of(tensor) == name:
-        _bind_line(tape, name, np.asarray(units.ids).reshape(-1), role)
+    along_last = moving == [rank - 1] or (rank - 1 in moving and sizes[-1] > 1)
+    if along_last and tensor.dim() == 1 and tape.name_of(tensor) == name:
+        lines = units.ids.numpy().reshape(-1, units.ids.shape[-1])
+        if len(lines) == 1 or np.array_equal(lines.min(0), lines.max(0)):
+            _bind_line(tape, name, lines[0], role)
+        else:
+            _bind_longest(tape, tensor, units, sizes, role)
         return
     ids = labels.full().reshape(sizes)
     for d in range(rank):
@@ -228,6 +233,13 @@ def bind_elements(tape: Tape, tensor: Tensor, units: Labels, role: str) -> None:
             tape.union(np.where(seen, high, RIGID), found, (name, dim))
             tape.pin(found[~seen | (high == RIGID)], f"{tape.where('part of ' + name)} meets data whose size is fixed")
             return
+    _bind_longest(tape, tensor, units, sizes, role)
+
+
+def _bind_longest(tape: Tape, tensor: Tensor, units: Labels, sizes: tuple[int, ...], role: str) -> None:
+    """Bind a parameter that follows the units along none of its dimensions, after all but one are in lockstep."""
+    labels = tape.labels(tensor)
+    name = (labels.parameter if labels is not None else None) or ""
     kept = _longest_spanned(tape, name, units, sizes)
     if kept is None:
         tape.pin(

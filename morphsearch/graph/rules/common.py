@@ -1,4 +1,4 @@
-"""What the rules of ATEN operations share: names, arguments, and writing an operation down."""
+"""What the rules of ATEN operations share: arguments, and writing an operation down."""
 
 from __future__ import annotations
 
@@ -8,21 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from morphsearch.graph.labels import Labels
+from morphsearch.graph.schemas import short_name
 from morphsearch.graph.tape import Tape, unseen
 from morphsearch.graph.tensors import tensors_in
 
 Rule = Callable[[Tape, Any, Any, Any, Any], None]
-
-
-def short_name(func: Any) -> str:
-    """``aten::relu_`` -> ``relu``: the plain name of an operation, in place or not."""
-    return plain_name(str(func._schema.name))
-
-
-def plain_name(name: str) -> str:
-    """The same of an operation's full name."""
-    name = name.split("::")[-1]
-    return name.rstrip("_") if not name.startswith("_") else name
 
 
 def input_labels(tape: Tape, args: Any, kwargs: Any) -> list[Labels]:

@@ -15,11 +15,12 @@ from morphsearch.graph.rules.binding import (
     follows,
     unknown_part,
 )
-from morphsearch.graph.rules.common import finish, numbers_in, short_name
+from morphsearch.graph.rules.common import finish, numbers_in
 from morphsearch.graph.rules.lifting import lifts
 from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.rules.mixtures import makers, met, mixed_by_elements
 from morphsearch.graph.rules.overwriting import changed_in_place
+from morphsearch.graph.schemas import full_name, short_name
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -36,7 +37,7 @@ def pointwise(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     if active and len(active) < len(found) and _only_numbers(tape, active):
         active = []  # a weight meets a number that was made as a tensor
     numbers = numbers_in(args, kwargs, on_meta=tape.on_meta)
-    in_place = str(func._schema.name).endswith("_")
+    in_place = full_name(func).endswith("_")
     if not active:
         _derive(tape, found, outputs, shape, numbers)
         if in_place:

@@ -8,12 +8,13 @@ layout do, and then every part of what was reshaped must follow (queries, keys a
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import torch
 from torch import Tensor
 
 from morphsearch.graph.labels import Labels, aligned_dims
-from morphsearch.graph.tape import Tape
+from morphsearch.graph.tape import Aligned, Tape
 
 RECENT = 24  # reshapes that are still looked for: what computes in a layout comes soon after it
 
@@ -44,18 +45,20 @@ def skewed(before: Labels, after: Labels) -> bool:
 
     Positions relative to each other become absolute ones in this way (arXiv 1809.04281, section 3.4).
     """
-    shape = after.ids.shape
     moving = after.varying()
     if len(moving) < 2 or not any(len(b) > 1 for _, b in aligned_dims(before.shape, after.shape)):
         return False
-    ids = after.ids
-    for place in (0, ids.numel() // 2, ids.numel() - 1):
-        unit = int(ids.reshape(-1)[place])
-        here = (ids == unit).nonzero()
+    ids = after.ids.numpy()
+    flat = ids.reshape(-1)
+    for place in (0, flat.size // 2, flat.size - 1):
+        unit = flat[place]
+        here = np.flatnonzero(flat == unit)
+        if unit <= 0 or here.size == 1:
+            continue
         box = 1
-        for dim in range(len(shape)):
-            box *= int(here[:, dim].unique().numel())
-        if unit > 0 and box != here.shape[0]:
+        for along in np.unravel_index(here, ids.shape):
+            box *= len(set(along.tolist()))
+        if box != here.size:
             return True
     return False
 
@@ -63,12 +66,23 @@ def skewed(before: Labels, after: Labels) -> bool:
 def lockstep(tape: Tape, ids: Tensor, dim: int) -> Tensor:
     """Units at the same index of `dim` are one from here on; returns the labels, of size 1 in all other dimensions."""
     dim %= ids.dim()
+    # Heads go through a dozen operations with the same labels, moved: they are the same units after the first.
+    others = sorted((ids.stride(d), size) for d, size in enumerate(ids.shape) if size > 1 and d != dim)
+    key = (ids.data_ptr(), ids.stride(dim), ids.shape[dim], *others)
+    known = tape.aligned.get(key)
+    if known is None:
+        known = tape.aligned[key] = Aligned(ids, dim)
     if tape.splits:
-        _follow(tape, ids, dim)
-    for other in range(ids.dim()):
-        if other != dim:
-            ids = tape.fuse(_once(ids, other), other)
-    return ids
+        _follow(tape, known.two)
+    if known.together is None:
+        count = len(tape.unions)
+        for other in range(ids.dim()):
+            if other != dim and ids.shape[other] > 1:
+                ids = tape.fuse(_once(ids, other), other)
+        known.together, known.unions = ids.reshape(-1), tape.unions[count:]
+    else:  # this operation wants it too, should the first one go with its branch
+        tape.unions += [(one, other, len(tape.operations), slot) for one, other, _, slot in known.unions]
+    return known.together.reshape([-1 if d == dim else 1 for d in range(ids.dim())])
 
 
 def _once(ids: Tensor, dim: int) -> Tensor:
@@ -76,20 +90,24 @@ def _once(ids: Tensor, dim: int) -> Tensor:
     size = ids.shape[dim]
     if size < 4:
         return ids
-    line = ids.movedim(dim, 0).reshape(size, -1)
-    again = (line[1:, 0] == line[0, 0]).nonzero()
-    period = int(again[0]) + 1 if again.numel() else size
+    line = np.moveaxis(ids.numpy(), dim, 0)
+    first: Any = (slice(None), *(0,) * (line.ndim - 1))
+    again = np.flatnonzero(line[first][1:] == line[first][0])
+    if not again.size:
+        return ids
+    line = line.reshape(size, -1)
+    period = int(again[0]) + 1
     while period < size:
-        if size % period == 0 and torch.equal(line[period:], line[:-period]):
+        if size % period == 0 and np.array_equal(line[period:], line[:-period]):
             return ids.narrow(dim, 0, period)
         later = again[again >= period]
-        period = int(later[0]) + 1 if later.numel() else size
+        period = int(later[0]) + 1 if later.size else size
     return ids
 
 
-def _follow(tape: Tape, ids: Tensor, dim: int) -> None:
+def _follow(tape: Tape, two: tuple[int, int] | None) -> None:
     """The reshapes that these units came out of keep the dimension that they lie along here, whatever their others."""
-    chosen = tape.decide("layouts kept", ";".join(_origins(tape, ids, dim)) or None)
+    chosen = tape.decide("layouts kept", ";".join(_origins(tape, two)) or None)
     for choice in (chosen or "").split(";"):
         name, _, kept = choice.rpartition(" ")
         layout = tape.layout_of.get(name)
@@ -102,18 +120,17 @@ def _follow(tape: Tape, ids: Tensor, dim: int) -> None:
                 together = tape.fuse(_once(together, other), other)
 
 
-def _origins(tape: Tape, ids: Tensor, dim: int) -> list[str]:
-    """The last reshapes that laid these units out, each with its dimension that is `dim` of `ids`."""
-    line = np.asarray(ids.movedim(dim, 0).reshape(ids.shape[dim], -1)[:, 0])
-    some = sorted(set(line[line > 0].tolist()))[:2]
+def _origins(tape: Tape, two: tuple[int, int] | None) -> list[str]:
+    """The last reshapes that laid `two` neighbouring units out, each with its dimension along which they lie."""
     found: list[str] = []
-    if len(some) < 2:
+    if two is None:
         return found
+    low, high = two
     for layout in tape.splits[-RECENT:]:
         lowest, highest = layout.bounds
-        if some[0] < lowest or some[1] > highest:
+        if low < lowest or high > highest:
             continue
-        first, other = layout.first(some[0]), layout.first(some[1])
+        first, other = layout.first(low), layout.first(high)
         if first is not None and other is not None:
             moved = [d for d, (one, two) in enumerate(zip(first, other, strict=True)) if one != two]
             if len(moved) == 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from morphsearch.graph.labels import Labels
+from morphsearch.graph.schemas import spoken_name
 from morphsearch.graph.tape import unseen
 from morphsearch.graph.tensors import tensors_in
 
@@ -26,7 +27,7 @@ def lifts(func: Any, args: Any, kwargs: Any, known: list[Labels | None], name: s
         known: the labels of the tensors among the arguments, in their order.
         name: the parameter that the result is a rearrangement of.
     """
-    doing = str(func._schema.name).split("::")[-1].strip("_")
+    doing = spoken_name(func)
     if doing in _KEEPING:
         return False
     if doing in ("add", "sub") and len(known) > 1:

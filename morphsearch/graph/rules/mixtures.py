@@ -21,6 +21,7 @@ from torch import Tensor
 
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, constant, is_counting
 from morphsearch.graph.rules.binding import axis_of, slot_of
+from morphsearch.graph.schemas import spoken_name
 from morphsearch.graph.tape import Making, RawOperation, Slot, Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -138,7 +139,7 @@ def _one_kernel(tape: Tape, known: Labels, elements: int, kernels: int) -> tuple
 def mixed_by_elements(tape: Tape, func: Any, operands: list[Tensor], out: Any) -> bool:
     """Elements of a kernel, or of a bank, scaled by data: ``weight * style[:, None, :, None, None]``; False where the
     product is none of them."""
-    name = str(func._schema.name).split("::")[-1].strip("_")
+    name = spoken_name(func)
     if name not in _SCALES or tape.side is not None or len(operands) != 2:
         return False
     place = next((i for i, one in enumerate(operands) if is_mixed(tape, tape.labels(one))), None)

@@ -11,12 +11,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from morphsearch.graph.known import numbers_in as known_numbers
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, along, compact, constant, counted, reshape, taken
 from morphsearch.graph.rules.binding import joined_parameters, unknown_part
-from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
+from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments
 from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.joining import joined
 from morphsearch.graph.rules.layouts import in_parts, laid_out, skewed
 from morphsearch.graph.rules.likeness import as_large_as
 from morphsearch.graph.rules.overwriting import is_whole, written_over
+from morphsearch.graph.schemas import full_name, short_name
 from morphsearch.graph.tape import Tape, Untraceable, storage_key
 from morphsearch.graph.tensors import mapped, tensors_in
 
@@ -72,10 +73,11 @@ def cat(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         merged = labels[0].ids
         for one in labels[1:]:
             merged = meet(tape, "cat", merged, one.ids)
-        labels = [Labels(merged, one.shape, one.producer) for one in labels]
-    target = [out.shape[d] if d in moving else 1 for d in range(out.dim())]
-    pieces = [one.ids.expand([*target[:dim], one.shape[dim], *target[dim + 1 :]]) for one in labels]
-    made = compact(torch.cat(pieces, dim), tuple(out.shape))
+        made = compact(merged, tuple(out.shape))
+    else:
+        target = [out.shape[d] if d in moving else 1 for d in range(out.dim())]
+        pieces = [one.ids.expand([*target[:dim], one.shape[dim], *target[dim + 1 :]]) for one in labels]
+        made = compact(torch.cat(pieces, dim), tuple(out.shape))
     finish(tape, func, inputs, out, [made], attrs={"dim": dim})
 
 
@@ -120,7 +122,7 @@ def move(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         return (known[0] if len(sources) == 1 else tape.activation(value)).full()
 
     given = mapped(swap, args)
-    if func._schema.name == "aten::index":
+    if full_name(func) == "aten::index":
         moved = taken(*given)
     else:
         moved = func(*given, **mapped(swap, kwargs))

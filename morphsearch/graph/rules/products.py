@@ -12,19 +12,19 @@ from torch import Tensor
 
 from morphsearch.graph.labels import RIGID, Labels, along, compact, constant
 from morphsearch.graph.rules.binding import bind_elements, resolve_slot
-from morphsearch.graph.rules.common import short_name
 from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.rules.left import weight_on_the_left
 from morphsearch.graph.rules.linear import linear_labels
 from morphsearch.graph.rules.mixtures import may_mix, mixed_by_product
 from morphsearch.graph.rules.pairs import joined
+from morphsearch.graph.schemas import argument_names, short_name
 from morphsearch.graph.tape import Tape
 
 
 def product(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """``mm``/``bmm`` and ``addmm``/``baddbmm``: a linear layer where one side is a parameter, else a contraction."""
-    given = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | kwargs
+    given = dict(zip(argument_names(func), args, strict=False)) | kwargs
     bias = given.get("self") if ("mat2" in given and "mat1" in given) or "batch1" in given else None
     a = given.get("mat1", given.get("batch1", given.get("self")))
     b = given.get("mat2", given.get("batch2"))

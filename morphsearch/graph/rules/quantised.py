@@ -12,6 +12,7 @@ from torch import Tensor
 from morphsearch.graph.labels import LOOSE, Labels
 from morphsearch.graph.rules.binding import bind, follows, mixes_parameter, unknown_part
 from morphsearch.graph.rules.common import finish
+from morphsearch.graph.schemas import argument_names
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -24,7 +25,7 @@ def by_channel(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
 
 def observed(tape: Tape, func: Any, args: Any, kwargs: Any, out: Any) -> None:
     """The same with an observer of the smallest and the largest value, of all of `x` or (``per_row``) of each slice."""
-    given = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | kwargs
+    given = dict(zip(argument_names(func), args, strict=False)) | kwargs
     x, axis, per_row = given["self"], given["ch_axis"], given.get("per_row_fake_quant", False)
     labels, what = tape.labels(x), tape.where("a moving average of extrema")
     if labels is None:

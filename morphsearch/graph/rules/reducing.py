@@ -10,10 +10,11 @@ from torch import Tensor
 
 from morphsearch.graph.labels import LOOSE, RIGID, Labels, constant, reduce_ids, unknown
 from morphsearch.graph.rules.binding import learned, mixes_parameter, unknown_part
-from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments, short_name
+from morphsearch.graph.rules.common import finish, numbers_in, plain_arguments
 from morphsearch.graph.rules.elementwise import meet
 from morphsearch.graph.rules.layouts import lockstep
 from morphsearch.graph.rules.mixtures import mixed_statistic
+from morphsearch.graph.schemas import argument_names, short_name
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tensors import tensors_in
 
@@ -176,7 +177,7 @@ def _reduce_parameter(
 
 
 def _reduced(func: Any, args: Any, kwargs: Any, rank: int) -> tuple[list[int], bool]:
-    given = dict(zip([a.name for a in func._schema.arguments], args, strict=False)) | kwargs
+    given = dict(zip(argument_names(func), args, strict=False)) | kwargs
     dims = given.get("dim")
     if dims is None:
         dims = list(range(rank))

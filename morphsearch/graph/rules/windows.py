@@ -8,7 +8,8 @@ import torch
 
 from morphsearch.graph.labels import RIGID, Labels, compact, constant
 from morphsearch.graph.rules.binding import channel_labels
-from morphsearch.graph.rules.common import finish, plain_arguments, short_name
+from morphsearch.graph.rules.common import finish, plain_arguments
+from morphsearch.graph.schemas import short_name
 from morphsearch.graph.tape import Tape
 
 
