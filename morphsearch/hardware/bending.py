@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from morphsearch.hardware.fitting import FamilyFit
 from morphsearch.hardware.work import placed
 
 if TYPE_CHECKING:
@@ -47,36 +46,32 @@ def bend(predictor: Predictor, samples: Sequence[NetworkSample]) -> Predictor:
         if error < best:
             best, found = error, tau**2 * design.T @ weights
     if found is not None:
-        for fit, start, stop in owners:
-            fit.bend = found[start:stop]
+        for name, start, stop in owners:
+            predictor.families[name].bend = found[start:stop]
     return predictor
 
 
-def _design(
-    predictor: Predictor, samples: Sequence[NetworkSample]
-) -> tuple[np.ndarray, list[tuple[FamilyFit, int, int]]]:
-    """`s x k`: milliseconds that each network gains by a coefficient; and the columns of each fit."""
-    blocks: dict[int, tuple[FamilyFit, np.ndarray]] = {}
+def _design(predictor: Predictor, samples: Sequence[NetworkSample]) -> tuple[np.ndarray, list[tuple[str, int, int]]]:
+    """`s x k`: milliseconds that each network gains by a coefficient; and the columns of each family."""
+    blocks: dict[str, np.ndarray] = {}
     for number, sample in enumerate(samples):
         times = predictor.running(sample.families, sample.rows)
         rows = placed(sample.families, sample.rows)
         names = np.array(predictor.actual_families(sample.families, sample.rows), object)
         for name in dict.fromkeys(names.tolist()):
-            if name not in predictor.families:
+            fit = predictor.families.get(name)
+            if fit is None or not fit.weights.size:
                 continue
-            own = np.nonzero(names == name)[0]
-            for fit, places in predictor.families[name].parts(name, rows[own]):
-                if not fit.weights.size:
-                    continue
-                tilts = fit.tilts(name, rows[own][places])
-                block = blocks.setdefault(id(fit), (fit, np.zeros((len(samples), tilts.shape[1]))))[1]
-                block[number] = times[own][places] @ tilts
+            own = names == name
+            tilts = fit.tilts(name, rows[own])
+            block = blocks.setdefault(name, np.zeros((len(samples), tilts.shape[1])))
+            block[number] = times[own] @ tilts
     measured = np.array([sample.ms for sample in samples])
     owners, kept, start = [], [], 0
-    for fit, block in blocks.values():
+    for name, block in blocks.items():
         if (block[:, 0] / measured).mean() < SMALL:
             continue
-        owners.append((fit, start, start + block.shape[1]))
+        owners.append((name, start, start + block.shape[1]))
         kept.append(block)
         start += block.shape[1]
     return (np.concatenate(kept, axis=1) if kept else np.zeros((len(samples), 0))), owners

@@ -13,7 +13,7 @@ Letters: `n` samples, `o` operations, `f` columns of a row, `p` terms, `d` coord
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import nnls
 
-from morphsearch.hardware.kinds import filtered
-from morphsearch.hardware.switching import DIVISORS, Switch
+from morphsearch.hardware.kinds import WEIGHTED
 from morphsearch.hardware.work import COLUMNS
 
 MOST = 700  # samples a family: more make predictions slow
@@ -36,6 +35,7 @@ OUTERMOST = 2.5  # standard deviations that it is followed to
 SIZES, RESIDENT = 6, 8  # where the columns of elements read and written begin, and where they end
 ROUNDS = 4
 TICK = 5e-7  # seconds, the resolution of clocks
+DIVISORS = (4, 8, 16)
 DOUBTFUL = 0.1  # logarithm that an observation is known to, at which it counts half
 CACHES = (2.0**18, 2.0**20, 2.0**22)  # elements of filters that may fit one
 SEEN = 0.1  # of the largest operation: up to there a surcharge must have been seen to count
@@ -50,6 +50,11 @@ def padded(size: np.ndarray, vector: int) -> np.ndarray:
 def _divides(size: np.ndarray, divisor: int) -> np.ndarray:
     found: np.ndarray = (np.rint(size) % divisor == 0).astype(np.float64)
     return found
+
+
+def filtered(family: str) -> bool:
+    """Whether operations of a family multiply with something: their rows then hold all columns."""
+    return family in WEIGHTED or family == "matmul"
 
 
 def terms(family: str, rows: np.ndarray, *, everywhere: bool = False) -> np.ndarray:
@@ -102,7 +107,6 @@ class FamilyFit:
         bend: `1 + d`, along :meth:`tilts`: by which logarithm each changes the time; empty where nothing is bent.
         low, high: `f`, the range of the rows that were seen.
         error: leave-one-out, mean absolute relative, weighted by time.
-        switch: where the library changes its way; None where one fit holds for all. sides: the fits below and above.
     """
 
     theta: np.ndarray
@@ -117,26 +121,9 @@ class FamilyFit:
     high: np.ndarray = field(default_factory=lambda: np.zeros(0))
     samples: int = 0
     error: float = 0.0
-    switch: Switch | None = None
-    sides: tuple[FamilyFit, ...] = ()
-
-    def parts(self, family: str, rows: np.ndarray) -> list[tuple[FamilyFit, np.ndarray]]:
-        """The fits that hold for some of the rows (`o x f`), with the places of those rows."""
-        if self.switch is None:
-            return [(self, np.arange(len(rows)))]
-        above, found = self.switch.above(family, rows), []
-        for side, chosen in zip(self.sides, (~above, above), strict=True):
-            places = np.nonzero(chosen)[0]
-            found += [(fit, places[own]) for fit, own in side.parts(family, rows[places]) if len(own)]
-        return found
 
     def seconds(self, family: str, rows: np.ndarray) -> np.ndarray:
         """`o` seconds; `rows` is `o x f`."""
-        if self.switch is not None:
-            result = np.zeros(len(rows))
-            for fit, places in self.parts(family, rows):
-                result[places] = fit.seconds(family, rows[places])
-            return result
         plain: np.ndarray = np.maximum(terms(family, rows) @ self.theta, TINY)
         if not self.weights.size:
             return plain
@@ -165,10 +152,7 @@ class FamilyFit:
         arrays = ("theta", "centre", "scale", "weights", "bend", "low", "high")
         data: dict[str, Any] = {name: _short(getattr(self, name)) for name in arrays}
         data["places"] = [_short(row) for row in self.places]
-        data |= {"length": self.length, "noise": self.noise, "samples": self.samples, "error": self.error}
-        if self.switch is not None:
-            data |= {"switch": self.switch.to_dict(), "sides": [side.to_dict() for side in self.sides]}
-        return data
+        return {**data, "length": self.length, "noise": self.noise, "samples": self.samples, "error": self.error}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FamilyFit:
@@ -180,8 +164,6 @@ class FamilyFit:
         count = len(data["weights"])
         places = np.asarray(data["places"], np.float64).reshape(count, -1) if count else np.zeros((0, 0))
         rest = {name: data[name] for name in ("length", "noise", "samples", "error")}
-        if "switch" in data:
-            rest |= {"switch": Switch.from_dict(data["switch"]), "sides": tuple(map(cls.from_dict, data["sides"]))}
         return cls(places=places, **arrays, **rest)
 
 
@@ -197,28 +179,10 @@ def _kernel(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:
     return found
 
 
-def standardised(where: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates (`n x d`) of mean 0 and deviation 1, with the means and the deviations (`d`); what never changes
-    counts nothing."""
-    spread = where.std(0)
-    centre, scale = where.mean(0), np.where(spread > 1e-6, np.maximum(spread, 0.3), 1e9)
-    return (where - centre) / scale, centre, scale
-
-
 def fit_family(
-    family: str,
-    rows: np.ndarray,
-    seconds: np.ndarray,
-    seed: int = 0,
-    doubts: np.ndarray | None = None,
-    lengths: Sequence[float] = LENGTHS,
-    noises: Sequence[float] = NOISES,
+    family: str, rows: np.ndarray, seconds: np.ndarray, seed: int = 0, doubts: np.ndarray | None = None
 ) -> FamilyFit:
-    """Fit one family to `n x f` rows and `n` seconds, which are known to `n` doubts, as logarithms.
-
-    Args:
-        lengths, noises: that the process may have; without any there are the terms alone.
-    """
+    """Fit one family to `n x f` rows and `n` seconds, which are known to `n` doubts, as logarithms."""
     seconds, doubts = np.maximum(seconds, TINY), np.zeros(len(rows)) if doubts is None else doubts
     if len(rows) > MOST:
         chosen = np.sort(np.random.default_rng(seed).choice(len(rows), MOST, replace=False))
@@ -229,9 +193,11 @@ def fit_family(
     plain = np.maximum(terms(family, rows) @ theta, TINY)
     rest = np.log(seconds / plain)
     fit.error = float(np.abs(np.expm1(-rest)).mean())
-    if len(rows) < 8 or not lengths:
+    if len(rows) < 8:
         return fit
-    fit.places, fit.centre, fit.scale = standardised(coordinates(family, rows))
+    where = coordinates(family, rows)
+    fit.centre, fit.scale = where.mean(0), np.where(where.std(0) > 1e-6, np.maximum(where.std(0), 0.3), 1e9)
+    fit.places = (where - fit.centre) / fit.scale
     rest = np.clip(rest, -FARTHEST, FARTHEST)
     spread = max(float(np.sqrt(np.average((rest - rest.mean()) ** 2, weights=trust))), 1e-3)
     # Clocks tick in microseconds: what is short is known the less.
@@ -241,9 +207,9 @@ def fit_family(
     if len(rows) > JUDGES:
         few = np.sort(np.random.default_rng(seed).choice(len(rows), JUDGES, replace=False))
     best, judged = np.inf, np.sqrt(importance[few])
-    for length in lengths:
+    for length in LENGTHS:
         gram = _kernel(fit.places[few], fit.places[few], length)
-        for noise in noises:
+        for noise in NOISES:
             _, left_out = _solved(gram, noise + tick[few], rest[few])
             error = float((left_out * judged).sum() / judged.sum())
             if error < best:

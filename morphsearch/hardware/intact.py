@@ -26,21 +26,11 @@ def require_whole(predictor: Predictor) -> None:
         if not np.isfinite(value).all():
             raise ValueError(f"{name} is not finite")
     for name, fit in predictor.families.items():
-        _require_whole(name, fit)
-
-
-def _require_whole(name: str, fit: FamilyFit) -> None:
-    every = (fit.theta, fit.places, fit.weights, fit.bend, fit.centre, fit.scale, fit.low, fit.high, fit.length)
-    if not all(np.isfinite(part).all() for part in every):
-        raise ValueError(f"the family {name} has numbers that are not finite")
-    if not _fits(name, fit):
-        raise ValueError(f"the family {name} has arrays of other sizes")
-    if fit.switch is not None:
-        if not np.isfinite(fit.switch.at):
-            raise ValueError(f"the family {name} switches at a number that is not finite")
-        fit.switch.above(name, np.ones((1, len(COLUMNS))))
-        for side in fit.sides:
-            _require_whole(name, side)
+        parts = (fit.theta, fit.places, fit.weights, fit.bend, fit.centre, fit.scale, fit.low, fit.high, fit.length)
+        if not all(np.isfinite(part).all() for part in parts):
+            raise ValueError(f"the family {name} has numbers that are not finite")
+        if not _fits(name, fit):
+            raise ValueError(f"the family {name} has arrays of other sizes")
 
 
 def _fits(name: str, fit: FamilyFit) -> bool:

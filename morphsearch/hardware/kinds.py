@@ -46,12 +46,6 @@ POINTWISE = frozenset(
 WEIGHTED = frozenset(("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "conv_transpose", "linear"))
 """Families with filters."""
 
-
-def filtered(family: str) -> bool:
-    """Whether operations of a family multiply with something: their rows then hold all columns."""
-    return family in WEIGHTED or family == "matmul"
-
-
 VIEW, COPY = "view", "copy"
 _COPIES = frozenset(("copy", "cat"))
 

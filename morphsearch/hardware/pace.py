@@ -59,7 +59,7 @@ def suffered(samples: Sequence[NetworkSample], seed: int = 0) -> float:
     x, power = np.log(paces / np.median(paces)), 1.0
     for _ in range(ROUNDS):
         even = even_pace(paced, power)
-        predictor = fit(even, seed, rough=True)
+        predictor = fit(even, seed, bent=False)
         y = np.log([s.ms / max(1e-9, predictor.network(s.families, s.rows, s.steps)) for s in even])
         power = float(np.clip(power + _slope(x, y), 0.0, 1.0))
     return power

@@ -19,7 +19,6 @@ from morphsearch.hardware import queue as queueing
 from morphsearch.hardware.bending import bend
 from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED
-from morphsearch.hardware.splitting import fit_split
 from morphsearch.hardware.work import COLUMNS, RESIDENT, filters, placed
 
 PARTS = ("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "linear", "pointwise", "rest")
@@ -201,12 +200,8 @@ class Predictor:
         )
 
 
-def fit(samples: Sequence[NetworkSample], seed: int = 0, *, rough: bool = False) -> Predictor:
-    """Fit a predictor to measured networks.
-
-    Args:
-        rough: in less time, without splitting families where a library changes its way, and bending them at last.
-    """
+def fit(samples: Sequence[NetworkSample], seed: int = 0, *, bent: bool = True) -> Predictor:
+    """Fit a predictor to measured networks; last, unless `bent` is False, bend it towards them."""
     names = sorted({name for sample in samples for name in sample.seen[0]} - {VIEW})
     if not names:
         return _fit_whole(samples)
@@ -215,11 +210,11 @@ def fit(samples: Sequence[NetworkSample], seed: int = 0, *, rough: bool = False)
     steady, doubts = (list(samples), np.zeros(len(samples))) if queued else steadied(samples, *watching(samples))
     for name in names:
         rows, seconds, doubt = _of_family(steady, doubts, name)
-        families[name] = (fit_family if rough else fit_split)(name, rows, seconds, seed, doubt)
+        families[name] = fit_family(name, rows, seconds, seed, doubt)
     if queued:
         return queueing.calibrate(Predictor(families, queue=queueing.Queue.of(samples)), samples)
     predictor = calibrate(Predictor(families), samples)
-    return predictor if rough else bend(predictor, samples)
+    return bend(predictor, samples) if bent else predictor
 
 
 def watching(samples: Sequence[NetworkSample]) -> tuple[float, float]:

@@ -30,32 +30,10 @@ if TYPE_CHECKING:
     from morphsearch.types import BoundCost
 
 FORMAT = "morphsearch-hardware-profile"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 3
 FOLDER = "MORPHSEARCH_PROFILES"
 _NUMBERS = {"type": "array"}  # of numbers: that is checked by making arrays of them, since there are many
-_FAMILY: dict[str, Any] = {
-    "type": "object",
-    "required": [
-        *("theta", "centre", "scale", "weights", "bend", "low", "high"),
-        *("places", "length", "noise", "samples", "error"),
-    ],
-    "properties": {
-        **dict.fromkeys(("theta", "centre", "scale", "weights", "bend", "low", "high"), _NUMBERS),
-        "places": _NUMBERS,
-        "length": {"type": "number", "exclusiveMinimum": 0},
-        "samples": {"type": "integer", "minimum": 0},
-        "error": {"type": ["number", "null"]},
-        "switch": {
-            "type": "object",
-            "required": ["feature", "at"],
-            "properties": {"feature": {"type": "string"}, "at": {"type": "number"}},
-        },
-        "sides": {"type": "array", "items": {"$ref": "#/$defs/family"}, "minItems": 2, "maxItems": 2},
-    },
-    "dependentRequired": {"switch": ["sides"], "sides": ["switch"]},
-}
 _SCHEMA: dict[str, Any] = {
-    "$defs": {"family": _FAMILY},
     "type": "object",
     "required": ["format", "schema_version", "kind"],
     "properties": {
@@ -84,7 +62,20 @@ _SCHEMA: dict[str, Any] = {
             "properties": {
                 "families": {
                     "type": "object",
-                    "additionalProperties": {"$ref": "#/$defs/family"},
+                    "additionalProperties": {
+                        "type": "object",
+                        "required": [
+                            *("theta", "centre", "scale", "weights", "bend", "low", "high"),
+                            *("places", "length", "noise", "samples", "error"),
+                        ],
+                        "properties": {
+                            **dict.fromkeys(("theta", "centre", "scale", "weights", "bend", "low", "high"), _NUMBERS),
+                            "places": _NUMBERS,
+                            "length": {"type": "number", "exclusiveMinimum": 0},
+                            "samples": {"type": "integer", "minimum": 0},
+                            "error": {"type": ["number", "null"]},
+                        },
+                    },
                 },
                 "scales": {"type": "object", "additionalProperties": {"type": "number"}},
                 "per_step": {"type": "number"},
