@@ -2,6 +2,7 @@
 
     python benchmarks/latency.py measure --out runs/latency --slice 280     # repeat until it says that all is done
     python benchmarks/latency.py evaluate --out runs/latency                # the table, and OUT/latency.json
+    python benchmarks/latency.py measure --out runs/others --seed 1         # other held-out networks
 
 Ten architectures at random widths. Each of them gives FIT variants, whose operations and totals are what a profile
 holds, and TEST other variants, which are only timed. `measure` appends one line a network and goes on where it stopped,
@@ -77,21 +78,26 @@ def plan() -> list[tuple[str, str, int]]:
     ]
 
 
-def widths_of(found: Target, role: str, number: int) -> dict[str, int]:
-    """The widths of a network: drawn by its name, role and number alone. Those of a fit are spread as a profile's."""
+def widths_of(found: Target, role: str, number: int, seed: int) -> dict[str, int]:
+    """The widths of a network: drawn by its name, role and number alone. Those of a fit are spread as a profile's, and
+    the same whatever the seed."""
     if role == "fit":
         spread = spread_widths(found.graph, np.random.default_rng([ARCHITECTURES.index(found.name)]))
         return next(islice(spread, number, None))
-    return draw_widths(found.graph, np.random.default_rng([ARCHITECTURES.index(found.name), 1, number]))
+    return draw_widths(found.graph, np.random.default_rng([ARCHITECTURES.index(found.name), 1 + seed, number]))
 
 
-def measure(out: Path, seconds: float, only: list[str]) -> bool:
-    """Measure until the slice is over; whether all is done."""
+def measure(out: Path, seconds: float, only: list[str], seed: int = 0) -> bool:
+    """Measure until the slice is over; whether all is done. What was begun with another seed goes on in another OUT."""
     started = time.monotonic()
     for config in only:
         settings, size = ALL[config]
         path = out / f"{config}.jsonl"
-        done = {(line["network"], line["role"], line["number"]) for line in read_lines(path)}
+        lines = read_lines(path)
+        begun = {line.get("seed", 0) for line in lines} - {seed}
+        if begun:
+            raise SystemExit(f"{path} was measured with --seed {begun.pop()}: take that, or another --out")
+        done = {(line["network"], line["role"], line["number"]) for line in lines}
         missing = [item for item in plan() if item not in done]
         if not missing:
             continue
@@ -104,9 +110,10 @@ def measure(out: Path, seconds: float, only: list[str]) -> bool:
             chunk = missing[start : start + CHUNK]
             for name, _, _ in chunk:
                 targets.setdefault(name, target(name, size))
-            chosen = [(targets[name], widths_of(targets[name], role, number)) for name, role, number in chunk]
+            chosen = [(targets[name], widths_of(targets[name], role, number, seed)) for name, role, number in chunk]
             for (name, role, number), sample in zip(chunk, session.sample(chosen), strict=True):
-                append_line(path, {"network": name, "role": role, "number": number, **line_of(sample)})
+                found = {"network": name, "role": role, "number": number, "seed": seed}
+                append_line(path, {**found, **line_of(sample)})
         for note in session.notes:
             print(note)
     print("all is measured")
@@ -194,6 +201,7 @@ def evaluate(out: Path, only: list[str]) -> dict[str, Any]:
         result["configs"][config] = {
             "settings": {**ALL[config][0].to_dict(), "image": ALL[config][1]},
             "fitted": len(fitted),
+            "seed": lines[0].get("seed", 0),
             "held_out": described(predicted, measured),
             "plain": described(by_flops(config, fitted, tested, graphs), measured),
             "noise": {
@@ -223,12 +231,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/latency"))
     parser.add_argument("--slice", type=float, default=280.0, help="seconds after which measuring stops")
     parser.add_argument("--only", nargs="*", choices=list(ALL), default=list(CONFIGS))
+    parser.add_argument("--seed", type=int, default=0, help="another one draws other held-out networks")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if "onnxruntime" not in plugins.registry("latency_backends"):
         plugins.register("morphsearch_onnxruntime")
     if given.action == "measure":
-        sys.exit(0 if measure(given.out, given.slice, given.only) else 1)
+        sys.exit(0 if measure(given.out, given.slice, given.only, given.seed) else 1)
     result = evaluate(given.out, given.only)
     write_json(given.out / "latency.json", result)
     for config, entry in result["configs"].items():

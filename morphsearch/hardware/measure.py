@@ -20,6 +20,7 @@ from morphsearch.errors import InputError, MorphError, PluginError
 from morphsearch.hardware.allowance import Allowance
 from morphsearch.hardware.gauge import FIRST, Gauge
 from morphsearch.hardware.kinds import Fusion
+from morphsearch.hardware.memory import keep_memory
 from morphsearch.hardware.pace import drift, even_pace, suffered
 from morphsearch.hardware.predictor import NetworkSample, cross_validate, errors, fit
 from morphsearch.hardware.profiles import MeasuredProfile
@@ -119,6 +120,7 @@ class Session:
         self._gauge: Gauge | None = None
         self.backend = backend_of(self.settings.backend)
         self.backend.check(self.settings)
+        keep_memory()
 
     def prepare(self, model: nn.Module, example_inputs: Any) -> tuple[nn.Module, list[torch.Tensor]]:
         """A network and inputs on the device, in the dtype and at the batch size of the settings."""
