@@ -15,6 +15,8 @@ from torch import nn
 
 import morphsearch as ms
 from morphsearch.errors import DivergedError, InputError, MorphError, UsageError
+from morphsearch.loop.checks import RESERVED
+from morphsearch.loop.run import status
 
 
 def refused(call: Callable[[], Any], *words: str, kind: type[MorphError] = UsageError) -> MorphError:
@@ -67,6 +69,32 @@ def test_arguments_of_another_kind(name: str, value: Any, tmp_path: Path, monkey
 def test_what_json_cannot_hold(value: Any, tmp_path: Path) -> None:
     refused(lambda: searched(record_extra={"a": [value]}, run_dir=tmp_path / "a"), "record_extra['a']")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"budgets": "half"},
+        {"schema_version": 7},
+        {"kind": "resnet"},
+        {"iterations": "many"},
+        {"config": {"lr": 0.1}},
+        {"data": 3},
+    ],
+)
+def test_extras_that_would_replace_what_the_record_of_a_run_says(extra: dict[str, Any], tmp_path: Path) -> None:
+    refused(lambda: searched(record_extra=extra, run_dir=tmp_path / "a"), f"record_extra['{next(iter(extra))}']")
+    assert not (tmp_path / "a").exists()
+
+
+def test_every_field_of_the_record_is_the_searchs_own(tmp_path: Path) -> None:
+    searched(run_dir=tmp_path / "a")
+    assert json.loads((tmp_path / "a" / "run.json").read_text()).keys() <= RESERVED
+
+
+def test_data_may_be_named_by_a_word(tmp_path: Path) -> None:
+    searched(record_extra={"data": "my photos"}, run_dir=tmp_path / "a")
+    assert status(tmp_path / "a")["data"] == "my photos"
 
 
 def test_example_inputs_that_are_none() -> None:
