@@ -40,14 +40,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = None
         _fsync_folder(path.parent)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}",
-            "the folder must be writable and the disk must have room",
-            "free some space or choose another place; nothing half-written was left behind",
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError, *, option: str = "place") -> InputError:
+    """The answer to a file (or folder) that cannot be written; `option` is what another one is chosen by."""
+    for folder in path.parents:
+        with contextlib.suppress(OSError):
+            if folder.exists() and not folder.is_dir():
+                return InputError(
+                    f"cannot write {path}: {folder} is a file",
+                    "what is written goes into a folder",
+                    f"choose another {option}, or move that file away",
+                )
+    return InputError(
+        f"cannot write {path}: {error.strerror or error}",
+        "the folder must be writable and the disk must have room",
+        f"free some space or choose another {option}; nothing half-written was left behind",
+    )
 
 
 def write_text(path: Path, text: str) -> None:
