@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         require_path(path, "run_dir")
         self.path = Path(path)
+        self.new = False  # whether run.json is of just now
 
     @classmethod
     def create(cls, path: str | Path, asked: Mapping[str, Any], *, python: bool = False) -> RunDirectory:
@@ -60,7 +63,21 @@ class RunDirectory:
         run = cls(path)
         run.refuse_existing(python=python)
         write_json(run.record, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asked})
+        run.new = True
         return run
+
+    def discard_unbegun(self) -> None:
+        """Remove the files of a run that ended before anything was trained; one that was there before stays.
+
+        Other files in the folder, and the folder if it has some, stay too.
+        """
+        if not self.new or self.metrics.exists() or next(self.path.glob("iterations/*"), None) is not None:
+            return
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
+            for name in (FILE, "hardware.json", self.record.name):
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def refuse_existing(self, *, python: bool = False) -> None:
         """Raise UsageError if there is a run already; `python`: see :meth:`create`."""

@@ -78,6 +78,7 @@ class Runner:
         Raises:
             StoppedError: interrupted, after saving (with a run directory; without one KeyboardInterrupt passes).
             DivergedError: the loss is not finite, at lower learning rates too; the last checkpoint is kept.
+            MorphError: the network, the data or the recipe do not fit; a new run leaves no files behind then.
         """
         try:
             return self._go()
@@ -94,6 +95,10 @@ class Runner:
                 f"everything is saved in {run.path}",
                 f"morphsearch resume {run.path}" if "config" in self.search.extra else again,
             ) from None
+        except Exception:
+            if self.search.run is not None:
+                self.search.run.discard_unbegun()
+            raise
 
     @property
     def number(self) -> int:

@@ -73,6 +73,16 @@ class Runner:
         finished = self.run.result() if self.run is not None else None
         if finished is not None:
             return self._finished(finished)
+        try:
+            return self._go()
+        except StoppedError:
+            raise
+        except Exception:
+            if self.run is not None:
+                self.run.discard_unbegun()
+            raise
+
+    def _go(self) -> SparsifyResult:
         self._begin()
         trainer = self.trainer
         with deferred_interrupts() as interrupt:
