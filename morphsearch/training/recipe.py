@@ -14,7 +14,7 @@ from morphsearch.errors import UnknownName, UsageError
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "onecycle", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
-LARGEST = 1_000_000_000
+LARGEST = 10**15
 """No number of a recipe is larger: what is would overflow somewhere within PyTorch."""
 
 
