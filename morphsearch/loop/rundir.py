@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morphsearch.arguments import require_path
-from morphsearch.errors import InputError, UsageError
+from morphsearch.errors import DivergedError, InputError, UsageError
 from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
 from morphsearch.loop.architecture import FILE, Architecture
 from morphsearch.loop.schema import REPAIR, finite, read_checked, wrong_field
@@ -66,12 +66,15 @@ class RunDirectory:
         run.new = True
         return run
 
-    def discard_unbegun(self) -> None:
-        """Remove the files of a run that ended before anything was trained; one that was there before stays.
+    def discard_unbegun(self, error: Exception) -> None:
+        """Remove the files of a run that ended by `error` before anything was trained; one that was there before stays.
 
-        Other files in the folder, and the folder if it has some, stay too.
+        Other files in the folder, and the folder if it has some, stay too, and so does the checkpoint of a training that
+        diverged.
         """
         if not self.new or self.metrics.exists() or next(self.path.glob("iterations/*"), None) is not None:
+            return
+        if isinstance(error, DivergedError) and self.checkpoint.exists():
             return
         with contextlib.suppress(OSError):
             shutil.rmtree(self.checkpoint, ignore_errors=True)

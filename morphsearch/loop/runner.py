@@ -95,9 +95,9 @@ class Runner:
                 f"everything is saved in {run.path}",
                 f"morphsearch resume {run.path}" if "config" in self.search.extra else again,
             ) from None
-        except Exception:
+        except Exception as error:
             if self.search.run is not None:
-                self.search.run.discard_unbegun()
+                self.search.run.discard_unbegun(error)
             raise
 
     @property

@@ -77,9 +77,9 @@ class Runner:
             return self._go()
         except StoppedError:
             raise
-        except Exception:
+        except Exception as error:
             if self.run is not None:
-                self.run.discard_unbegun()
+                self.run.discard_unbegun(error)
             raise
 
     def _go(self) -> SparsifyResult:
