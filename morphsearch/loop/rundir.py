@@ -69,7 +69,7 @@ class RunDirectory:
     def discard_unbegun(self, error: Exception) -> None:
         """Remove the files of a run that ended by `error` before anything was trained; one that was there before stays.
 
-        Other files in the folder, and the folder if it has some, stay too, and so does the checkpoint of a training that
+        Other files in the folder, and the folder if it has some, stay too; so does the checkpoint of a training that
         diverged.
         """
         if not self.new or self.metrics.exists() or next(self.path.glob("iterations/*"), None) is not None:
