@@ -126,7 +126,8 @@ def check_kinds(**values: Any) -> None:
 #: Fields of ``run.json`` that the search writes, or reads to tell what kind of run it is.
 RESERVED = frozenset(
     "format schema_version kind seed_spec inputs seed_widths seed_costs budgets strategy seed schedule warmup pricing "
-    "live strength threshold expand shrink_to limit round_to strategy_options hardware decisions versions".split()
+    "live strength threshold expand shrink_to limit round_to strategy_options hardware decisions operations "
+    "versions".split()
 )
 
 

@@ -6,13 +6,16 @@ import contextlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morphsearch.arguments import require_path
 from morphsearch.errors import DivergedError, InputError, UsageError
 from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
+from morphsearch.locks import held
 from morphsearch.loop.architecture import FILE, Architecture
+from morphsearch.loop.changed import OPERATIONS
 from morphsearch.loop.schema import REPAIR, finite, read_checked, wrong_field
 
 if TYPE_CHECKING:
@@ -65,6 +68,10 @@ class RunDirectory:
         write_json(run.record, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asked})
         run.new = True
         return run
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes from going on with this run meanwhile; UsageError where one does so already."""
+        return held(self.record, str(self.path))
 
     def discard_unbegun(self, error: Exception) -> None:
         """Remove the files of a run that ended by `error` before anything was trained; one that was there before stays.
@@ -158,7 +165,7 @@ class RunDirectory:
                 "a run goes on as what it was started as",
                 f"go on with it as {held}, or choose another run directory",
             )
-        for key in ("versions", "format", "schema_version"):
+        for key in ("versions", "format", "schema_version", OPERATIONS):
             recorded.pop(key, None)
             wanted.pop(key, None)
         for one in (recorded, wanted):
