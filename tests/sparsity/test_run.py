@@ -456,3 +456,15 @@ def test_a_damaged_result_is_named(whole: Path, tmp_path: Path) -> None:
     (path / "result.json").write_text('{"best": "sparsified", "metrics": {}}')
     with pytest.raises(InputError, match=r"result\.json"):
         resume(path)
+
+
+def test_a_disk_that_is_full_from_the_beginning_leaves_nothing(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise InputError("cannot write run.json: No space left on device", "the disk must have room", "make some")
+
+    monkeypatch.setattr("morphsearch.loop.rundir.write_json", full)
+    with pytest.raises(InputError, match="No space left"):
+        start(SparsifyConfig(str(searched), 0.6, epochs=1, recipe=RECIPE), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
