@@ -158,10 +158,9 @@ def _is_config(value: Any) -> bool:
     from morphsearch.loop.config import SearchConfig
 
     try:
-        SearchConfig.from_dict(value)
+        return isinstance(value, Mapping) and bool(SearchConfig.from_dict(value))
     except MorphError:
         return False
-    return True
 
 
 #: Fields that ``run.json`` has of runs that are started by morphsearch itself, to what they must be.

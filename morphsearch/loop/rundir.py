@@ -83,6 +83,8 @@ class RunDirectory:
             return
         if isinstance(error, DivergedError) and self.checkpoint.exists():
             return
+        if any(not path.name.startswith("tensors-0") for path in self.checkpoint.glob("tensors-*")):
+            return  # saved within the first epoch, which has no line yet
         with contextlib.suppress(OSError):
             shutil.rmtree(self.checkpoint, ignore_errors=True)
             for name in (FILE, "hardware.json", self.record.name):

@@ -79,6 +79,7 @@ def test_what_json_cannot_hold(value: Any, tmp_path: Path) -> None:
         {"kind": "resnet"},
         {"iterations": "many"},
         {"config": {"lr": 0.1}},
+        {"config": 7},
         {"data": 3},
     ],
 )

@@ -458,6 +458,24 @@ def test_a_damaged_result_is_named(whole: Path, tmp_path: Path) -> None:
         resume(path)
 
 
+def test_what_was_saved_within_the_first_epoch_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)
+    save = runner.save_checkpoint
+
+    def full(path: Path, tensors: Any, state: Any) -> None:
+        if state["step"] > 2:
+            raise InputError(f"cannot write {path}: No space left on device", "the disk must have room", "make some")
+        save(path, tensors, state)
+
+    monkeypatch.setattr(runner, "save_checkpoint", full)
+    with pytest.raises(InputError, match="No space left"):
+        start(CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    assert status(tmp_path / "run")["state"] == "complete"
+
+
 def test_a_disk_that_is_full_from_the_beginning_leaves_nothing(
     searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
