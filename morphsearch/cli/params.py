@@ -12,7 +12,7 @@ import click
 
 from morphsearch.arguments import MOST_SEED
 from morphsearch.cli import dotted, names
-from morphsearch.errors import UnknownName, UsageError, nearest
+from morphsearch.errors import InputError, UnknownName, UsageError, nearest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -120,7 +120,7 @@ class Shape(click.ParamType):
                 "write for example 1,3,224,224",
             )
         if math.prod(shape) > MOST_NUMBERS:  # the system would end the process, without a word
-            raise UsageError(
+            raise InputError(
                 f"{names.label(param)} {value!r} is {math.prod(shape):,} numbers",
                 f"an example input holds at most {MOST_NUMBERS:,}, since the network is run on it",
                 "take a smaller image, or a batch of 1",

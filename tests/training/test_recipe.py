@@ -36,6 +36,7 @@ def test_unknown_field_names_the_nearest() -> None:
         ("epochs", math.inf),
         ("epochs", 1e308),
         ("lr", 1e308),
+        ("lr", 1e31),
         ("weight_decay", 1e40),
         ("batch_size", 10**20),
         ("accumulate", 10**400),
