@@ -55,7 +55,7 @@ def read(path: Path | str) -> Document:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark of its byte order
         return Document(path, tomllib.loads(text), _lines(text))
     except OSError as error:
         reason, repair = error.strerror or str(error), "check the path"
@@ -63,6 +63,8 @@ def read(path: Path | str) -> Document:
         reason, repair = "it is not UTF-8 text", "save it as UTF-8"
     except tomllib.TOMLDecodeError as error:
         reason, repair = str(error), 'text stands in quotes, lists in brackets: budget = ["flops=50%"]'
+        if "overwrite" in reason or "twice" in reason:
+            repair = "give every option and every table once"
     raise InputError(f"cannot read the configuration {path}: {reason}", "a configuration is a TOML file", repair)
 
 
@@ -75,6 +77,9 @@ def options(
     commands: Collection[str] = (),
     elsewhere: Collection[str] = (),
     siblings: Collection[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    inner: Mapping[str, Collection[str]] | None = None,
+    never: Collection[str] = (),
 ) -> dict[str, Any]:
     """The options in a file that concern one command, by the names that `defaults` has.
 
@@ -86,9 +91,13 @@ def options(
         commands: names of all commands; the tables of the others are passed over.
         elsewhere: options of other commands, which may stand at the top level and are passed over.
         siblings: options of commands that share the table of this one, passed over in it.
+        aliases: further names of options -> the name that the result has.
+        inner: options that are tables -> names that belong into them, for those who forget the table.
+        never: options that only the command line has.
 
     Raises:
-        UsageError: an unknown name (with the nearest ones) or a wrong type; the message has the line.
+        UsageError: an unknown name (with the nearest ones), a wrong type, or one option by two names; the message has
+            the line.
     """
     expected = {name: _expected(value) for name, value in defaults.items()} | dict(types or {})
     found: dict[str, Any] = {}
@@ -96,24 +105,32 @@ def options(
     own_table = command
     tables = {_name(name) for name in commands} - {_name(command)}
     passed_over = {_name(name) for name in elsewhere}
+    tabled = {name: table for table, names in (inner or {}).items() if table in expected for name in names}
+    _once(document, (), document.values, aliases or {})
     for key, value in document.values.items():
         name = _name(key)
         if name == _name(command) and isinstance(value, dict):
             own, own_table = value, key
         elif name in expected:
-            found[name] = _checked(document, (key,), value, expected[name])
+            found[(aliases or {}).get(name, name)] = _checked(document, (key,), value, expected[name])
         elif not (name in passed_over or (name in tables and isinstance(value, dict))):
+            _misplaced(document, (key,), value, {*tables, _name(command)}, tabled, never)
             headed = isinstance(value, dict)  # a misspelt table is rather a command's than a plain option's name
             tabular = [option for option, kind in expected.items() if kind is dict]
             known = [*tables, _name(command), *tabular] if headed else [*expected, *passed_over]
             raise _unknown(document, (key,), known)
+    _once(document, (own_table,), own, aliases or {})
     for key, value in own.items():
         name = _name(key)
         if name in siblings:
             continue
         if name not in expected:
+            _misplaced(document, (own_table, key), value, (), tabled, never)
             raise _unknown(document, (own_table, key), [*expected, *siblings])
-        found[name] = _checked(document, (own_table, key), value, expected[name])
+        main = (aliases or {}).get(name, name)
+        checked = _checked(document, (own_table, key), value, expected[name])
+        before = found.get(main)
+        found[main] = {**before, **checked} if isinstance(before, dict) and isinstance(checked, dict) else checked
     return found
 
 
@@ -183,6 +200,45 @@ def _checked(document: Document, keys: tuple[str, ...], value: Any, expected: ty
         f"{keys[-1]} is {_WORDS.get(expected, expected.__name__)}",
         f"write {keys[-1]} as {_WORDS.get(expected, expected.__name__)}",
     )
+
+
+def _once(document: Document, table: tuple[str, ...], values: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+    """Refuse one option by two names (``round-to`` and ``round_to``), of which only one could hold."""
+    names: dict[str, str] = {}
+    for key in values:
+        name = aliases.get(_name(key), _name(key))
+        if name in names:
+            raise UsageError(
+                f"{document.place(*table, key)}: {'.'.join((*table, key))}, and {names[name]} before it",
+                "both are names of one option",
+                "give one of them",
+            )
+        names[name] = key
+
+
+def _misplaced(
+    document: Document,
+    keys: tuple[str, ...],
+    value: Any,
+    commands: Collection[str],
+    tabled: Mapping[str, str],
+    never: Collection[str],
+) -> None:
+    """Refuse what is known, but in the wrong place: a field outside of its table, a command's table in a list."""
+    where, name = document.place(*keys), _name(keys[-1])
+    if name in map(_name, never):
+        raise UsageError(f"{where}: {keys[-1]} stands in a file", "only the command line has it", "write it there")
+    if name in tabled:
+        table = ".".join((*keys[:-1], tabled[name]))
+        raise UsageError(
+            f"{where}: {'.'.join(keys)} is no option",
+            f"{name} is a field of {table}",
+            f"write it below a line [{table}]",
+        )
+    if name in commands and isinstance(value, list):
+        raise UsageError(
+            f"{where}: {keys[-1]} is a list", "a command has one table", f"write [{keys[-1]}], in single brackets"
+        )
 
 
 def _unknown(document: Document, keys: tuple[str, ...], known: Collection[str]) -> UsageError:

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +40,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = None
         _fsync_folder(path.parent)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}",
-            "the folder must be writable and the disk must have room",
-            "free some space or choose another place; nothing half-written was left behind",
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError, *, option: str = "place") -> InputError:
+    """The answer to a file (or folder) that cannot be written; `option` is what another one is chosen by."""
+    for folder in path.parents:
+        with contextlib.suppress(OSError):
+            if folder.exists() and not folder.is_dir():
+                return InputError(
+                    f"cannot write {path}: {folder} is a file",
+                    "what is written goes into a folder",
+                    f"choose another {option}, or move that file away",
+                )
+    return InputError(
+        f"cannot write {path}: {error.strerror or error}",
+        "the folder must be writable and the disk must have room",
+        f"free some space or choose another {option}; nothing half-written was left behind",
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,11 +109,69 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(str(path))
     except (OSError, SafetensorError, ValueError) as error:
+        if _pickled(path):
+            raise InputError(
+                f"{path} looks like a file of torch.save or pickle, and was not read",
+                "weights are safetensors files; reading a pickle can run whatever code it holds",
+                "if you trust it, convert it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
+            ) from None
         raise InputError(
             f"cannot read the tensors in {path}: {error}",
             "weights are safetensors files",
             "write the file again (retrain or resume the run), or take a copy that is whole",
         ) from error
+
+
+def _pickled(path: Path) -> bool:
+    """Whether a file begins as those of ``torch.save`` (zip archives, which .npz files are too) or ``pickle`` do."""
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(4)
+    except OSError:
+        return False
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] <= b"\x05")
+
+
+def require_values(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights, whose names and shapes fit, that no network can go on from.
+
+    Args:
+        own: what the network holds, by name; where that is infinite itself (a mask), the weights may be.
+        where: what they are called in messages.
+
+    Raises:
+        InputError: a tensor is not finite, or holds whole or complex numbers where the network has real ones.
+    """
+    import torch
+
+    problems = []
+    for name, value in own.items():
+        given = tensors[name]
+        if value.is_floating_point() and not given.is_floating_point():
+            problems.append(f"{name} holds {str(given.dtype).removeprefix('torch.')} instead of real numbers")
+        elif value.is_floating_point() and not value.is_meta:
+            there = given.to(value.dtype).cpu()  # what the network computes in may hold less, or more
+            if bool((~torch.isfinite(there) & torch.isfinite(value.detach().cpu())).any()):
+                problems.append(f"{name} is not finite")
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise InputError(
+            f"{where}: {'; '.join(problems[:3])}{more}",
+            "weights are finite real numbers",
+            "save them as numbers with a point: {name: tensor.float() ...}, dequantised if they were quantised"
+            if "instead of" in problems[0]
+            else "take the weights of an earlier epoch, or train again with a lower learning rate",
+        )
+
+
+def prefixed(own: Collection[str], given: Collection[str]) -> str:
+    """The repair for names that are all behind one prefix, as wrappers (``module.``) leave it; empty for others."""
+    first = next(iter(own), "")
+    for name in given:
+        prefix = name.removesuffix(first)
+        if name.endswith(f".{first}") and {f"{prefix}{one}" for one in own} == set(given):
+            return f"all names begin with {prefix!r}: save the state of the network within, model.{prefix}state_dict()"
+    return ""
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -154,13 +225,15 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file; a torn line (a crash while writing) is left out."""
+    """Read a JSON-lines file; a torn line (a crash while writing) and what is no object are left out."""
     if not path.exists():
         return []
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):  # torn, numbers of thousands of digits, lists in lists
-            records.append(json.loads(line))
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
     return records
 
 

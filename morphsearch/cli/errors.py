@@ -124,7 +124,8 @@ def from_click(error: click.ClickException) -> MorphError:
         about = getattr(error.param, "help", None) or getattr(error.param, "about", None) or ""
         name = error.param_hint if isinstance(error.param_hint, str) else label(error.param)
         return UsageError(f"{name}: {_plain(error.message)}", f"{name}: {about}" if about else "", help_line)
-    return UsageError(_plain(error.format_message()), "", help_line)
+    usage = " ".join(context.get_usage().split()) if context else ""
+    return UsageError(_plain(error.format_message()), usage, help_line)
 
 
 def _plain(message: str) -> str:

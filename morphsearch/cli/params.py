@@ -12,7 +12,7 @@ import click
 
 from morphsearch.arguments import MOST_SEED
 from morphsearch.cli import dotted, names
-from morphsearch.errors import UnknownName, UsageError, nearest
+from morphsearch.errors import InputError, UnknownName, UsageError, nearest
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -95,6 +95,9 @@ class BudgetText(click.ParamType):
         return names.complete("cost_models", incomplete, suffix="=")
 
 
+MOST_NUMBERS = 2**30
+
+
 class Shape(click.ParamType):
     """``1,3,224,224``: the shape of the example input, batch included."""
 
@@ -115,6 +118,12 @@ class Shape(click.ParamType):
                 f"{names.label(param)} {value!r} is no shape",
                 "a shape is whole numbers above 0, batch first: N,C,H,W",
                 "write for example 1,3,224,224",
+            )
+        if math.prod(shape) > MOST_NUMBERS:  # the system would end the process, without a word
+            raise InputError(
+                f"{names.label(param)} {value!r} is {math.prod(shape):,} numbers",
+                f"an example input holds at most {MOST_NUMBERS:,}, since the network is run on it",
+                "take a smaller image, or a batch of 1",
             )
         return shape
 

@@ -107,12 +107,16 @@ def listening(*, quiet: bool) -> Iterator[Listener | None]:
 
 
 @contextlib.contextmanager
-def resuming_with(command: str) -> Iterator[None]:
-    """Let an interrupt within the block name the very command that goes on."""
+def resuming_with(command: str, run_dir: Path) -> Iterator[None]:
+    """Let an interrupt, or a disk that is full, within the block name the very command that goes on with the run."""
     try:
         yield
     except StoppedError as error:
         raise StoppedError(error.arrived, error.rule, command) from error
+    except InputError as error:
+        if error.arrived.startswith("cannot write") and (run_dir / "run.json").is_file():
+            raise InputError(error.arrived, error.rule, f"make room, and go on with the run: {command}") from error
+        raise
 
 
 def resume_command(run_dir: Path, *, allow_code: bool) -> str:

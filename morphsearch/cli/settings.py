@@ -54,6 +54,9 @@ def defaults(path: Path, command: click.Command) -> dict[str, Any]:
         commands=tuple(BUILT_IN),
         elsewhere=elsewhere - set(names),
         siblings=siblings - set(names),
+        aliases={name: main for name, parameter in names.items() if (main := _main(parameter, names)) != name},
+        inner={"recipe": _recipe_fields()} if "recipe" in names else {},
+        never=NOT_IN_FILES,
     )
     return {
         str(names[name].name): tuple(item.items()) if isinstance(item, Mapping) else item
@@ -80,6 +83,19 @@ def file_names(command: click.Command) -> dict[str, click.Parameter]:
             if name not in NOT_IN_FILES:
                 found[name.replace("-", "_")] = parameter
     return found
+
+
+def _main(parameter: click.Parameter, names: Mapping[str, click.Parameter]) -> str:
+    """Of all names of an option in a file, the first."""
+    return next(name for name, other in names.items() if other is parameter)
+
+
+def _recipe_fields() -> list[str]:
+    from dataclasses import fields
+
+    from morphsearch.training.recipe import Recipe  # imports torch, which only commands that train need
+
+    return [field.name for field in fields(Recipe)]
 
 
 def _command(name: str) -> click.Command:

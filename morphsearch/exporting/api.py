@@ -14,6 +14,7 @@ from morphsearch import plugins
 from morphsearch.arguments import named_arguments, shown
 from morphsearch.errors import MorphError, PluginError, UsageError
 from morphsearch.exporting.source import Source, Weights
+from morphsearch.exporting.taken import refuse_taken
 from morphsearch.files import read_tensors
 from morphsearch.loop.architecture import FILE, Architecture
 from morphsearch.loop.found import architectures
@@ -65,7 +66,8 @@ def export(
         allow_code: leave to build a seed that names a factory of somebody's own.
 
     Raises:
-        UnknownName: no such format, with the nearest. UsageError: arguments that do not fit.
+        UnknownName: no such format, with the nearest. UsageError: arguments that do not fit, or `path` is there and no
+            earlier export.
         InputError: files or weights that cannot be used, or an export that does not compute the same.
     """
     plugins.record("exporters", format)
@@ -90,6 +92,7 @@ def export(
         target = target / f"{stem(source)}{suffix}"
     if target.name == FILE:
         raise UsageError(f"{target} is the name of an architecture", "exports are other files", f"write net{suffix}")
+    refuse_taken(target, format, suffix)
     try:
         notes = exporter.export(
             source, target, weights=own if tensors is None else dict(tensors), allow_code=allow_code

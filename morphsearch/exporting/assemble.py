@@ -9,6 +9,7 @@ from morphsearch.exporting.capture import Captured
 from morphsearch.exporting.layout import fit, paragraph
 from morphsearch.exporting.literals import HELPERS, comment, quoted
 from morphsearch.exporting.source import inputs_of
+from morphsearch.exporting.taken import MARK
 
 LOAD = '''def load_weights(model: nn.Module, path: str) -> nn.Module:
     """Load a safetensors file into the network, strictly, and return it."""
@@ -64,7 +65,7 @@ def assemble(architecture: Any, captured: Captured, *, weights: str) -> str:
 
 def _heading(architecture: Any, captured: Captured, root: str, weights: str) -> list[str]:
     spec = comment(str(architecture.seed_spec or "a network that was handed over"))
-    lines = [f'"""Architecture {comment(str(architecture.name))} of {spec}, as a plain module of torch.', ""]
+    lines = [f'"""Architecture {comment(str(architecture.name))} of {spec}, {MARK}', ""]
     lines += [f"    model = {root}()", f"    load_weights(model, {quoted(comment(weights))})", ""]
     for name, entry in architecture.costs.items():
         lines.append(f"{comment(str(name))}: {entry['total']:,} {comment(str(entry['unit']))}".replace(".0 ", " "))

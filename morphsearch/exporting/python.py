@@ -19,7 +19,7 @@ from morphsearch.exporting.assemble import assemble
 from morphsearch.exporting.capture import Captured, capture
 from morphsearch.exporting.comparing import cast, error, gradient_error, random_inputs, step
 from morphsearch.exporting.source import Source, inputs_of, load
-from morphsearch.files import read_tensors, write_tensors, write_text
+from morphsearch.files import atomic_path, read_tensors, write_tensors
 from morphsearch.graph.outside import kept_outside
 from morphsearch.loop.verification import randomise
 
@@ -57,9 +57,10 @@ class PythonExporter:
         if weights is not None:
             _keep(beside, path, weights)
         text, notes = source_of(fresh, architecture, drawn=not given, weights=weights, name=beside.name)
-        if weights is not None:
-            write_tensors(beside, weights)
-        write_text(path, text)
+        with atomic_path(path) as temporary:  # both files, or neither
+            temporary.write_text(text, encoding="utf-8")
+            if weights is not None:
+                write_tensors(beside, weights)
         return notes
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from morphsearch.costs import cost
 from morphsearch.errors import InputError, UsageError, nearest
-from morphsearch.files import load_into
+from morphsearch.files import load_into, prefixed, require_values
 from morphsearch.graph import record
 from morphsearch.loop.architecture import Architecture, describe_inputs
 
@@ -82,7 +82,7 @@ def load(model: nn.Module, weights: Weights, origin: str = "the weights") -> Non
     """Load weights, strictly.
 
     Raises:
-        InputError: names or shapes are not the network's.
+        InputError: names or shapes are not the network's, or a value is not finite.
     """
     own = model.state_dict()
     missing, extra = [n for n in own if n not in weights], [n for n in weights if n not in own]
@@ -93,9 +93,8 @@ def load(model: nn.Module, weights: Weights, origin: str = "the weights") -> Non
             f"{origin} {'lack' if missing else 'hold'} {name!r}"
             + (f" and {len(missing) + len(extra) - 1} more differ" if len(missing) + len(extra) > 1 else ""),
             "weights hold every parameter and buffer of the network, and nothing else",
-            f"take the weights of this very architecture (nearest name: {close[0]})"
-            if close
-            else "take the weights of this very architecture",
+            prefixed(own, weights)
+            or f"take the weights of this very architecture{f' (nearest name: {close[0]})' if close else ''}",
         )
     for name, value in weights.items():
         if value.shape != own[name].shape:
@@ -104,4 +103,5 @@ def load(model: nn.Module, weights: Weights, origin: str = "the weights") -> Non
                 "weights belong to one architecture",
                 "take the weights of this very architecture: retrained/NAME-seedN/weights.safetensors",
             )
+    require_values({name: value for name, value in own.items() if isinstance(value, Tensor)}, weights, origin)
     load_into(model, weights)

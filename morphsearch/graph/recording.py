@@ -143,12 +143,15 @@ def run_tape(
     message = str(failure).strip().splitlines()
     first = message[0] if message else ""
     mode = " in training mode" if tape.in_training else ""
+    repair = "check the input shape (channels, height, width) and the number of arguments"
+    if mode:
+        repair = "record it on larger inputs: a branch that only runs in training needs them"
+    elif isinstance(failure, TypeError) and "missing" in first and "required" in first:
+        repair = "pass all its inputs, from Python: a tuple (x, y) or a dict by name; commands give a network one image"
     raise GraphError(
         f"the network fails on its example inputs ({given}){mode}: {type(failure).__name__}: {first}",
         "it must run on inputs of that shape before it can be recorded",
-        "record it on larger inputs: a branch that only runs in training needs them"
-        if mode
-        else "check the input shape (channels, height, width) and the number of arguments",
+        repair,
     ) from failure
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from morphsearch.arguments import MOST_SEED, is_path, is_seed, shown
 from morphsearch.data import DataSplits, LoaderSplit
-from morphsearch.errors import GraphError, UnknownName, UsageError
+from morphsearch.errors import GraphError, MorphError, UnknownName, UsageError
 from morphsearch.loop.schema import finite
 from morphsearch.strategies.base import Strategy
 from morphsearch.strategies.gates import gated
@@ -123,13 +123,27 @@ def check_kinds(**values: Any) -> None:
         raise UsageError(f"{name}={shown(value)}", rule, repair)
 
 
+#: Fields of ``run.json`` that the search writes, or reads to tell what kind of run it is.
+RESERVED = frozenset(
+    "format schema_version kind seed_spec inputs seed_widths seed_costs budgets strategy seed schedule warmup pricing "
+    "live strength threshold expand shrink_to limit round_to strategy_options hardware decisions operations "
+    "versions".split()
+)
+
+
 def check_extra(extra: Mapping[str, Any]) -> None:
-    """Refuse what ``run.json`` cannot hold.
+    """Refuse what ``run.json`` cannot hold, and what would take the place of its own fields.
 
     Raises:
         UsageError: as said.
     """
     for key, value in extra.items():
+        if key in RESERVED or not _EXTRA.get(key, lambda _: True)(value):
+            raise UsageError(
+                f"record_extra[{key!r}] is {shown(value)}",
+                f"{key} is a field that run.json has by itself, and commands read it",
+                f"choose another name, such as my_{key}",
+            )
         try:
             json.dumps(finite(value))
         except (TypeError, ValueError):
@@ -138,6 +152,24 @@ def check_extra(extra: Mapping[str, Any]) -> None:
                 "run.json holds numbers, text, true, false, None, and lists and dicts of them",
                 "convert it: float(value), value.tolist(), str(value)",
             ) from None
+
+
+def _is_config(value: Any) -> bool:
+    from morphsearch.loop.config import SearchConfig
+
+    try:
+        return isinstance(value, Mapping) and bool(SearchConfig.from_dict(value))
+    except MorphError:
+        return False
+
+
+#: Fields that ``run.json`` has of runs that are started by morphsearch itself, to what they must be.
+_EXTRA: dict[str, Callable[[Any], bool]] = {
+    "config": _is_config,
+    "data": lambda v: isinstance(v, (str, Mapping)),
+    "recipe": lambda v: isinstance(v, Mapping),
+    "iterations": lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1,
+}
 
 
 def check_examples(example_inputs: Any) -> None:

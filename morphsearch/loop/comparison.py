@@ -103,7 +103,25 @@ def table(results: Sequence[RetrainResult], found: Sequence[Architecture], asked
     warnings = (
         [] if len(recipes) == 1 else ["Not all rows were trained by the same recipe; their accuracies do not compare."]
     )
+    warnings += _strangers(labels, {one.name: one.widths for one in found})
     return Comparison(rows, verdict(rows, metrics, family=_differ(found)), units, warnings)
+
+
+def _strangers(labels: Mapping[str, Sequence[RetrainResult]], widths: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A warning for results of other networks than their row's, as a folder that was copied between runs brings them.
+
+    Rows of random widths are of several networks by intent.
+    """
+    warnings = []
+    for label, results in labels.items():
+        own = widths.get(label) or results[0].extra.get("widths") or {}
+        other = [one for one in results if one.extra.get("widths", own) != own]
+        if other and label.partition("-")[0] != "random":
+            names = ", ".join(f"retrained/{label}-seed{one.seed}" for one in other)
+            warnings.append(
+                f"{names}: not of the widths of {label}, from another run it seems; move it away to compare."
+            )
+    return warnings
 
 
 def is_family(run: RunDirectory) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from morphsearch.loop import morphing
 from morphsearch.loop.architecture import Architecture
+from morphsearch.loop.changed import OPERATIONS, digest
 from morphsearch.loop.checks import versions
 from morphsearch.loop.schema import finite
 from morphsearch.loop.selection import kept_positions
@@ -44,6 +45,7 @@ def asked(search: Search) -> dict[str, Any]:
         **settings(search),
         **({"hardware": search.hardware.name} if search.hardware is not None else {}),
         "decisions": search.decisions,
+        OPERATIONS: digest(search.graph),
         "versions": versions(),
         **search.extra,
     }

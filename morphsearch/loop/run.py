@@ -208,12 +208,12 @@ def status(run_dir: str | Path) -> dict[str, Any]:
     except MorphError as error:
         return {"path": str(run_dir), "state": "damaged", "error": error.arrived}
     stopped = bool(events) and events[-1].get("event") == "interrupted"
-    config = asked.get("config") or {}
+    config, data = asked.get("config") or {}, asked.get("data") or {}
     return {
         "path": str(run_dir),
         "state": "complete" if result is not None else "interrupted" if stopped else "running",
         "seed_spec": asked.get("seed_spec"),
-        "data": config.get("data") or (asked.get("data") or {}).get("name"),
+        "data": config.get("data") or (data.get("name") if isinstance(data, dict) else str(data)),
         "budgets": [budget["text"] for budget in asked.get("budgets", [])],
         "strategy": asked.get("strategy"),
         "iterations": len(found),

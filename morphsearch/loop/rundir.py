@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from morphsearch.arguments import require_path
-from morphsearch.errors import InputError, UsageError
+from morphsearch.errors import DivergedError, InputError, UsageError
 from morphsearch.files import append_line, read_json, read_lines, write_json, write_tensors, write_text
+from morphsearch.locks import held
 from morphsearch.loop.architecture import FILE, Architecture
+from morphsearch.loop.changed import OPERATIONS
 from morphsearch.loop.schema import REPAIR, finite, read_checked, wrong_field
 
 if TYPE_CHECKING:
@@ -45,6 +50,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         require_path(path, "run_dir")
         self.path = Path(path)
+        self.new = False  # whether run.json is of just now
 
     @classmethod
     def create(cls, path: str | Path, asked: Mapping[str, Any], *, python: bool = False) -> RunDirectory:
@@ -60,7 +66,30 @@ class RunDirectory:
         run = cls(path)
         run.refuse_existing(python=python)
         write_json(run.record, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asked})
+        run.new = True
         return run
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes from going on with this run meanwhile; UsageError where one does so already."""
+        return held(self.record, str(self.path))
+
+    def discard_unbegun(self, error: Exception) -> None:
+        """Remove the files of a run that ended by `error` before anything was trained; one that was there before stays.
+
+        Other files in the folder, and the folder if it has some, stay too; so does the checkpoint of a training that
+        diverged.
+        """
+        if not self.new or self.metrics.exists() or next(self.path.glob("iterations/*"), None) is not None:
+            return
+        if isinstance(error, DivergedError) and self.checkpoint.exists():
+            return
+        if any(not path.name.startswith("tensors-0") for path in self.checkpoint.glob("tensors-*")):
+            return  # saved within the first epoch, which has no line yet
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
+            for name in (FILE, "hardware.json", self.record.name):
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def refuse_existing(self, *, python: bool = False) -> None:
         """Raise UsageError if there is a run already; `python`: see :meth:`create`."""
@@ -138,7 +167,7 @@ class RunDirectory:
                 "a run goes on as what it was started as",
                 f"go on with it as {held}, or choose another run directory",
             )
-        for key in ("versions", "format", "schema_version"):
+        for key in ("versions", "format", "schema_version", OPERATIONS):
             recorded.pop(key, None)
             wanted.pop(key, None)
         for one in (recorded, wanted):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -78,7 +79,14 @@ class Runner:
         Raises:
             StoppedError: interrupted, after saving (with a run directory; without one KeyboardInterrupt passes).
             DivergedError: the loss is not finite, at lower learning rates too; the last checkpoint is kept.
+            UsageError: another process works on the run.
+            MorphError: the network, the data or the recipe do not fit; a new run leaves no files behind then.
         """
+        run = self.search.run
+        with nullcontext() if run is None else run.held():
+            return self._guarded()
+
+    def _guarded(self) -> SearchResult:
         try:
             return self._go()
         except KeyboardInterrupt:
@@ -94,6 +102,10 @@ class Runner:
                 f"everything is saved in {run.path}",
                 f"morphsearch resume {run.path}" if "config" in self.search.extra else again,
             ) from None
+        except Exception as error:
+            if self.search.run is not None:
+                self.search.run.discard_unbegun(error)
+            raise
 
     @property
     def number(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from morphsearch.graph import record
 from morphsearch.loop import live, morphing
 from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.budget import Budgets
+from morphsearch.loop.changed import changes
 from morphsearch.loop.checks import (
     check_arguments,
     check_examples,
@@ -381,8 +383,12 @@ class Search(Phasing):
             self.run = RunDirectory.create(run.path, asked(self), python="config" not in self.extra)
             keep_hardware(self.hardware, run.path)
             return
-        run.require_same(asked(self))
-        for architecture in run.architectures():
+        now = asked(self)
+        run.require_same(now)
+        found = run.architectures()
+        for text in changes(run.asked(), now, found):
+            warnings.warn(text, stacklevel=4)
+        for architecture in found:
             rebuilt = morphing.replay(self.graph, architecture, self.budgets, self.example_inputs)
             self._adopt(rebuilt, architecture)
             self.total_steps = int(architecture.record.get("steps", 0))

@@ -128,7 +128,8 @@ def _asked(record: RunRecord, run: RunDirectory, asked: Mapping[str, Any]) -> No
     record.versions = {str(name): str(version) for name, version in _table(asked.get("versions")).items()}
     record.seed_costs = numbers(asked.get("seed_costs"))
     config, data = _table(asked.get("config") or asked.get(SPARSIFY)), _table(asked.get("data"))
-    named = str(config.get("data") or data.get("name") or "not recorded")
+    word = asked.get("data") if isinstance(asked.get("data"), str) else ""  # of a program's own loop
+    named = str(config.get("data") or data.get("name") or word or "not recorded")
     budgets = _tables(asked.get("budgets"))
     record.units = {str(budget.get("metric")): str(budget.get("unit", "")) for budget in budgets}
     texts = ", ".join(str(budget.get("text")) for budget in budgets)

@@ -14,6 +14,7 @@ from typing import Any
 
 from morphsearch import plugins
 from morphsearch.errors import InputError, UsageError
+from morphsearch.files import unwritable
 from morphsearch.scaffolding.kinds import KINDS
 from morphsearch.scaffolding.names import Names
 
@@ -61,11 +62,7 @@ def write(names: Names, kind: str, folder: str | Path) -> Written:
         os.replace(temporary, target)  # an empty folder there gives way
         temporary = None
     except OSError as error:
-        raise InputError(
-            f"cannot write {target}: {error.strerror or error}",
-            "the folder must be writable and the disk must have room",
-            "free some space or choose another --output; nothing half-written was left behind",
-        ) from error
+        raise unwritable(target, error, option="--output") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -96,6 +96,6 @@ def sparsify(
         if resume and run.exists():
             run.require_same(asked)
         else:
-            RunDirectory.create(run_dir, asked, python=True)
+            run = RunDirectory.create(run_dir, asked, python=True)
     again = "ms.sparsify(..., resume=True) with the same arguments goes on"
     return Runner(trainer, sparsifier, data, run, listener, judge_start=True, again=again).go()

@@ -73,7 +73,12 @@ def start(
     if architecture is not None:
         # A copy of its own, so that the folder says what its weights fit.
         replace(architecture).save(run.path / FILE)
-    RunDirectory.create(run_dir, _asked(config, source, data))
+    try:
+        run = RunDirectory.create(run_dir, _asked(config, source, data))
+    except InputError as error:
+        run.new = True
+        run.discard_unbegun(error)
+        raise
     for note in untrained(config.weights, architecture):
         (listener or silent)("note", {"text": note})
     return _runner(config, trainer, sparsifier, data, run, listener).go()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -69,10 +70,25 @@ class Runner:
         Raises:
             StoppedError: interrupted, after saving (with a run directory; without one KeyboardInterrupt passes).
             DivergedError: the loss is not finite; the last checkpoint is kept.
+            UsageError: another process works on the run.
         """
         finished = self.run.result() if self.run is not None else None
         if finished is not None:
             return self._finished(finished)
+        with nullcontext() if self.run is None else self.run.held():
+            return self._guarded()
+
+    def _guarded(self) -> SparsifyResult:
+        try:
+            return self._go()
+        except StoppedError:
+            raise
+        except Exception as error:
+            if self.run is not None:
+                self.run.discard_unbegun(error)
+            raise
+
+    def _go(self) -> SparsifyResult:
         self._begin()
         trainer = self.trainer
         with deferred_interrupts() as interrupt:

@@ -13,7 +13,7 @@ from torch import nn
 from morphsearch.data import DataSplits, check_model_input
 from morphsearch.data import load as load_data
 from morphsearch.errors import InputError, UsageError, nearest
-from morphsearch.files import load_into, read_tensors
+from morphsearch.files import load_into, prefixed, read_tensors, require_values
 from morphsearch.loop.architecture import Architecture
 from morphsearch.loop.found import architectures
 from morphsearch.loop.inherited import other_network
@@ -158,8 +158,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise InputError(
             f"the weights in {path} do not fit the network: {'; '.join(problems[:3])}{more}",
             "weights belong to a network with the same layers and widths",
-            "name the architecture that they were trained for",
+            prefixed(own, tensors) or "name the architecture that they were trained for",
         )
+    require_values(own, tensors, str(path))
     load_into(model, tensors)
 
 

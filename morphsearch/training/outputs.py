@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from morphsearch.errors import InputError
+from morphsearch.errors import InputError, MorphError
 
 AUXILIARY_WEIGHT = 0.3  # Szegedy et al. 2015, section 5
 
@@ -24,11 +24,19 @@ def first_output(model: nn.Module, images: Tensor) -> Any:
         return model(images)
     except torch.cuda.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (MorphError, MemoryError):
+        raise
+    except Exception as error:  # the user's code may raise whatever it likes
+        kinds = {str(one.dtype).removeprefix("torch.") for one in model.parameters() if one.is_floating_point()}
+        other = ", ".join(sorted(kinds - {"float32"}))
+        usual = isinstance(error, RuntimeError | ValueError | TypeError)
         raise InputError(
-            f"{type(model).__name__} fails on a batch of shape {tuple(images.shape)}: {error}",
+            f"{type(model).__name__} fails on a batch of shape {tuple(images.shape)}: "
+            f"{'' if usual else f'{type(error).__name__}: '}{error}".removesuffix(": "),
             "the network must take the images of the data set",
-            "check channel count and image size of data and network (an image size can be set for folders)",
+            f"images are float32 and its parameters {other}: convert it, model.float()"
+            if other and "type" in str(error)
+            else "check channel count and image size of data and network (an image size can be set for folders)",
         ) from error
 
 
@@ -108,6 +116,20 @@ def check_logits(logits: Tensor, batch: int, classes: int) -> None:
             f"the network has {logits.shape[1]} outputs, the data has {classes} classes",
             "a network needs at least one output per class",
             f"build the seed with num_classes={classes}",
+        )
+
+
+def check_learns(model: nn.Module, loss: Tensor) -> None:
+    """Refuse a network whose loss does not depend on any parameter that is trained.
+
+    Raises:
+        InputError: as said.
+    """
+    if not loss.requires_grad:
+        raise InputError(
+            f"the loss of {type(model).__name__} does not depend on its parameters",
+            "training follows gradients from the logits back to the parameters",
+            "remove detach(), torch.no_grad() or requires_grad=False on the way, or wrap another part of the network",
         )
 
 

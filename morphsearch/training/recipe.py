@@ -14,6 +14,8 @@ from morphsearch.errors import UnknownName, UsageError
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "onecycle", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
+LARGEST, MOST = 1e30, 10**15
+"""No number and no whole number of a recipe is larger: what is would overflow somewhere within PyTorch."""
 
 
 @named_fields
@@ -118,6 +120,9 @@ class Recipe:
     def _number(self, name: str, rule: str, allowed: Any, *, whole: bool = False) -> None:
         value = getattr(self, name)
         number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        most = MOST if whole else LARGEST
+        if number and value > most:  # before isfinite, which takes no whole number beyond every float
+            raise _wrong(name, value, f"{rule}; at most {most:g}")
         if not number or not math.isfinite(value) or not allowed(value):
             raise _wrong(name, value, rule)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from morphsearch.errors import DivergedError, StoppedError, UsageError
 from morphsearch.files import append_line, read_lines, write_json, write_tensors, write_text
+from morphsearch.locks import held
 from morphsearch.training.averaging import PREFIX, MovingAverage
 from morphsearch.training.checkpoint import load_checkpoint, save_checkpoint
 from morphsearch.training.epoch import EpochStats
@@ -63,7 +65,8 @@ def retrain(
     Raises:
         StoppedError: interrupted (Ctrl-C); the state was saved.
         DivergedError: the loss is not finite; the last good checkpoint is kept.
-        UsageError: `folder` holds another retraining (label, seed, recipe, or the widths in `extra` differ).
+        UsageError: `folder` holds another retraining (label, seed, recipe, or the widths in `extra` differ), or another
+            process works on it.
         InputError: a damaged file in `folder`, or a model or data that cannot be trained.
     """
     folder = Path(folder)
@@ -73,6 +76,29 @@ def retrain(
         _check_widths(folder, found.extra, extra or {})
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         return found
+    new = not folder.exists()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is told by what writes first
+    try:
+        with held(folder, str(folder)):
+            return _train(model, data, recipe, seed, folder, label, extra or {}, teacher, on_event)
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # if nothing came of it
+
+
+def _train(
+    model: ModelSource,
+    data: DataSplits,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    label: str,
+    extra: dict[str, Any],
+    teacher: Callable[[], nn.Module] | None,
+    on_event: Listener | None,
+) -> RetrainResult:
     saved = load_checkpoint(folder / CHECKPOINT)
     if saved is not None:
         _check_same(folder, "retraining", saved[1], _identity(label, seed, recipe))
@@ -105,7 +131,7 @@ def retrain(
                 error.rule,
                 f"{error.repair}; another recipe needs another folder, or {folder} deleted",
             ) from error
-    return work.finish(extra or {})
+    return work.finish(extra)
 
 
 class _Retraining:

@@ -23,6 +23,7 @@ from morphsearch.training.memory import freed_memory_kept
 from morphsearch.training.norms import quick_norms
 from morphsearch.training.optimizers import build_optimizer
 from morphsearch.training.outputs import (
+    check_learns,
     check_logits,
     classification_loss,
     distillation_loss,
@@ -293,8 +294,10 @@ class Trainer:
                 output = self.model(images) if self._proven else first_output(self.model, images)
             if not self._proven:
                 check_logits(split_outputs(output)[0], len(labels), self.data.train.num_classes)
-                self._proven = True
             loss, logits = classification_loss(output, labels, self.recipe.label_smoothing)
+            if not self._proven:
+                check_learns(self.model, loss)
+                self._proven = True
             if self.teacher is not None:
                 loss = self._distilled(accelerator, self.teacher, images, loss, logits)
             penalty = self.penalty() if self.penalty is not None else None

@@ -196,8 +196,9 @@ def test_what_a_network_prints_stays_out_of_the_json(nets: Path, command: str) -
     assert "running" in result.stderr
 
 
-def test_an_input_that_no_memory_holds_is_refused() -> None:
-    result = run("inspect", "digits_net", "--input", "99999999,1,9999,9999")
+@pytest.mark.parametrize("shape", ["99999999,1,9999,9999", "1,1,99999,99999"])
+def test_an_input_that_no_memory_holds_is_refused(shape: str) -> None:
+    result = run("inspect", "digits_net", "--input", shape)
     assert result.exit_code == 5, result.output
     assert "--input" in result.stderr
     assert "defect" not in result.stderr

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from click.testing import CliRunner, Result
 import morphsearch as ms
 from morphsearch import plugins
 from morphsearch.cli import main
+from morphsearch.errors import InputError
 from morphsearch.hookspecs import hookimpl
-from morphsearch.loop import morphing
+from morphsearch.loop import morphing, runner
 from morphsearch.models import build_seed
 from morphsearch.types import StrategyRecord
 
@@ -435,6 +437,26 @@ def test_ctrl_c_saves_and_names_the_command_that_goes_on(nets: Path, tmp_path: P
     assert f"resume: morphsearch resume {folder} --allow-code" in err
     assert not out
     assert json.loads(run("runs", tmp_path, "--json").stdout)[0]["state"] == "interrupted"
+
+
+def test_a_disk_that_fills_up_names_the_command_that_goes_on(
+    nets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = runner.save_checkpoint, []
+
+    def full(path: Path, *state: Any) -> None:
+        calls.append(path)
+        if len(calls) > 1:
+            raise InputError(f"cannot write {path}: No space left on device", "the disk must have room", "free some")
+        save(path, *state)
+
+    monkeypatch.setattr(runner, "save_checkpoint", full)
+    folder = tmp_path / "full"
+    result = run("search", f"{nets}:tiny", "--run-dir", folder, *QUICK)
+    clean(result, 5)
+    assert f"go on with the run: morphsearch resume {folder} --allow-code" in result.stderr
+    monkeypatch.undo()
+    clean(run("resume", folder, "--allow-code"), 0)
 
 
 class Broken:

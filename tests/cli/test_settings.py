@@ -83,6 +83,19 @@ def test_the_command_line_adds_to_a_table_of_the_file_key_by_key(tmp_path: Path,
     assert dict(parsed["strategy_options"]) == {"kind": "x", "other": 1}
 
 
+def test_the_table_of_a_command_adds_to_the_one_that_all_commands_share(tmp_path: Path, parsed: dict[str, Any]) -> None:
+    path = write(tmp_path, "[set]\nlr = 0.5\nmomentum = 0.5\n[search.recipe]\nlr = 0.1\n")
+    assert run("search", "resnet20", "--config", path).exit_code == 0
+    assert dict(parsed["recipe"]) == {"lr": 0.1, "momentum": 0.5}
+
+
+def test_a_file_may_begin_with_the_mark_that_some_editors_write(tmp_path: Path, parsed: dict[str, Any]) -> None:
+    path = tmp_path / "options.toml"
+    path.write_text("seed = 3\n", encoding="utf-8-sig")
+    assert run("search", "resnet20", "--config", path).exit_code == 0
+    assert parsed["seed"] == 3
+
+
 def test_subcommands_share_the_table_of_their_group(tmp_path: Path) -> None:
     from morphsearch.cli.commands.profile import command as profile
     from morphsearch.cli.settings import defaults
@@ -106,6 +119,13 @@ def test_subcommands_share_the_table_of_their_group(tmp_path: Path) -> None:
         ("recipe = 3", 2, "recipe"),
         ("expand = 'no'", 2, "expand"),
         ("run-dir = ['a']", 2, "--run-dir ['a']"),
+        ("seed = 1\nround-to = 4\nround_to = 8", 2, "line 3: round_to, and round-to before it"),
+        ("[search]\nset.lr = 0.1\nrecipe.lr = 0.2", 2, "line 3: search.recipe, and set before it"),
+        ("seed = 1\nseed = 2", 5, "every option and every table once"),
+        ("\nlr = 0.05", 2, "write it below a line [recipe]"),
+        ("[search]\nlr = 0.05", 2, "write it below a line [search.recipe]"),
+        ("[[search]]\nseed = 1", 2, "write [search], in single brackets"),
+        ("dry-run = true", 2, "only the command line has it"),
         ("epochs = \nseed = 1", 5, "line 1"),
         ("\xff", 5, "options.toml"),
     ],

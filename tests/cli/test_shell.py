@@ -166,6 +166,14 @@ def test_a_bad_value_is_named_with_the_rule_and_the_repair(arguments: list[str],
     assert not result.stdout
 
 
+def test_an_argument_too_many_is_told_with_the_usage() -> None:
+    result = run("compare", "runs/a", "runs/b")
+    assert result.exit_code == 2
+    assert "unexpected extra argument (runs/b)" in result.stderr
+    assert "compare [OPTIONS] RUN" in result.stderr
+    assert "--help" in result.stderr
+
+
 def test_errors_are_json_on_stdout_and_text_on_stderr() -> None:
     result = run("search", "resnet2", "--json")
     data = json.loads(result.stdout)

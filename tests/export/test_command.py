@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,3 +137,52 @@ def test_weights_go_beside_the_source(run_dir: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (tmp_path / "net.safetensors").exists()
     assert '"net.safetensors"' in (tmp_path / "net.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "message"),
+    [
+        ("mine.py", "python", "mine.py is there already"),
+        ("mine.py", "onnx", "mine.py is there already"),
+        ("run.json", "onnx", "run.json is there already"),
+        ("run.json", "widths", "run.json is there already"),
+        ("net.safetensors", "python", "a name for weights"),
+    ],
+)
+def test_what_is_no_export_is_not_overwritten(
+    run_dir: Path, tmp_path: Path, name: str, form: str, message: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.py").write_text(NET)
+    (out / "run.json").write_text("{}")
+    result = run(run_dir, "--format", form, "--output", out / name)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "--output" in result.stderr
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"mine.py": NET, "run.json": "{}"}
+
+
+@pytest.mark.parametrize("form", ["python", "widths"])
+def test_an_earlier_export_gives_way(run_dir: Path, tmp_path: Path, form: str) -> None:
+    for _ in range(2):
+        assert run(run_dir, "--format", form, "--output", tmp_path / "export").exit_code == 0
+
+
+def test_source_and_its_weights_are_written_both_or_neither(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Architecture.load(run_dir / "iterations" / "002")
+    write_tensors(tmp_path / "w.safetensors", found.build().state_dict())
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if path.name.startswith(".net.py"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_text(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = run(run_dir, "--weights", tmp_path / "w.safetensors", "--output", tmp_path / "net.py")
+    assert result.exit_code == 5
+    assert "No space left" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "w.safetensors"]

@@ -23,6 +23,7 @@ from morphsearch.exporting import python
 from morphsearch.exporting.literals import tensor
 from morphsearch.exporting.python import source_of
 from morphsearch.exporting.source import Source
+from morphsearch.exporting.taken import MARK
 from morphsearch.files import read_tensors
 from morphsearch.loop.architecture import describe_inputs
 from tests import torchvision_shim
@@ -390,10 +391,11 @@ def test_an_export_that_differs_is_an_error_and_leaves_nothing(monkeypatch: pyte
         )
 
     monkeypatch.setattr(python, "assemble", wrong)
-    (tmp_path / "net.py").write_text("before")
+    before = f'"""An earlier export, {MARK}"""'
+    (tmp_path / "net.py").write_text(before)
     with pytest.raises(InputError, match="not the one that was asked for"):
         ms.export(CASES["residual"].build(), example_inputs=torch.zeros(2, 3, 8, 8), path=tmp_path / "net.py")
-    assert (tmp_path / "net.py").read_text() == "before"
+    assert (tmp_path / "net.py").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
 
 

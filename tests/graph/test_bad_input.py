@@ -65,6 +65,20 @@ def test_wrong_number_of_arguments() -> None:
     assert "number of arguments" in refused(small(), (IMAGE, IMAGE)).repair
 
 
+def test_an_input_that_is_not_given() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor, *, mask: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) * mask
+
+    error = refused(Two(), IMAGE)
+    assert "mask" in error.arrived
+    assert "all its inputs" in error.repair
+
+
 @pytest.mark.parametrize("inputs", [None, 3, "1,3,8,8", np.zeros((1, 3, 8, 8))])
 def test_inputs_of_another_kind(inputs: Any) -> None:
     assert "example inputs are a" in refused(small(), inputs).arrived

@@ -388,8 +388,10 @@ def test_a_log_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MorphError, match="cannot write"):
+    with pytest.raises(MorphError, match="cannot write") as caught:
         ms.Search(network(), example(), "flops=50%", run_dir=tmp_path / "file" / "run")
+    assert f"{tmp_path / 'file'} is a file" in caught.value.arrived
+    assert "space" not in caught.value.repair
 
 
 def test_nothing_is_pickled(run: Path) -> None:

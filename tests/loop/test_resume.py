@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,57 @@ def test_a_complete_run_resumed_changes_nothing(whole: Path) -> None:
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_goes_on_in_one_process_at_a_time(tmp_path: Path) -> None:
+    go_on(tmp_path / "run", 3, "epoch")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = "import sys; from morphsearch.locks import held\nwith held(sys.argv[1], ''): print('on'), sys.stdin.read()"
+    record = str(tmp_path / "run" / "run.json")
+    with subprocess.Popen(
+        [sys.executable, "-uc", other, record], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "on\n"
+        with pytest.raises(UsageError, match="another process works on"):
+            resume(tmp_path / "run")
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        process.kill()  # what it held is free again
+    assert status(tmp_path / "run")["state"] == "interrupted"
+    resume(tmp_path / "run")
+    assert status(tmp_path / "run")["state"] == "complete"
+
+
+SEED = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.BatchNorm2d(12), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)
+    )
+"""
+
+
+def test_what_changed_since_a_run_was_begun_is_told(tmp_path: Path) -> None:
+    (tmp_path / "seed.py").write_text(SEED)
+    config = replace(CONFIG, model=f"{tmp_path / 'seed.py'}:build", input=(1, 1, 8, 8), allow_code=True, epochs=1)
+    run = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        start(config, run, listener=Interrupting(1, "iteration"))
+    same, other, edited = (Path(shutil.copytree(run, tmp_path / name)) for name in ("same", "other", "edited"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resume(same, allow_code=True)
+    (tmp_path / "seed.py").write_text(SEED.replace("nn.ReLU", "nn.SiLU"))
+    with pytest.warns(UserWarning, match="computes other operations"):
+        resume(other, allow_code=True)
+    (tmp_path / "seed.py").write_text(SEED)
+    asked = json.loads((edited / "run.json").read_text())
+    asked["config"]["epochs"] = 2
+    (edited / "run.json").write_text(json.dumps(asked))
+    with pytest.warns(UserWarning, match=r"run\.json was edited after 001 was found: epochs is 2 and was 1"):
+        resume(edited, allow_code=True)
+
+
 def test_a_run_directory_that_holds_a_run_is_refused(whole: Path) -> None:
     with pytest.raises(UsageError, match="already holds a run") as caught:
         start(CONFIG, whole)
@@ -301,8 +354,6 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path) -> 
 
 
 def test_weights_that_are_missing_or_of_another_network(whole: Path, tmp_path: Path) -> None:
-    import shutil
-
     path = tmp_path / "run"
     shutil.copytree(whole, path)
     weights = path / "iterations/002/weights.safetensors"

@@ -158,6 +158,17 @@ def test_rows_of_different_recipes_carry_a_warning(run: Path) -> None:
     assert "recipe" in table.warnings[0]
 
 
+def test_a_result_of_another_run_carries_a_warning(run: Path) -> None:
+    assert not retrain_run(run, iterations=[2], baselines=["random"], seeds=2, epochs=0.2).warnings
+    path = run / "retrained/002-seed1/result.json"
+    result = json.loads(path.read_text())
+    name = next(iter(result["extra"]["widths"]))
+    result["extra"]["widths"][name] += 1
+    path.write_text(json.dumps(result))
+    (warning,) = compare(run).warnings
+    assert warning.startswith("retrained/002-seed1: not of the widths of 002")
+
+
 # -- equal cost
 
 

@@ -15,6 +15,8 @@ from torch import nn
 
 import morphsearch as ms
 from morphsearch.errors import DivergedError, InputError, MorphError, UsageError
+from morphsearch.loop.checks import RESERVED
+from morphsearch.loop.run import status
 
 
 def refused(call: Callable[[], Any], *words: str, kind: type[MorphError] = UsageError) -> MorphError:
@@ -67,6 +69,81 @@ def test_arguments_of_another_kind(name: str, value: Any, tmp_path: Path, monkey
 def test_what_json_cannot_hold(value: Any, tmp_path: Path) -> None:
     refused(lambda: searched(record_extra={"a": [value]}, run_dir=tmp_path / "a"), "record_extra['a']")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"budgets": "half"},
+        {"schema_version": 7},
+        {"kind": "resnet"},
+        {"iterations": "many"},
+        {"config": {"lr": 0.1}},
+        {"config": 7},
+        {"data": 3},
+    ],
+)
+def test_extras_that_would_replace_what_the_record_of_a_run_says(extra: dict[str, Any], tmp_path: Path) -> None:
+    refused(lambda: searched(record_extra=extra, run_dir=tmp_path / "a"), f"record_extra['{next(iter(extra))}']")
+    assert not (tmp_path / "a").exists()
+
+
+def test_every_field_of_the_record_is_the_searchs_own(tmp_path: Path) -> None:
+    searched(run_dir=tmp_path / "a")
+    assert json.loads((tmp_path / "a" / "run.json").read_text()).keys() <= RESERVED
+
+
+def test_data_may_be_named_by_a_word(tmp_path: Path) -> None:
+    searched(record_extra={"data": "my photos"}, run_dir=tmp_path / "a")
+    assert status(tmp_path / "a")["data"] == "my photos"
+
+
+class Wrapped(nn.Module):
+    """A network around the usual one."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.inner, self.kind = network(), kind
+        if kind == "double":
+            self.double()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        assert self.kind != "asserts" or len(x) <= 2, "two images at most"
+        scores = self.inner(x)
+        return {"few": scores[:, :2], "detached": scores.detach()}.get(self.kind, scores)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("few", {}, "the network has 2 outputs"),
+        ("asserts", {}, "AssertionError: two images at most"),
+        ("detached", {}, "does not depend on its parameters"),
+        ("double", {}, "model.float()"),
+        ("", {"device": "cudaa"}, "device 'cudaa'"),
+    ],
+)
+@pytest.mark.parametrize("call", [ms.search, ms.sparsify])
+def test_a_refused_run_leaves_nothing_behind(
+    call: Any, kind: str, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    own = {"budget": "flops=50%", "iterations": 1} if call is ms.search else {"target": "50%"}
+    run = tmp_path / "runs" / "a"
+    refused(lambda: call(Wrapped(kind), images(40), run_dir=run, epochs=1, **own, **options), words, kind=MorphError)
+    assert not run.exists()
+
+
+def test_what_was_there_before_a_refused_run_stays(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    options: dict[str, Any] = {"budget": "flops=50%", "iterations": 1, "epochs": 1, "run_dir": run}
+    refused(lambda: ms.search(Wrapped("few"), images(40), **options), "2 outputs", kind=InputError)
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+    ms.Search(Wrapped("few"), torch.zeros(1, 3, 8, 8), "flops=50%", run_dir=run, record_extra={"data": "kept"})
+    before = (run / "run.json").read_text()
+    refused(lambda: ms.search(Wrapped("few"), images(40), **options), "already holds a run")
+    assert (run / "run.json").read_text() == before
 
 
 def test_example_inputs_that_are_none() -> None:

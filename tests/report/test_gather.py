@@ -272,3 +272,14 @@ def test_a_run_from_python_has_no_command(tmp_path: Path) -> None:
     assert record.command is None
     assert record.faults == []
     assert record.asked["seed"] == "a network handed over in Python"
+
+
+def test_a_loop_of_ones_own_may_name_its_data_by_a_word(tmp_path: Path) -> None:
+    run = runs.write(tmp_path / "a")
+    asked = json.loads(run.record.read_text())
+    asked.pop("config", None)
+    run.record.write_text(json.dumps({**asked, "data": "my photos"}))
+    record = gather(run.path)
+    assert not record.faults
+    assert record.asked["data"] == "my photos"
+    assert "my photos" in record.summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -21,7 +22,7 @@ from sparsity_fakes import EXACT, images, small, zeros
 import morphsearch as ms
 from morphsearch.data import as_splits
 from morphsearch.errors import DivergedError, InputError, StoppedError, UsageError
-from morphsearch.files import read_tensors
+from morphsearch.files import read_tensors, write_tensors
 from morphsearch.loop.run import start as search
 from morphsearch.loop.run import status
 from morphsearch.loop.rundir import RunDirectory
@@ -364,6 +365,66 @@ def test_bad_input_is_refused_before_anything_is_written(
         assert not (tmp_path / "run").exists()
 
 
+UNUSABLE: dict[str, tuple[Any, str, str]] = {
+    "nan": (lambda value: value.fill_(float("nan")), "stem.conv.weight is not finite", "earlier epoch"),
+    "complex": (lambda value: value.to(torch.complex64), "stem.conv.weight holds complex64", "tensor.float()"),
+    "whole numbers": (lambda value: value.to(torch.int64), "stem.conv.weight holds int64", "tensor.float()"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_weights_that_no_network_can_start_from(kind: str, whole: Path, tmp_path: Path) -> None:
+    change, arrived, repair = UNUSABLE[kind]
+    tensors = read_tensors(whole / "weights.safetensors")
+    file = tmp_path / "weights.safetensors"
+    write_tensors(file, {**tensors, "stem.conv.weight": change(tensors["stem.conv.weight"])})
+    for call in (
+        lambda: start(SparsifyConfig("digits_net", 0.5, weights=str(file)), tmp_path / "run"),
+        lambda: ms.export(
+            build_seed("digits_net").model, weights=file, example_inputs=torch.zeros(1, 1, 8, 8), path=tmp_path / "n.py"
+        ),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert arrived in caught.value.arrived
+        assert repair in caught.value.repair
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_weights_in_halves_are_taken_as_what_the_network_computes_in(whole: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(whole / "weights.safetensors")
+    halves = {name: value.bfloat16() if value.is_floating_point() else value for name, value in tensors.items()}
+    write_tensors(tmp_path / "halves.safetensors", halves)
+    config = SparsifyConfig("digits_net", 0.9, weights=str(tmp_path / "halves.safetensors"), epochs=0.1, recipe=RECIPE)
+    start(config, tmp_path / "run")
+    assert read_tensors(tmp_path / "run" / "weights.safetensors")["stem.conv.weight"].dtype == torch.float32
+
+
+def test_names_behind_the_prefix_of_a_wrapper(whole: Path, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    tensors = read_tensors(whole / "weights.safetensors")
+    write_tensors(file, {f"module.{name}": value for name, value in tensors.items()})
+    with pytest.raises(InputError) as caught:
+        start(SparsifyConfig("digits_net", 0.5, weights=str(file)), tmp_path / "run")
+    assert "model.module.state_dict()" in caught.value.repair
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_pickles_are_told_and_never_read(how: str, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "run code",))
+
+    file = tmp_path / "weights.pt"
+    file.write_bytes(pickle.dumps(Trap()))
+    if how == "torch":
+        torch.save({"weight": Trap()}, file)
+    with pytest.raises(InputError) as caught:
+        start(SparsifyConfig("digits_net", 0.5, weights=str(file)), tmp_path / "run")
+    assert "save_file(model.state_dict()" in caught.value.repair
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_weights_of_another_network_and_runs_without_an_architecture(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="do not fit"):
         start(SparsifyConfig("resnet20", 0.5, weights=str(whole / "weights.safetensors")), tmp_path / "run")
@@ -395,3 +456,33 @@ def test_a_damaged_result_is_named(whole: Path, tmp_path: Path) -> None:
     (path / "result.json").write_text('{"best": "sparsified", "metrics": {}}')
     with pytest.raises(InputError, match=r"result\.json"):
         resume(path)
+
+
+def test_what_was_saved_within_the_first_epoch_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "CHECKPOINT_SECONDS", 0.0)
+    save = runner.save_checkpoint
+
+    def full(path: Path, tensors: Any, state: Any) -> None:
+        if state["step"] > 2:
+            raise InputError(f"cannot write {path}: No space left on device", "the disk must have room", "make some")
+        save(path, tensors, state)
+
+    monkeypatch.setattr(runner, "save_checkpoint", full)
+    with pytest.raises(InputError, match="No space left"):
+        start(CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    assert status(tmp_path / "run")["state"] == "complete"
+
+
+def test_a_disk_that_is_full_from_the_beginning_leaves_nothing(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise InputError("cannot write run.json: No space left on device", "the disk must have room", "make some")
+
+    monkeypatch.setattr("morphsearch.loop.rundir.write_json", full)
+    with pytest.raises(InputError, match="No space left"):
+        start(SparsifyConfig(str(searched), 0.6, epochs=1, recipe=RECIPE), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -33,6 +33,13 @@ def test_unknown_field_names_the_nearest() -> None:
     [
         ("epochs", 0),
         ("epochs", math.nan),
+        ("epochs", math.inf),
+        ("epochs", 1e308),
+        ("lr", 1e308),
+        ("lr", 1e31),
+        ("weight_decay", 1e40),
+        ("batch_size", 10**20),
+        ("accumulate", 10**400),
         ("batch_size", 0),
         ("batch_size", 2.5),
         ("batch_size", True),

@@ -18,6 +18,7 @@ from training_fakes import TinyNet, fake_data, tiny_net
 
 from morphsearch.errors import DivergedError, InputError, MorphError, StoppedError, UsageError
 from morphsearch.files import read_lines, read_tensors
+from morphsearch.locks import held
 from morphsearch.training import Recipe, RetrainResult, evaluate, load_result, retrain, retraining
 
 RECIPE = Recipe(epochs=3, batch_size=8, lr=0.1, precision="fp32", channels_last=False)
@@ -159,6 +160,19 @@ def test_a_folder_of_another_retraining_is_refused(tmp_path: Path, change: dict[
     with pytest.raises(UsageError) as caught:
         run(tmp_path, **change)
     assert next(iter(change)) in caught.value.arrived or "lr" in caught.value.arrived
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with held(tmp_path, ""), pytest.raises(UsageError, match="another process works on"):
+        run(tmp_path)
+    assert not list(tmp_path.iterdir())
+    run(tmp_path)
+
+
+def test_lines_that_are_no_objects_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('3\n"epoch"\n[1]\nnull\n')
+    run(tmp_path)
+    assert [line["epoch"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
 def test_another_architecture_in_the_checkpoint_is_named(tmp_path: Path) -> None:

@@ -29,11 +29,12 @@ def command(run_dir: Path, allow_code: bool, quiet: bool, as_json: bool) -> None
     from morphsearch.loop import run
     from morphsearch.sparsity import run as sparsity
 
+    going_on = resume_command(run_dir, allow_code=allow_code)
     if sparsity.is_sparsification(run_dir):
-        with listening(quiet=quiet) as listener, resuming_with(resume_command(run_dir, allow_code=allow_code)):
+        with listening(quiet=quiet) as listener, resuming_with(going_on, run_dir):
             sparse = sparsity.resume(run_dir, listener=listener, allow_code=allow_code)
         sparsify.show_result(sparse, as_json)
         return
-    with listening(quiet=quiet) as listener, resuming_with(resume_command(run_dir, allow_code=allow_code)):
+    with listening(quiet=quiet) as listener, resuming_with(going_on, run_dir):
         result = run.resume(run_dir, listener=listener, allow_code=allow_code)
     show_result(result, as_json, allow_code=allow_code)

@@ -68,7 +68,7 @@ def command(
     searched_run(run_dir)
     from morphsearch.loop import retraining
 
-    with listening(quiet=quiet) as listener, resuming_with(current().line):
+    with listening(quiet=quiet) as listener, resuming_with(current().line, run_dir):
         comparison = retraining.retrain_run(
             run_dir,
             iterations="all" if every else list(iteration) or None,

@@ -128,7 +128,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     run_dir = run_dir or new_run_dir(config.model)
     remember(run_dir)
     going_on = resume_command(run_dir, allow_code=config.allow_code)
-    with listening(quiet=values["quiet"]) as listener, resuming_with(going_on):
+    with listening(quiet=values["quiet"]) as listener, resuming_with(going_on, run_dir):
         result = run.start(config, run_dir, listener=listener, data=data)
     show_result(result, values["as_json"])
 
