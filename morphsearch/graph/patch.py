@@ -55,7 +55,7 @@ def patch_modules(
         tapes.append(Tape(twin, plan.ids, plan.first_free, tape.decisions))
         return tapes[-1]
 
-    seen = _seen(seed, paths, example_inputs, tape)
+    seen = seen_in(seed, paths, example_inputs, tape)
 
     def repair_of(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
@@ -121,14 +121,16 @@ def _written(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What the trace of a module of the seed gave, and the arguments that it was traced for."""
+class Seen:
+    """What the trace of a module of the seed gave, the arguments that it was traced for, and how many parts those have
+    that are tuples."""
 
     fixed: Fixed
+    lengths: dict[str, int]
     facts: dict[str, NodeFacts]
 
 
-def _seen(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> dict[str, _Seen]:
+def seen_in(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> dict[str, Seen]:
     """Run the seed through the traces of its modules at `paths`; those that cannot be traced, or are called in several
     ways, are left out. Every module is run once for all rewrites of a recording: the seed's code does not change."""
     missing = [path for path in paths if path not in tape.traces]
@@ -141,6 +143,7 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
     """Fill ``tape.traces`` for `paths`; a module whose trace does not do what its code does is left out."""
     modules = modules_of(seed)
     fixed: dict[str, Fixed] = {}
+    lengths: dict[str, dict[str, int]] = {}
     watches: dict[str, Watch] = {}
     tapes: list[Tape] = []
 
@@ -150,9 +153,10 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
 
     def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
+            own = vars(modules[path])["forward"]
             graph = _traced(modules[path], given, tapes, tape.graphs)
             if graph is not None:
-                fixed[path] = given
+                fixed[path], lengths[path] = given, own.lengths
                 watches[path] = Watch(modules[path], graph, tapes)
             return watches.get(path)
 
@@ -171,7 +175,7 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
         return
     for path in paths:
         one = watches.get(path) if modules[path] not in several else None
-        tape.traces[path] = _Seen(fixed[path], one.facts) if one is not None else None
+        tape.traces[path] = Seen(fixed[path], lengths[path], one.facts) if one is not None else None
 
 
 def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape], memo: Memo) -> fx.Graph | None:
