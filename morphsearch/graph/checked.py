@@ -127,7 +127,6 @@ def _attempt(
             twin = patch_modules(
                 graph.model, twin, list(paths), graph.example_inputs, tape, graph.resolution, plan, multiplicity
             )
-            tidy()
         patched = bool(paths) and not edited
         try:
             _, order = check(twin, graph.example_inputs, tape, plan, patched=patched, foreseen=edited or ())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from morphsearch.graph.recording import run_tape
 from morphsearch.graph.repair import Repair
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.running import NodeFacts, Watch
+from morphsearch.graph.steps import forget_frames
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import Memo, trace
 from morphsearch.graph.written import Site, watching, write
@@ -82,9 +83,11 @@ def patch_modules(
             fit,
             beside={path: twin_modules[path] for path in untraced if path not in own},
         ) as watches,
-        suppress(GraphError),  # the check that follows says what is still wrong
     ):
-        run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,), like=tape)
+        try:
+            run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,), like=tape)
+        except GraphError as error:  # the check that follows says what is still wrong
+            forget_frames(error)
     paths = [path for path in paths if twin_modules[path] not in several]
     known: Patched = {}
     for path in paths:
@@ -165,7 +168,8 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
     try:
         with _all_running({modules[path]: watch(path) for path in paths}) as several:
             run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,), like=tape)
-    except GraphError:
+    except GraphError as error:
+        forget_frames(error)
         half = len(paths) // 2
         if not half:
             tape.traces[paths[0]] = None
