@@ -12,6 +12,7 @@ from torch import nn
 
 from morphsearch.errors import GraphError
 from morphsearch.graph.dependence import Dependent, mark_dependent, not_of_data
+from morphsearch.graph.foreseen import edit_foreseen
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.patch import patch_modules
 from morphsearch.graph.paths import class_written, modules_of
@@ -45,10 +46,16 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
     first: Mismatch | None = None
     # On real numbers a network may write into its own parameters: then every attempt has others.
     made: Made | None = {} if graph.on_meta and not meta else None
+    # What an earlier rewrite could foresee is nearly always what this one needs, too.
+    ahead = graph.tape.foreseen
     while True:
         plan = make_plan(graph.tape, graph.resolution, multiplicity)
         try:
-            return _attempt(graph, plan, multiplicity, tuple(patched), meta, made), plan
+            return _attempt(graph, plan, multiplicity, tuple(patched), ahead, meta, made), plan
+        except _Unforeseen as error:
+            forget_frames(error)
+            tidy()
+            ahead = ()
         except Mismatch as mismatch:
             forget_frames(mismatch)
             tidy()
@@ -57,6 +64,11 @@ def rewrite_checked(graph: ConvGraph, multiplicity: np.ndarray, *, meta: bool = 
                 raise mismatch from first
             patched += suspects
             first = first or mismatch
+            ahead = tuple(patched)
+
+
+class _Unforeseen(Mismatch):
+    """The check of a network whose patches were foreseen failed: a repair looks closer."""
 
 
 def _suspects(graph: ConvGraph, multiplicity: np.ndarray, mismatch: Mismatch, known: Sequence[str]) -> list[str]:
@@ -95,20 +107,38 @@ def _attempt(
     plan: Plan,
     multiplicity: np.ndarray,
     paths: tuple[str, ...],
+    ahead: tuple[str, ...],
     meta: bool,
     made: Made | None,
 ) -> nn.Module:
+    """A network with its modules at `paths` patched, by what is foreseen in those at `ahead` where that says it.
+
+    Raises:
+        _Unforeseen: that was not enough.
+        Mismatch: an operation cannot follow.
+    """
+    tape = graph.tape
     for _ in range(2):
-        twin = rebuild(graph.model, graph.tape, plan, meta=meta, made=made)
-        if paths:
+        twin = rebuild(graph.model, tape, plan, meta=meta, made=made)
+        edited: list[str] | None = None
+        if ahead and multiplicity.max(initial=1) <= 1:  # copies of a unit could stand where others were
+            edited = edit_foreseen(graph.model, twin, ahead, graph.example_inputs, tape, graph.resolution, multiplicity)
+        if paths and not edited:
             twin = patch_modules(
-                graph.model, twin, list(paths), graph.example_inputs, graph.tape, graph.resolution, plan, multiplicity
+                graph.model, twin, list(paths), graph.example_inputs, tape, graph.resolution, plan, multiplicity
             )
-            tidy()
-        _, order = check(twin, graph.example_inputs, graph.tape, plan, patched=bool(paths))
+        patched = bool(paths) and not edited
+        try:
+            _, order = check(twin, graph.example_inputs, tape, plan, patched=patched, foreseen=edited or ())
+        except Mismatch as mismatch:
+            if edited:
+                raise _Unforeseen(mismatch.operation, mismatch.reason) from mismatch
+            raise
         if not order:
-            if plan.stale and graph.tape.state is not None:
-                put_back(dict(twin.named_modules()), graph.tape.state.before(plan.stale))
+            if edited:
+                tape.foreseen = ahead
+            if plan.stale and tape.state is not None:
+                put_back(dict(twin.named_modules()), tape.state.before(plan.stale))
             return twin
         rearrange(plan, order)
     raise Mismatch(-1, "the order in which channels arrive depends on itself")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from morphsearch.graph.recording import run_tape
 from morphsearch.graph.repair import Repair
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.running import NodeFacts, Watch
+from morphsearch.graph.steps import forget_frames
 from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import Memo, trace
 from morphsearch.graph.written import Site, watching, write
@@ -55,7 +56,7 @@ def patch_modules(
         tapes.append(Tape(twin, plan.ids, plan.first_free, tape.decisions))
         return tapes[-1]
 
-    seen = _seen(seed, paths, example_inputs, tape)
+    seen = seen_in(seed, paths, example_inputs, tape)
 
     def repair_of(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
@@ -82,9 +83,11 @@ def patch_modules(
             fit,
             beside={path: twin_modules[path] for path in untraced if path not in own},
         ) as watches,
-        suppress(GraphError),  # the check that follows says what is still wrong
     ):
-        run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,), like=tape)
+        try:
+            run_tape(twin, example_inputs, blank=blank_twin, modes=(tape.on_meta,), like=tape)
+        except GraphError as error:  # the check that follows says what is still wrong
+            forget_frames(error)
     paths = [path for path in paths if twin_modules[path] not in several]
     known: Patched = {}
     for path in paths:
@@ -121,14 +124,16 @@ def _written(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What the trace of a module of the seed gave, and the arguments that it was traced for."""
+class Seen:
+    """What the trace of a module of the seed gave, the arguments that it was traced for, and how many parts those have
+    that are tuples."""
 
     fixed: Fixed
+    lengths: dict[str, int]
     facts: dict[str, NodeFacts]
 
 
-def _seen(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> dict[str, _Seen]:
+def seen_in(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> dict[str, Seen]:
     """Run the seed through the traces of its modules at `paths`; those that cannot be traced, or are called in several
     ways, are left out. Every module is run once for all rewrites of a recording: the seed's code does not change."""
     missing = [path for path in paths if path not in tape.traces]
@@ -141,6 +146,7 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
     """Fill ``tape.traces`` for `paths`; a module whose trace does not do what its code does is left out."""
     modules = modules_of(seed)
     fixed: dict[str, Fixed] = {}
+    lengths: dict[str, dict[str, int]] = {}
     watches: dict[str, Watch] = {}
     tapes: list[Tape] = []
 
@@ -150,9 +156,10 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
 
     def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
+            own = vars(modules[path])["forward"]
             graph = _traced(modules[path], given, tapes, tape.graphs)
             if graph is not None:
-                fixed[path] = given
+                fixed[path], lengths[path] = given, own.lengths
                 watches[path] = Watch(modules[path], graph, tapes)
             return watches.get(path)
 
@@ -161,7 +168,8 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
     try:
         with _all_running({modules[path]: watch(path) for path in paths}) as several:
             run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,), like=tape)
-    except GraphError:
+    except GraphError as error:
+        forget_frames(error)
         half = len(paths) // 2
         if not half:
             tape.traces[paths[0]] = None
@@ -171,7 +179,7 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
         return
     for path in paths:
         one = watches.get(path) if modules[path] not in several else None
-        tape.traces[path] = _Seen(fixed[path], one.facts) if one is not None else None
+        tape.traces[path] = Seen(fixed[path], lengths[path], one.facts) if one is not None else None
 
 
 def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape], memo: Memo) -> fx.Graph | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,19 @@ from morphsearch.graph.tape import Slot, Tape
 
 
 def check(
-    model: nn.Module, example_inputs: Any, seed: Tape, plan: Plan, *, patched: bool = False
+    model: nn.Module,
+    example_inputs: Any,
+    seed: Tape,
+    plan: Plan,
+    *,
+    patched: bool = False,
+    foreseen: Collection[str] = (),
 ) -> tuple[Tape, dict[Slot, np.ndarray]]:
     """Record the rewritten network with the plan's identifiers.
+
+    Args:
+        patched: code was patched, and every node of it looked at: it may move elements in another way.
+        foreseen: modules whose code got other sizes that nobody has looked at: they must do what the seed's do.
 
     Returns:
         The new tape, and for slots of columns that must be rearranged the order of arrival as identifiers.
@@ -55,7 +65,7 @@ def check(
         known = pinned[(pinned > 0) & (pinned < plan.free.size)]
         if plan.free[known].any():
             raise Mismatch(operation, f"what could leave before no longer can ({why})")
-    check_steps(seed, tape, plan)
+    check_steps(seed, tape, plan, foreseen)
     plan.stale = stale_in(seed.caches, tape.caches)
     seed.stale |= plan.stale
     found = numbers_of(tape)

@@ -46,8 +46,8 @@ def uncollected() -> Iterator[None]:
 
 
 def tidy() -> None:
-    """Free what lies in cycles, where the collector waits: what failed, and traces that ran, leave labels and tensors
-    in such; other runs do not. This looks at what is new since the last time only."""
+    """Free what lies in cycles, where the collector waits: what failed leaves labels and tensors in such; other runs do
+    not. This looks at what is new since the last time only."""
     if not gc.isenabled():
         gc.collect(0)
 

@@ -19,14 +19,14 @@ from morphsearch.graph.edits import (
     Recounted,
     Recreated,
     Removed,
-    Resized,
     Selection,
     count_place,
     with_count,
 )
-from morphsearch.graph.following import by_class, line_of, new_shape, positions, told, varying, with_images
+from morphsearch.graph.following import by_class, line_of, new_shape, positions, varying
 from morphsearch.graph.labels import LOOSE, Labels, along
 from morphsearch.graph.plan import Plan, repeat_runs
+from morphsearch.graph.resizing import RESIZES, resized
 from morphsearch.graph.resolve import Resolution
 from morphsearch.graph.rules.moving import CREATING
 from morphsearch.graph.running import InPlaceOf, NodeFacts
@@ -365,51 +365,17 @@ class Repair(InPlaceOf):
         """A view, or an expansion, to sizes that are written down, or taken from another tensor: those that went wrong
         become numbers."""
         facts = self.seed.get(n.name)
-        if name_of(n) not in ("view", "reshape", "unflatten", *EXPANDS) or facts is None or facts.labels is None:
+        if name_of(n) not in RESIZES or facts is None or facts.labels is None:
             return None
         wanted = new_shape(facts.labels, self.seed_tape, self.resolution, self.multiplicity)
         if wanted is None or (isinstance(result, Tensor) and tuple(result.shape) == wanted):
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        if kwargs or not args or not isinstance(args[0], Tensor):
+        found = resized(n, args, kwargs, result, wanted)
+        if found is None:
             return None
-        if name_of(n) == "unflatten":
-            return self._unflatten(n, args, wanted)
-        sizes = list(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else list(args[1:])
-        if len(sizes) != len(wanted) or not all(isinstance(size, int) for size in sizes):
-            return None
-        if name_of(n) in EXPANDS:
-            known = told(args[0], sizes, wanted)
-            wanted = tuple(fit if tells else size for fit, tells, size in zip(wanted, known, sizes, strict=True))
-            if isinstance(result, Tensor) and tuple(result.shape) == wanted:
-                return None
-        # What follows the batch and the image stays as it was written: on the example inputs it agrees already.
-        wrong = [dim for dim, size in enumerate(sizes) if size not in (-1, wanted[dim])]
-        beside = with_images(sizes, wrong) if name_of(n) not in EXPANDS else None
-        for dim in wrong:
-            sizes[dim] = -1 if dim == beside else wanted[dim]
-        try:
-            resized: Tensor = args[0].expand(sizes) if name_of(n) in EXPANDS else args[0].reshape(sizes)
-        except RuntimeError:
-            return None
-        if tuple(resized.shape) != wanted:
-            return None
-        self.log.edits += [Resized(n.name, dim, sizes[dim], len(wanted)) for dim in wrong]
-        return resized
-
-    def _unflatten(self, n: fx.Node, args: Any, wanted: tuple[int, ...]) -> Tensor | None:
-        """The sizes that one dimension is laid out along."""
-        source, dim, given = args
-        first, sizes = dim % source.dim(), list(given)
-        wrong = [place for place, size in enumerate(sizes) if size not in (-1, wanted[first + place])]
-        for place in wrong:
-            sizes[place] = wanted[first + place]
-        try:
-            result: Tensor = source.unflatten(dim, sizes)
-        except RuntimeError:
-            return None
-        self.log.edits += [Resized(n.name, place, sizes[place], len(sizes)) for place in wrong]
-        return result
+        self.log.edits += found[1]
+        return found[0]
 
 
 def _fill_value(node: fx.Node) -> float:

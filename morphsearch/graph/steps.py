@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +67,12 @@ def _paired(seed: Tape, tape: Tape, plan: Plan) -> dict[int, int]:
     return dict(zip(wanted, steps, strict=True))
 
 
-def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
+def check_steps(seed: Tape, tape: Tape, plan: Plan, exactly: Collection[str] = ()) -> None:
     """Operation by operation the new network does what the seed does, to the channels that are left of the same.
 
     Couplings alone do not say so: what takes the first four channels, whichever they are, doubles or turns them, and
     puts them back couples nothing. In code that was patched, operations that only move elements are others; there the
-    patch has looked at each of them.
+    patch has looked at each of them. The modules `exactly` must have the seed's operations one to one.
 
     Raises:
         Mismatch: another operation, or other channels.
@@ -85,9 +86,13 @@ def check_steps(seed: Tape, tape: Tape, plan: Plan) -> None:
     ran, found = _by_module(seed), _by_module(tape)
     for module, places in ran.items():
         there = found.get(module, [])
-        if not _alike(seed, places, tape, there):  # a slice up to a width that is written down is none below that
+        alike = _alike(seed, places, tape, there)
+        if not alike and module in exactly:
+            raise Mismatch(places[0], "its code does something else at these widths")
+        if not alike:  # a slice up to a width that is written down is none below that
             places, there = _unsliced(seed, places), _unsliced(tape, there)
-        if _alike(seed, places, tape, there):
+            alike = _alike(seed, places, tape, there)
+        if alike:
             pairs.update(zip(places, there, strict=True))
     _check_outputs(seed, tape)
     for index in sorted(pairs):

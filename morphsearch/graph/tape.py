@@ -188,6 +188,7 @@ class Tape:
         self.visited: set[str] = set()
         self.graphs: dict[Any, Any] = {}  # traces of modules, by what makes modules alike
         self.traces: dict[str, Any] = {}  # what traces of modules gave, by path, for every rewrite
+        self.foreseen: tuple[str, ...] = ()  # modules in which a rewrite was proven with sizes that they told
         self.written: dict[str, Any] = {}  # what calls with sizes gave in code that cannot be traced, by path
         self.watched: dict[str, Any] = {}  # which of their nodes is which operation, by path
         self.calls: dict[str, Call | None] = {}  # how modules were called; None: several times

@@ -21,7 +21,9 @@ from morphsearch.graph.outside import kept_outside
 from morphsearch.graph.state import as_it_was
 
 
-class _Proxy(fx.Proxy):
+class _Parts(fx.Proxy):
+    """What code takes apart."""
+
     def __len__(self) -> int:
         count = self.tracer.parts(self.node) if isinstance(self.tracer, _Tracer) else None
         return super().__len__() if count is None else count
@@ -32,6 +34,13 @@ class _Proxy(fx.Proxy):
         caller = sys._getframe(1)
         count = _taken_apart(caller.f_code, caller.f_lasti)
         return self.tracer.iter(self) if count is None else (self[i] for i in range(count))  # type: ignore[index]
+
+    def __getattr__(self, name: str) -> fx.proxy.Attribute:
+        return _Attribute(self, name)
+
+
+class _Attribute(_Parts, fx.proxy.Attribute):
+    """``b, n, c = x.shape``."""
 
 
 def _taken_apart(code: CodeType, place: int) -> int | None:
@@ -48,7 +57,7 @@ class _Tracer(fx.Tracer):
         self.lengths = lengths or {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return _Parts(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True

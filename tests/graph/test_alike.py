@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from morphsearch.graph import checked, record, rewrite
 from morphsearch.graph.edits import PatchLog, Resized, apply_edits
+from morphsearch.graph.tape import Tape
 from morphsearch.graph.tracing import alike, trace
 
 
@@ -219,3 +220,26 @@ def test_trials_that_failed_keep_no_network(monkeypatch: pytest.MonkeyPatch) -> 
     graph.shrink({name: range(0, graph.widths[name], 2) for name in graph.free})
     assert len(alive) > 2
     assert alive == [0] * len(alive)
+
+
+def test_traces_keep_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a network is recorded nobody collects cycles: recordings that a trace would keep alive pile up."""
+    tapes: list[weakref.ref[Tape]] = []
+    begin = Tape.__init__
+
+    def begun(tape: Tape, *args: Any, **kwargs: Any) -> None:
+        begin(tape, *args, **kwargs)
+        tapes.append(weakref.ref(tape))
+
+    monkeypatch.setattr(Tape, "__init__", begun)
+    monkeypatch.setattr(checked, "tidy", lambda: None)
+    monkeypatch.setattr(checked, "edit_foreseen", lambda *_: None)  # a repair runs
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), Shuffle(2), nn.Conv2d(12, 5, 1)).eval()
+    gc.disable()
+    try:
+        graph = record(model, torch.randn(2, 3, 8, 8))
+        assert graph.tape.traces, "a trace of the shuffle ran"
+        assert len(tapes) > 3
+        assert [one() for one in tapes if one() is not None] == [graph.tape]
+    finally:
+        gc.enable()
