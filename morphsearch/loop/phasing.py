@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from morphsearch.arguments import named_arguments
 from morphsearch.errors import UsageError
-from morphsearch.loop.checks import check_arguments, judges
+from morphsearch.loop.checks import judges
 from morphsearch.loop.judging import told
 from morphsearch.loop.selection import capped, fill_up
 from morphsearch.loop.weighing import Weighing
@@ -37,7 +37,6 @@ class Phasing(Weighing):
         loss: Callable[[], float],
         on_step: Callable[[dict[str, int], float], None] | None = None,
         train: Callable[[dict[str, int], float], float] | None = None,
-        steps: int | None = None,
     ) -> int:
         """Let a strategy that judges by evaluation choose the widths; to be called right before ``morph()``.
 
@@ -47,8 +46,6 @@ class Phasing(Weighing):
             on_step: hears widths and their loss on the way.
             train: for strategies that try candidates out (`trials`): trains ``search.graph.resize(widths)`` for a share
                 of the epochs, and returns its loss on held-out data, infinity where it diverged.
-            steps: how many optimizer steps those trainings have together, if that is known: how much short trainings
-                mislead depends on it.
 
         Returns:
             How often the strategy evaluated; 0 for one that has no such phase.
@@ -57,7 +54,6 @@ class Phasing(Weighing):
             UsageError: a function that is none, or does not return a number. DivergedError: a loss is NaN.
         """
         self._require_going_on("run_phase()")
-        check_arguments(steps=steps)
         self._require_own()
         share, round_to, together = self.rules.shrink_to, self.rules.round_to, self.strategy.together
         phase = Phase(
@@ -78,7 +74,6 @@ class Phasing(Weighing):
                 load=self.budgets.load,
             ),
             train=told(train, "train", together=together) if train is not None else None,
-            steps=steps,
         )
         self.strategy.run_phase(phase)
         self._phased = True

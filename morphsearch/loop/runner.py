@@ -16,7 +16,7 @@ from morphsearch import plugins
 from morphsearch.data import DataSplits
 from morphsearch.errors import DivergedError, InputError, StoppedError
 from morphsearch.loop.architecture import Architecture
-from morphsearch.loop.config import schedule_note, steps_of
+from morphsearch.loop.config import schedule_note
 from morphsearch.loop.recovery import Recovery, ready
 from morphsearch.loop.results import SearchResult
 from morphsearch.loop.rundir import progress_of
@@ -300,10 +300,7 @@ class Runner:
 
         trains = not self.search.strategy.needs_training
         calls = self.search.run_phase(
-            HeldOut(self.search.model, self.data.val),
-            None if trains else on_step,
-            trying if trains else None,
-            steps=steps_of(self.recipe, len(self.data.train)) if trains else None,
+            HeldOut(self.search.model, self.data.val), None if trains else on_step, trying if trains else None
         )
         if self.search.run is not None:
             seconds = time.monotonic() - began - trying.seconds

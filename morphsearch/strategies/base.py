@@ -34,7 +34,6 @@ class Phase:
             single units.
         train: the held-out loss of a new network of the given widths, trained from scratch for a share of the search's
             epochs; None where nobody can train one. Always the same for the same widths.
-        steps: how many optimizer steps all trainings of the phase have together; None where that is not known.
         on_step: to be told widths and loss on the way.
         evaluations: how often the strategy evaluated; it counts.
     """
@@ -52,11 +51,10 @@ class Phase:
         meets: Fits | None = None,
         fill: Callable[[Widths], Widths] | None = None,
         train: Callable[[Widths, float], float] | None = None,
-        steps: int | None = None,
     ) -> None:
         self.meets: Fits = meets or fits
         self.fill: Callable[[Widths], Widths] = fill or (lambda widths: widths)
-        self.train, self.steps = train, steps
+        self.train = train
         self.model, self.graph, self.widths = model, graph, dict(graph.widths)
         self.loss, self.fits, self.load, self.round_to = loss, fits, load, round_to
         self.on_step: Callable[[Widths, float], None] = on_step or (lambda widths, loss: None)

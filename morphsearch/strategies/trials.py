@@ -5,13 +5,11 @@ falls to zero tells most of that: Radosavovic et al. (arXiv 2003.13678, section 
 trainings of ten epochs, and EfficientNet (arXiv 1905.11946, section 3.3) finds its coefficients on a small grid. Free
 widths are far too many to be tried one by one, so candidates are *shapes* (:mod:`~morphsearch.strategies.shapes`): two
 or three numbers. Every candidate costs what the budget allows, the first is uniform scaling, and the answer is the
-floor of a valley fitted to all of them (:mod:`~morphsearch.strategies.valley`), not the luckiest, carried on to a
-training as long as all trials together. For short trainings favour shapes that learn fast, which are those with wide
-early layers, and the less so the longer they are: after `s` optimizer steps the best shape stands about
-``31 / sqrt(s)`` too far along ``early``. On CIFAR-10 MobileNetV1 at half its FLOPs was best at about 0.85, 0.7 and 0.5
-after 3.5, 6 and 12 epochs of 351 steps, and ResNet-20 at a quarter of its FLOPs at -0.24 and -0.55 after 4.5 and 12,
-which give 31 and 32. Of the other axes no such law is known; what is seen along them is divided by the root of the
-number of trials, and so is ``early`` where trials are shorter than those were.
+floor of a valley fitted to all of them (:mod:`~morphsearch.strategies.valley`), not the luckiest, and a step back
+towards uniform scaling: short trainings favour shapes that learn fast, and the less so the longer they are. On CIFAR-10
+MobileNetV1 at half its FLOPs was best at about 0.85, 0.7 and 0.5 along one axis after trainings of 3.5, 6 and 12
+epochs, roughly one over the square root of their lengths; the answer is meant for a training as long as all trials
+together.
 
 All candidates begin with the same seed and see the same images in the same order. No unit of the seed is judged: the
 architecture begins with fresh weights.
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 
 
 STEP = 0.5
-LEAD = 31.0  # how far `early` stands too far after a training, times the square root of its steps
-SHORTEST = 1000  # steps of a trial from which on that is known
 
 
 class Trials(TrainingFree):
@@ -140,7 +136,8 @@ class Trials(TrainingFree):
             here = valley.floor()
             # Each axis is looked along once, from the best point known then; the others are spent on that point itself.
             attempt(tuple(self.step if axis == number else value for axis, value in enumerate(here)))
-        self.point = _later(shapes.axes, valley.floor(), trials, context.steps)
+        # As far as a training `trials` times as long would go.
+        self.point = tuple(value / trials**0.5 for value in valley.floor())
         there = ", ".join(f"{axis} {value:+.2g}" for axis, value in zip(shapes.axes, self.point, strict=True) if value)
         self.notes = (
             f"{len(known)} shapes were trained for 1/{trials} of the epochs each; for a training of "
@@ -166,17 +163,6 @@ class Trials(TrainingFree):
     def scores(self) -> Tensor:
         """`u` ones: no unit is judged."""
         return torch.ones(self._num_units)
-
-
-def _later(axes: Sequence[str], floor: Sequence[float], trials: int, steps: int | None) -> tuple[float, ...]:
-    """Where the floor of the valley will lie after a training of `steps`, `trials` times as long as those that were
-    seen."""
-    root: float = trials**0.5
-    known = steps is not None and steps >= SHORTEST * trials
-    back = LEAD * (root - 1) / steps**0.5 if known and steps else 0.0
-    return tuple(
-        value - back if known and axis == "early" else value / root for axis, value in zip(axes, floor, strict=True)
-    )
 
 
 def _numbers(point: Any) -> tuple[float, ...]:

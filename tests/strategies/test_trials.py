@@ -18,7 +18,6 @@ from morphsearch.loop.budget import Budgets
 from morphsearch.models import build_seed
 from morphsearch.strategies import get
 from morphsearch.strategies.shapes import Shapes
-from morphsearch.strategies.trials import Trials
 from morphsearch.strategies.valley import Valley
 from morphsearch.testing.networks import NETWORKS, example_inputs
 
@@ -167,39 +166,6 @@ def test_own_loops_bring_a_training_of_their_own():
     # Fewer parameters, less loss: the answer has fewer than uniform scaling, which was tried first.
     assert all(width >= uniform[name] for name, width in tried[0].items())  # and what room rounding left is filled
     assert train(found.widths, 0.1) < train(tried[0], 0.1)
-
-
-def answered(steps):
-    """The point that trials answers where uniform scaling and a shape of wide early layers learn equally well."""
-    search = ms.Search(NETWORKS["plain"](), example_inputs(), "flops=50%", strategy="trials")
-    search.run_phase(lambda: 0.0, train=lambda widths, share: 1.0, steps=steps)
-    return search.strategy.point
-
-
-def test_what_short_trainings_favour_is_taken_off_the_answer():
-    early, middle = answered(None)
-    assert early > 0
-    shorter, longer = answered(6_000), answered(60_000)
-    assert shorter[0] < longer[0] < early * 3**0.5  # trials alike show it at once, the shorter the more wrongly
-    assert shorter[1] == longer[1] == middle
-    assert answered(600) == (early, middle)  # too short for that
-
-
-def test_a_search_says_how_long_its_trials_are(tmp_path, monkeypatch):
-    told = []
-    phase = Trials.run_phase
-    monkeypatch.setattr(Trials, "run_phase", lambda self, context: told.append(context.steps) or phase(self, context))
-    searched(tmp_path)
-    epochs = sum(event["epochs"] for event in trials_of(tmp_path))
-    images, batch = len(load("digits").train), json.loads((tmp_path / "run.json").read_text())["recipe"]["batch_size"]
-    assert told == [int(epochs * images / batch)]
-
-
-@pytest.mark.parametrize("steps", [0, -1, 2.5, "many"])
-def test_a_number_of_steps_that_is_none_is_refused(steps):
-    search = ms.Search(NETWORKS["plain"](), example_inputs(), "flops=50%", strategy="trials")
-    with pytest.raises(UsageError, match="steps"):
-        search.run_phase(lambda: 0.0, train=lambda widths, share: 1.0, steps=steps)
 
 
 @pytest.mark.parametrize("options", [{"trials": 1}, {"trials": 2.5}, {"step": 0}, {"limit": 0.5}, {"step": "a"}])
