@@ -46,8 +46,7 @@ class Gates:
         joined = np.concatenate(units) if units else np.zeros(0, np.int64)
         self._index = torch.from_numpy(np.where(joined >= 0, joined, count))
         self._sizes = [part.size for part in units]
-        count = len(self._flat)
-        self._flat_sizes, self._wide_sizes = self._sizes[:count], self._sizes[count:]
+        self._flat_sizes, self._wide_sizes = self._sizes[: len(self._flat)], self._sizes[len(self._flat) :]
         self._dtypes = {place.tensor.dtype for place in self._flat}
         names = [place.name for place in self._flat] + list(dict.fromkeys(place.name for place in self._wide))
         numbers = {name: number for number, name in enumerate(names)}

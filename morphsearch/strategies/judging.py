@@ -107,13 +107,12 @@ class Spared:
     """
 
     def __init__(self, graph: ConvGraph) -> None:
-        self._group = np.asarray(graph.unit_group, np.int64)
-        widths = np.bincount(self._group, minlength=len(graph.groups))
+        widths = np.bincount(np.asarray(graph.unit_group, np.int64), minlength=len(graph.groups))
         floors = np.array([group.floor > 0 for group in graph.groups.values()], bool)
-        self._occupied = np.nonzero(widths)[0]
-        self._starts = (np.cumsum(widths) - widths)[self._occupied]
-        self._place = np.repeat(np.arange(len(self._starts)), widths[self._occupied])
-        self._floors = floors[self._occupied]
+        occupied = np.nonzero(widths)[0]
+        self._starts = (np.cumsum(widths) - widths)[occupied]
+        self._place = np.repeat(np.arange(len(self._starts)), widths[occupied])
+        self._floors = floors[occupied]
         self._elsewhere: tuple[Tensor, Tensor, Tensor] | None = None
 
     def best(self, scores: Tensor) -> Tensor:
@@ -126,12 +125,11 @@ class Spared:
             return torch.zeros(0, dtype=torch.int64, device=scores.device)
         if scores.device.type != "cpu":
             return self._best_elsewhere(scores)
-        # A tenth of what scatters take: they look for the place of every unit, which lie in order.
+        # Fewer and lighter calls than scatters, which look for the place of every unit: here they lie in order.
         values = scores.detach().numpy()
         most = np.maximum.reduceat(values, self._starts)
-        reached = np.append(
-            np.flatnonzero(values == most[self._place]), len(values) - 1
-        )  # not even one, where all is NaN
+        # With one more, since nothing is equal where all is NaN.
+        reached = np.append(np.flatnonzero(values == most[self._place]), len(values) - 1)
         return torch.from_numpy(reached[np.searchsorted(reached, self._starts)][self._floors])
 
     def _best_elsewhere(self, scores: Tensor) -> Tensor:

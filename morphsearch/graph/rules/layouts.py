@@ -14,7 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from morphsearch.graph.labels import Labels, aligned_dims
-from morphsearch.graph.tape import Aligned, Tape
+from morphsearch.graph.layout import Aligned
+from morphsearch.graph.tape import Tape
 
 RECENT = 24  # reshapes that are still looked for: what computes in a layout comes soon after it
 
