@@ -19,7 +19,7 @@ from morphsearch.graph.known import computed
 from morphsearch.graph.rules.imaginary import comes_from, meets_complex
 from morphsearch.graph.schemas import full_name, spoken_name
 from morphsearch.graph.shapes import quick_shape
-from morphsearch.graph.tape import Call, Tape, Untraceable
+from morphsearch.graph.tape import Call, Tape, Untraceable, Values
 from morphsearch.graph.tensors import tensors_in
 
 
@@ -56,14 +56,17 @@ def recording(tape: Tape, rules: Rules) -> Iterator[None]:
         tape.module_stack.append(name)
         tape.visited.add(name)
         if tape.keeps_calls and tape.on_meta and not type(module).__module__.startswith("torch.nn."):
-            tape.calls[name] = None if name in tape.calls else Call.of(args)
+            tape.calls[name] = None if name in tape.calls else Call(Values.of(args, tape.names))
         if not tape.muted and rules.module_rule(module) is not None:
             whole.append(module)
             tape.muted += 1
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        if id(module) not in tape.module_names:
+        name = tape.module_names.get(id(module))
+        if name is None:
             return
+        if tape.keeps_calls and (call := tape.calls.get(name)) is not None:
+            call.made = Values.of(output, tape.names)
         if whole and whole[-1] is module:
             whole.pop()
             tape.muted -= 1

@@ -9,10 +9,7 @@ moves channels and does not bring what it should is replaced by a selection of t
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +17,7 @@ import numpy as np
 from torch import fx, nn
 
 from morphsearch.errors import GraphError
+from morphsearch.graph.alone import seen_alone
 from morphsearch.graph.edits import Patched, apply_edits
 from morphsearch.graph.following import new_shape
 from morphsearch.graph.labels import Labels
@@ -28,14 +26,11 @@ from morphsearch.graph.plan import Plan
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.repair import Repair
 from morphsearch.graph.resolve import Resolution
-from morphsearch.graph.running import NodeFacts, Watch
+from morphsearch.graph.running import Watch
 from morphsearch.graph.steps import forget_frames
 from morphsearch.graph.tape import Tape
-from morphsearch.graph.tracing import Memo, trace
+from morphsearch.graph.through import Fixed, Seen, through_traces, traced
 from morphsearch.graph.written import Site, watching, write
-
-# Arguments that a module is called with, and that its code may ask for: those that are None, true, false or text.
-Fixed = frozenset[tuple[str, bool | str | None]]
 
 
 def patch_modules(
@@ -60,7 +55,7 @@ def patch_modules(
 
     def repair_of(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
-            graph = _traced(twin_modules[path], given, tapes, tape.graphs)
+            graph = traced(twin_modules[path], given, tapes, tape.graphs)
             if graph is not None and seen[path].fixed == given:
                 repairs[path] = Repair(
                     twin_modules[path], graph, tapes, seen[path].facts, tape, resolution, plan, multiplicity
@@ -75,7 +70,7 @@ def patch_modules(
     paths = [path for path in paths if path in seen]
     fit = partial(new_shape, tape=tape, resolution=resolution, multiplicity=multiplicity)
     with (
-        _all_running({twin_modules[path]: repair_of(path) for path in paths}) as several,
+        through_traces({twin_modules[path]: repair_of(path) for path in paths}) as several,
         watching(
             {path: twin_modules[path] for path in own},
             tapes,
@@ -123,20 +118,13 @@ def _written(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape)
     return {path: sites for path, sites in tape.written.items() if sites or path in paths}
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the trace of a module of the seed gave, the arguments that it was traced for, and how many parts those have
-    that are tuples."""
-
-    fixed: Fixed
-    lengths: dict[str, int]
-    facts: dict[str, NodeFacts]
-
-
 def seen_in(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -> dict[str, Seen]:
     """Run the seed through the traces of its modules at `paths`; those that cannot be traced, or are called in several
     ways, are left out. Every module is run once for all rewrites of a recording: the seed's code does not change."""
     missing = [path for path in paths if path not in tape.traces]
+    if missing:
+        tape.traces |= seen_alone(seed, missing, tape)
+        missing = [path for path in missing if path not in tape.traces]
     if missing:
         _watch(seed, missing, example_inputs, tape)
     return {path: found for path in paths if (found := tape.traces[path]) is not None}
@@ -157,7 +145,7 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
     def watch(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
             own = vars(modules[path])["forward"]
-            graph = _traced(modules[path], given, tapes, tape.graphs)
+            graph = traced(modules[path], given, tapes, tape.graphs)
             if graph is not None:
                 fixed[path], lengths[path] = given, own.lengths
                 watches[path] = Watch(modules[path], graph, tapes)
@@ -166,7 +154,7 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
         return make
 
     try:
-        with _all_running({modules[path]: watch(path) for path in paths}) as several:
+        with through_traces({modules[path]: watch(path) for path in paths}) as several:
             run_tape(seed, example_inputs, blank=blank, modes=(tape.on_meta,), like=tape)
     except GraphError as error:
         forget_frames(error)
@@ -180,71 +168,3 @@ def _watch(seed: nn.Module, paths: list[str], example_inputs: Any, tape: Tape) -
     for path in paths:
         one = watches.get(path) if modules[path] not in several else None
         tape.traces[path] = Seen(fixed[path], lengths[path], one.facts) if one is not None else None
-
-
-def _traced(module: nn.Module, fixed: Fixed, tapes: list[Tape], memo: Memo) -> fx.Graph | None:
-    """The trace of a module that is called with the arguments `fixed`; nothing of it is recorded."""
-    tapes[-1].muted += 1
-    own = vars(module).pop("forward")  # ours, which asks for this
-    try:
-        if own.original is not None:
-            vars(module)["forward"] = own.original
-        return trace(module, dict(fixed), own.lengths, memo)
-    finally:
-        vars(module)["forward"] = own
-        tapes[-1].muted -= 1
-
-
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-class _Through:
-    """Stands for the forward method of a module: calls go through an interpreter of its trace."""
-
-    def __init__(self, module: nn.Module, make: Callable[[Fixed], fx.Interpreter | None]) -> None:
-        self.original = vars(module).get("forward")
-        self.call = module.forward
-        self.parameters = inspect.signature(module.forward).parameters
-        self.make = make
-        self.fixed: Fixed | None = None
-        self.lengths: dict[str, int] = {}
-        self.interpreter: fx.Interpreter | None = None
-        self.several = False  # it is called with different sets of arguments: one trace cannot stand for it
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if any(parameter.kind in _VARIABLE for parameter in self.parameters.values()):
-            return self.call(*args, **kwargs)
-        defaults = {name: p.default for name, p in self.parameters.items() if p.default is not p.empty}
-        given = defaults | dict(zip(self.parameters, args, strict=False)) | kwargs
-        fixed = frozenset((name, value) for name, value in given.items() if value is None or type(value) in (bool, str))
-        if self.fixed is None:
-            self.fixed = fixed
-            self.lengths = {name: len(value) for name, value in given.items() if isinstance(value, (tuple, list))}
-            self.interpreter = self.make(fixed)
-        self.several |= fixed != self.fixed
-        if self.interpreter is None or self.several or len(args) > len(self.parameters):
-            return self.call(*args, **kwargs)
-        places = [node for node in self.interpreter.graph.nodes if node.op == "placeholder"]
-        if len(places) != len(self.parameters):  # fx calls them what it likes, but keeps their order
-            return self.call(*args, **kwargs)
-        return self.interpreter.run(*(given.get(name) for name in self.parameters))
-
-
-@contextmanager
-def _all_running(
-    makers: dict[nn.Module, Callable[[Fixed], fx.Interpreter | None]],
-) -> Iterator[set[nn.Module]]:
-    """Calls of the modules go through what is made at the first call; yields those called in several ways."""
-    several: set[nn.Module] = set()
-    stand_ins = {module: _Through(module, make) for module, make in makers.items()}
-    for module, stand_in in stand_ins.items():
-        module.forward = stand_in
-    try:
-        yield several
-    finally:
-        for module, stand_in in stand_ins.items():
-            del module.forward
-            if stand_in.original is not None:
-                module.forward = stand_in.original
-            if stand_in.several:
-                several.add(module)

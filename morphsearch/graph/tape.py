@@ -11,7 +11,7 @@ never leave (`pin`) and where removal is not exact (`mix`); the tape only collec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,18 +60,29 @@ class Making:
 
 
 @dataclass(frozen=True)
-class Call:
-    """What a module was called with: positional arguments, and the labels that their tensors had then."""
+class Values:
+    """What a module was called with (positional arguments), or gave, and the labels that its tensors had then."""
 
-    args: Any
+    values: Any
     labels: list[tuple[Tensor, Labels]]
 
     @classmethod
-    def of(cls, args: Any) -> Call:
-        """A call that is about to run; lists are copied, since the network may go on to fill them."""
-        tensors = tensors_in(args)
+    def of(cls, values: Any, parameters: Collection[int]) -> Values | None:
+        """Values of this moment; lists are copied, since the network may go on to fill them. None where one of them is
+        a parameter (`parameters`: their identities), which another run will not know again."""
+        tensors = tensors_in(values)
+        if any(id(tensor) in parameters for tensor in tensors):
+            return None
         labels = [(tensor, getattr(tensor, "_morphsearch_labels", None)) for tensor in tensors]
-        return cls(tree_map(lambda leaf: leaf, args), [(tensor, one) for tensor, one in labels if one is not None])
+        return cls(tree_map(lambda leaf: leaf, values), [(tensor, one) for tensor, one in labels if one is not None])
+
+
+@dataclass
+class Call:
+    """One call of a module."""
+
+    given: Values | None
+    made: Values | None = None
 
 
 class Untraceable(Exception):

@@ -270,7 +270,7 @@ def alike(module: nn.Module) -> tuple[Any, ...] | None:
             if name in _INTERNAL or name not in names or (path and name == "forward"):
                 continue
             value = getattr(value, "__func__", value) if getattr(value, "__self__", None) is one else value
-            plain = _plain(value)
+            plain = comparable(value)
             if plain is None:
                 return None
             found.append((name, *plain))
@@ -284,12 +284,12 @@ def _methods(kind: type) -> frozenset[str]:
     return frozenset(name for name in names if name != "forward" and not name.startswith("__"))
 
 
-def _plain(value: Any) -> tuple[Any, ...] | None:
+def comparable(value: Any) -> tuple[Any, ...] | None:
     """Something that compares like `value`; None where there is nothing."""
     if value is None or isinstance(value, _PLAIN):
         return (type(value), value)
     if isinstance(value, (tuple, list)):
-        inner = [_plain(one) for one in value]
+        inner = [comparable(one) for one in value]
         return None if None in inner else (type(value), *inner)
     return None
 

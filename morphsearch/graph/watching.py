@@ -6,23 +6,19 @@ module alone is run for that, as the recording saw it called; where that cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import fx, nn
 
-from morphsearch.graph.modes import recording
-from morphsearch.graph.outside import kept_outside
-from morphsearch.graph.patch import Fixed, _all_running, _traced
+from morphsearch.graph.alone import parts_of, run_alone
 from morphsearch.graph.paths import modules_of
-from morphsearch.graph.recording import default_rules, run_tape, stand_ins
+from morphsearch.graph.recording import run_tape
 from morphsearch.graph.running import NodeFacts, Watch
-from morphsearch.graph.state import as_it_was
 from morphsearch.graph.tape import Tape
+from morphsearch.graph.through import Fixed, through_traces, traced
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,8 @@ def watch(model: nn.Module, example_inputs: Any, seed: Tape, paths: Sequence[str
         GraphError: the trace of some module does not do what its code does.
     """
     missing = [path for path in paths if path not in seed.watched]
-    alone = [path for path in missing if not any(path.startswith(f"{one}.") for one in missing if one)]
-    for path in alone:
-        inside = [one for one in missing if one == path or one.startswith(f"{path}.")]
-        seed.watched |= _watched(model, inside, seed, partial(_alone, model, path, seed=seed)) or {}
+    for path in missing:
+        seed.watched |= _watched(model, [path], seed, partial(_alone, model, path, seed=seed)) or {}
     rest = [path for path in missing if path not in seed.watched]
     if rest:
         seed.watched |= _watched(model, rest, seed, partial(_whole, model, example_inputs, seed=seed)) or {}
@@ -62,14 +56,14 @@ def _watched(
 
     def through(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
         def make(given: Fixed) -> fx.Interpreter | None:
-            graph = _traced(modules[path], given, [tape], seed.graphs)
+            graph = traced(modules[path], given, [tape], seed.graphs)
             if graph is not None:
                 watches[path] = Watch(modules[path], graph, [tape])
             return watches.get(path)
 
         return make
 
-    with _all_running({modules[path]: through(path) for path in paths}) as several:
+    with through_traces({modules[path]: through(path) for path in paths}) as several:
         places = run(tape)
     if places is None:
         return None
@@ -104,37 +98,12 @@ def _whole(model: nn.Module, example_inputs: Any, tape: Tape, seed: Tape) -> dic
 
 
 def _alone(model: nn.Module, path: str, tape: Tape, seed: Tape) -> dict[int, int] | None:
-    """Run the one module at `path`, as it was called; None where it is the network, was called several times, or does
-    something else."""
-    call = seed.calls.get(path) if path else None
-    if call is None or not seed.on_meta or seed.storages:
+    """Run the module at `path`, as it was called; None where that cannot be, or it does something else."""
+    parts = parts_of(seed, [path])
+    if parts is None or not run_alone(model, parts[path], tape, seed):
         return None
-    steps = [i for i, one in enumerate(seed.operations) if one.module == path or one.module.startswith(f"{path}.")]
     before = len(seed.operations)
-    tape.operations, tape.pairs = list(seed.operations), seed.pairs
-    try:
-        with _as_called(model, path, tape):
-            for tensor, labels in call.labels:
-                tape.put(tensor, labels)
-            model.get_submodule(path)(*call.args)
-    except Exception:  # its keyword arguments are not known
-        return None
-    new = [(one.kind, one.module) for one in tape.operations[before:]]
-    if new != [(seed.operations[i].kind, seed.operations[i].module) for i in steps]:
-        return None
-    return dict(enumerate(range(before))) | dict(enumerate(steps, before))
-
-
-@contextmanager
-def _as_called(model: nn.Module, path: str, tape: Tape) -> Iterator[None]:
-    """The module at `path` on shapes alone, in evaluation mode, under `tape`."""
-    modules = [one for one in modules_of(model).items() if one[0] == path or one[0].startswith(f"{path}.")]
-    tape.on_meta = True
-    own = [module for _, module in modules]
-    with as_it_was(own), kept_outside(own), torch.no_grad(), stand_ins(modules, tape, meta=True):
-        modules[0][1].eval()
-        with recording(tape, default_rules()):
-            yield
+    return dict(enumerate(range(before))) | dict(enumerate(parts[path].steps, before))
 
 
 __all__ = ["Watched", "watch"]
