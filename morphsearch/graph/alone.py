@@ -1,9 +1,9 @@
 """Modules of the seed run alone, as the recording saw them called.
 
 A recording keeps what each module was called with and what it gave, so that what the trace of one gives is found
-without the network around it, and without running the modules inside. Modules of the same code that were called with tensors of
-the same sizes and ran the same operations on them are run once: a node of the others gave what stands at the same place
-in the recording.
+without the network around it, and without running the modules inside. Modules of the same code that were called with
+tensors of the same sizes and ran the same operations on them are run once: a node of the others gave what stands at the
+same place in the recording.
 """
 
 from __future__ import annotations
@@ -52,17 +52,16 @@ class Part:
         return "" if path == self.path else path.removeprefix(f"{self.path}." if self.path else "")
 
 
-def parts_of(seed: Tape, paths: Collection[str]) -> dict[str, Part] | None:
-    """The modules at `paths`, each as a part of its own. None where one of them was called several times, or in a way
-    that is not known."""
+def parts_of(seed: Tape, paths: Collection[str]) -> dict[str, Part]:
+    """The modules at `paths`, each as a part of its own, without those that were called several times, or in a way that
+    is not known."""
     if not seed.on_meta or seed.storages:
-        return None
+        return {}
     found: dict[str, Part] = {}
     for path in paths:
         call = seed.calls.get(path)
-        if call is None or call.given is None:
-            return None
-        found[path] = Part(path, call.given, [], {})
+        if call is not None and call.given is not None:
+            found[path] = Part(path, call.given, [], {})
     known = {path: call.made for path, call in seed.calls.items() if call is not None and call.made is not None}
     around: dict[str, list[tuple[Part, str | None]]] = {}
     for path in dict.fromkeys([*known, *(operation.module for operation in seed.operations)]):
@@ -92,13 +91,13 @@ def _outwards(path: str) -> Iterator[str]:
     yield ""
 
 
-def run_alone(model: nn.Module, part: Part, tape: Tape, seed: Tape) -> bool:
-    """Run one module, as it was called; False where its code does something else than it did then. Its operations come
-    on `tape` after all of the seed's."""
+def run_alone(modules: Mapping[str, nn.Module], part: Part, tape: Tape, seed: Tape) -> bool:
+    """Run one of the seed's modules, as it was called; False where its code does something else than it did then. Its
+    operations come on `tape` after all of the seed's."""
     before = len(seed.operations)
     tape.operations, tape.pairs = list(seed.operations), seed.pairs
     try:
-        with _as_called(model, part, tape) as module:
+        with _as_called(modules, part, tape) as module:
             _put(tape, part.given)
             module(*part.given.values)
     except Exception:  # its keyword arguments are not known
@@ -114,9 +113,8 @@ def _put(tape: Tape, values: Values) -> Any:
 
 
 @contextmanager
-def _as_called(model: nn.Module, part: Part, tape: Tape) -> Iterator[nn.Module]:
+def _as_called(every: Mapping[str, nn.Module], part: Part, tape: Tape) -> Iterator[nn.Module]:
     """A module on shapes alone, in evaluation mode, under `tape`; modules inside give what they gave."""
-    every = modules_of(model)
     prefix = f"{part.path}." if part.path else ""
     modules = [one for one in every.items() if one[0] == part.path or one[0].startswith(prefix)]
     tape.on_meta = True
@@ -148,7 +146,7 @@ def seen_alone(model: nn.Module, paths: Sequence[str], seed: Tape) -> dict[str, 
     """What traces of the modules at `paths` give, None for those that have none; nothing of modules that must be seen
     within the whole network, and nothing at all where that would be as quick."""
     parts = parts_of(seed, paths)
-    if parts is None:
+    if len(parts) < len(paths):
         return {}
     modules = modules_of(model)
     kinds: dict[Any, list[Part]] = {}
@@ -158,13 +156,13 @@ def seen_alone(model: nn.Module, paths: Sequence[str], seed: Tape) -> dict[str, 
         return {}
     found: dict[str, Seen | None] = {}
     for first, *others in kinds.values():
-        one = _seen(model, modules[first.path], first, seed)
+        one = _seen(model, modules, first, seed)
         if one is None:
             continue
         found[first.path] = one.seen
         for part in others:
             told = one.of(part, seed)
-            alone = _seen(model, modules[part.path], part, seed) if told is None else None
+            alone = _seen(model, modules, part, seed) if told is None else None
             if told is not None or alone is not None:
                 found[part.path] = alone.seen if alone is not None else told
     return found
@@ -231,9 +229,10 @@ class _One:
         return NodeFacts(its, fact.several, fact.value)
 
 
-def _seen(model: nn.Module, module: nn.Module, part: Part, seed: Tape) -> _One | None:
+def _seen(model: nn.Module, modules: Mapping[str, nn.Module], part: Part, seed: Tape) -> _One | None:
     """Run a module through its trace; None where that is not what its code does."""
-    tape = Tape(model, seed.identifiers, seed.next_id, seed.decisions)
+    tape = Tape(model, seed.identifiers, seed.next_id, seed.decisions, modules)
+    module = modules[part.path]
     watches: list[tuple[Fixed, dict[str, int], Watch]] = []
 
     def through(given: Fixed) -> fx.Interpreter | None:
@@ -244,7 +243,7 @@ def _seen(model: nn.Module, module: nn.Module, part: Part, seed: Tape) -> _One |
         return watches[-1][2] if watches else None
 
     with through_traces({module: through}) as several:
-        if not run_alone(model, part, tape, seed):
+        if not run_alone(modules, part, tape, seed):
             return None
     if not watches or module in several:
         return _One(part, None, {})

@@ -96,6 +96,7 @@ class Tape:
         model: the network; `names` and module paths are read from it.
         slots: identifiers that slots must have, from a previous recording (used to check a rewritten network).
         decisions: choices that a rule made for this network at other widths and must make again (by weight name).
+        modules: those of the network by path, where they are at hand.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Tape:
         slots: Mapping[Slot, np.ndarray] | None = None,
         first_id: int = 1,
         decisions: Mapping[str, str] | None = None,
+        modules: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self.preset = dict(slots or {})
         self.decisions = dict(decisions or {})
@@ -134,7 +136,7 @@ class Tape:
         self.lifted: dict[
             str, str
         ] = {}  # those of which something is made that is not zero where they are, and by what
-        modules = modules_of(model)
+        modules = modules_of(model) if modules is None else modules
         self.buffers = set(buffers_of(modules))
         self.unions: list[Union] = []
         self.pins: list[tuple[np.ndarray, str, int]] = []

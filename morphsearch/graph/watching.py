@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from morphsearch.graph.alone import parts_of, run_alone
+from morphsearch.graph.alone import Part, parts_of, run_alone
 from morphsearch.graph.paths import modules_of
 from morphsearch.graph.recording import run_tape
 from morphsearch.graph.running import NodeFacts, Watch
@@ -38,20 +38,24 @@ def watch(model: nn.Module, example_inputs: Any, seed: Tape, paths: Sequence[str
         GraphError: the trace of some module does not do what its code does.
     """
     missing = [path for path in paths if path not in seed.watched]
-    for path in missing:
-        seed.watched |= _watched(model, [path], seed, partial(_alone, model, path, seed=seed)) or {}
+    modules = modules_of(model)
+    for path, part in parts_of(seed, missing).items():
+        seed.watched |= _watched(model, modules, [path], seed, partial(_alone, modules, part, seed=seed)) or {}
     rest = [path for path in missing if path not in seed.watched]
     if rest:
-        seed.watched |= _watched(model, rest, seed, partial(_whole, model, example_inputs, seed=seed)) or {}
+        seed.watched |= _watched(model, modules, rest, seed, partial(_whole, model, example_inputs, seed=seed)) or {}
     return {path: seed.watched[path] for path in paths}
 
 
 def _watched(
-    model: nn.Module, paths: list[str], seed: Tape, run: Callable[[Tape], Mapping[int, int] | None]
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    paths: list[str],
+    seed: Tape,
+    run: Callable[[Tape], Mapping[int, int] | None],
 ) -> dict[str, Watched | None] | None:
     """What `run` shows of the modules at `paths`; it gives the seed's operations for those of its tape, or None."""
-    modules = modules_of(model)
-    tape = Tape(model, seed.identifiers, seed.next_id, seed.decisions)
+    tape = Tape(model, seed.identifiers, seed.next_id, seed.decisions, modules)
     watches: dict[str, Watch] = {}
 
     def through(path: str) -> Callable[[Fixed], fx.Interpreter | None]:
@@ -97,13 +101,12 @@ def _whole(model: nn.Module, example_inputs: Any, tape: Tape, seed: Tape) -> dic
     return {index: own[key] for key, index in numbered(tape).items() if key in own}
 
 
-def _alone(model: nn.Module, path: str, tape: Tape, seed: Tape) -> dict[int, int] | None:
-    """Run the module at `path`, as it was called; None where that cannot be, or it does something else."""
-    parts = parts_of(seed, [path])
-    if parts is None or not run_alone(model, parts[path], tape, seed):
+def _alone(modules: Mapping[str, nn.Module], part: Part, tape: Tape, seed: Tape) -> dict[int, int] | None:
+    """Run one module, as it was called; None where that cannot be, or it does something else."""
+    if not run_alone(modules, part, tape, seed):
         return None
     before = len(seed.operations)
-    return dict(enumerate(range(before))) | dict(enumerate(parts[path].steps, before))
+    return dict(enumerate(range(before))) | dict(enumerate(part.steps, before))
 
 
 __all__ = ["Watched", "watch"]
