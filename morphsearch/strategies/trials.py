@@ -4,7 +4,7 @@ Which widths a network should have is decided by how well it trains with them, a
 falls to zero tells most of that: Radosavovic et al. (arXiv 2003.13678, section 3.1) compare whole design spaces by
 trainings of ten epochs, and EfficientNet (arXiv 1905.11946, section 3.3) finds its coefficients on a small grid. Free
 widths are far too many to be tried one by one, so candidates are *shapes* (:mod:`~morphsearch.strategies.shapes`): two
-or three numbers. Every candidate costs what the budget allows, the first is uniform scaling, and the answer is the
+to four numbers. Every candidate costs what the budget allows, the first is uniform scaling, and the answer is the
 floor of a valley fitted to all of them (:mod:`~morphsearch.strategies.valley`), not the luckiest, and a step back
 towards uniform scaling: short trainings favour shapes that learn fast, and the less so the longer they are. On CIFAR-10
 MobileNetV1 at half its FLOPs was best at about 0.85, 0.7 and 0.5 along one axis after trainings of 3.5, 6 and 12
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 STEP = 0.5
+MOST_TRIALS = 4
 
 
 class Trials(TrainingFree):
@@ -42,7 +43,8 @@ class Trials(TrainingFree):
 
     Args:
         trials: how many candidates are trained, uniform scaling among them; each for ``1 / trials`` of the epochs. By
-            default one more than the network has axes, since trials that are too short tell less than a further one.
+            default one more than the network has axes, and 4 at most, since trials that are too short tell less than a
+            further one.
         step: how far along an axis a candidate stands, in the logarithm of widths; default 0.5.
         limit: no group gets wider than so many times the seed's width.
         point: the shape itself, one number an axis (those left out are 0), also as text; nothing is trained then.
@@ -118,7 +120,7 @@ class Trials(TrainingFree):
                 "trials trains every candidate from scratch",
                 "pass train=, a function of widths and a share of the training, or use ms.search",
             )
-        trials = self.trials or 1 + len(shapes.axes)
+        trials = self.trials or min(1 + len(shapes.axes), MOST_TRIALS)
         valley = Valley(len(shapes.axes))
         known: dict[tuple[int, ...], float] = {}
 
@@ -153,12 +155,15 @@ class Trials(TrainingFree):
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """The point that was chosen."""
-        return {}, {} if self.point is None else {"point": list(self.point)}
+        axes = self._shapes.axes if self._shapes is not None else ()
+        return {}, {} if self.point is None else {"point": dict(zip(axes, self.point, strict=True))}
 
     def load_state_dict(self, tensors: object, state: object) -> None:
         """Take back what :meth:`state_dict` gave."""
-        if isinstance(state, dict) and "point" in state:
-            self.point = tuple(float(value) for value in state["point"])
+        point = state.get("point") if isinstance(state, dict) else None
+        if point is not None:
+            axes = self._shapes.axes if self._shapes is not None else tuple(point)
+            self.point = tuple(float(point.get(axis, 0.0)) for axis in axes)
 
     def scores(self) -> Tensor:
         """`u` ones: no unit is judged."""

@@ -30,7 +30,7 @@ def graph():
 
 
 @settings(max_examples=15, deadline=None)
-@given(point=st.tuples(*[st.floats(-2, 2)] * 3), share=st.sampled_from([0.25, 0.5, 1.0]))
+@given(point=st.tuples(*[st.floats(-2, 2)] * 4), share=st.sampled_from([0.25, 0.5, 1.0]))
 def test_every_shape_costs_what_the_budget_allows(graph, point, share):
     budgets = Budgets(graph, f"flops={share:.0%}")
     widths = Shapes(graph, 4.0).widths(point, budgets.fits)
@@ -42,17 +42,17 @@ def test_every_shape_costs_what_the_budget_allows(graph, point, share):
 def test_the_origin_is_uniform_scaling_and_axes_do_what_they_say(graph):
     budgets = Budgets(graph, "flops=50%")
     shapes = Shapes(graph, 4.0)
-    assert shapes.axes == ("early", "middle", "streams")
-    plain = shapes.widths((0, 0, 0), budgets.fits)
+    assert shapes.axes == ("early", "middle", "depth", "streams")
+    plain = shapes.widths((0, 0, 0, 0), budgets.fits)
     assert plain == get("uniform").propose(graph, budgets.fits, np.random.default_rng(0))
-    early = shapes.widths((0.5, 0, 0), budgets.fits)
+    early = shapes.widths((0.5, 0, 0, 0), budgets.fits)
     names = graph.free
     assert early[names[0]] > plain[names[0]]
     assert early[names[-1]] < plain[names[-1]]
-    middle = shapes.widths((0, 0.5, 0), budgets.fits)
+    middle = shapes.widths((0, 0.5, 0, 0), budgets.fits)
     assert middle[names[len(names) // 2]] > plain[names[len(names) // 2]]
     assert middle[names[-1]] < plain[names[-1]]
-    streams = shapes.widths((0, 0, 0.5), budgets.fits)
+    streams = shapes.widths((0, 0, 0, 0.5), budgets.fits)
     assert streams["stem.conv"] > plain["stem.conv"]
     assert streams["stages.0.0.conv1"] < plain["stages.0.0.conv1"]
 
@@ -60,7 +60,45 @@ def test_the_origin_is_uniform_scaling_and_axes_do_what_they_say(graph):
 @pytest.mark.parametrize("name", ["plain", "depthwise"])
 def test_a_network_without_residual_streams_has_no_axis_for_them(name):
     graph = record(NETWORKS[name](), example_inputs())
-    assert "streams" not in Shapes(graph, 4.0).axes
+    assert not {"depth", "streams"} & set(Shapes(graph, 4.0).axes)
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(-1.0, 3), (0.0, 3), (0.1, 3), (0.5, 2), (1.0, 1), (3.0, 1)])
+def test_depth_leaves_out_the_last_blocks_of_every_stage_and_widens_the_rest(graph, depth, blocks):
+    budgets = Budgets(graph, "flops=25%")
+    plain, widths = (Shapes(graph, 4.0).widths((0, 0, one, 0), budgets.fits) for one in (0, depth))
+    inner = [f"stages.{stage}.{block}.conv1" for stage in range(3) for block in range(3)]
+    assert [name for name in inner if not widths[name]] == [name for name in inner if int(name[9]) >= blocks]
+    stay = [name for name in graph.free if widths[name]]
+    assert all(widths[name] > plain[name] for name in stay) if blocks < 3 else widths == plain
+    smaller = graph.resize(widths).eval()
+    assert smaller(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in smaller.modules()) == 1 + 6 * blocks + 2
+
+
+def test_branches_of_several_layers_leave_as_a_whole():
+    model = build_seed("resnet50", num_classes=10, input_shape=(3, 64, 64)).model
+    graph = record(model, torch.zeros(1, 3, 64, 64))
+    shapes = Shapes(graph, 4.0)
+    assert shapes.axes[2] == "depth"
+    budgets = Budgets(graph, "flops=50%")
+    widths = shapes.widths((0, 0, 0.5, 0), budgets.fits)
+    gone = sorted({name.rpartition(".")[0] for name, width in widths.items() if not width})
+    # Of 3, 4, 6 and 3 blocks 2, 2, 4 and 2 stay.
+    assert gone == ["stages.0.2", "stages.1.2", "stages.1.3", "stages.2.4", "stages.2.5", "stages.3.2"]
+    assert graph.check_widths(widths) == widths
+    assert 0.9 < budgets.load(widths) <= 1
+
+
+def test_a_shape_that_was_chosen_is_kept_by_the_names_of_its_axes(graph):
+    strategy = get("trials", point=[0.1, 0, 0.5])
+    strategy.attach(torch.nn.Identity(), graph)
+    tensors, state = strategy.state_dict()
+    assert json.loads(json.dumps(state)) == {"point": {"early": 0.1, "middle": 0.0, "depth": 0.5, "streams": 0.0}}
+    again = get("trials")
+    again.attach(torch.nn.Identity(), graph)
+    again.load_state_dict(tensors, state)
+    assert again.point == (0.1, 0.0, 0.5, 0.0)
 
 
 def tried(surface, axes, points):
@@ -179,9 +217,9 @@ def test_a_shape_by_hand_is_what_comes_out(graph, point):
     budgets = Budgets(graph, "flops=50%")
     strategy = get("trials", point=point)
     strategy.attach(graph.model, graph)
-    expected = Shapes(graph, 4.0).widths((0.5, 0.0, 0.0), budgets.fits)
+    expected = Shapes(graph, 4.0).widths((0.5, 0.0, 0.0, 0.0), budgets.fits)
     assert strategy.propose(graph, budgets.fits, np.random.default_rng(0)) == expected
-    assert expected != Shapes(graph, 4.0).widths((0.0, 0.0, 0.0), budgets.fits)
+    assert expected != Shapes(graph, 4.0).widths((0.0, 0.0, 0.0, 0.0), budgets.fits)
 
 
 @pytest.mark.parametrize("point", ["half", [True], [4.0], [0.1, "x"], float("nan"), {"early": 0.5}])
@@ -191,5 +229,5 @@ def test_a_shape_that_is_none_is_refused(point):
 
 
 def test_a_shape_with_more_numbers_than_the_network_has_axes_is_refused(graph):
-    with pytest.raises(UsageError, match="3 numbers: early, middle, streams"):
-        get("trials", point=[0.1] * 4).attach(graph.model, graph)
+    with pytest.raises(UsageError, match="4 numbers: early, middle, depth, streams"):
+        get("trials", point=[0.1] * 5).attach(graph.model, graph)
