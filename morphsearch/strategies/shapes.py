@@ -77,13 +77,26 @@ class Shapes:
         _, found = largest_multiplier(self.graph, base, lambda widths: fits(cut(widths)), round_to=round_to)
         return cut(found)
 
+    def within(self, point: Sequence[float]) -> tuple[float, ...]:
+        """The same shape, without a number that changes nothing (a negative depth)."""
+        return tuple(max(0.0, one) if axis == "depth" else one for axis, one in zip(self.axes, point, strict=True))
+
+    def described(self, point: Sequence[float]) -> str:
+        """`point` in words: ``early -0.28, depth +0.5 (3 branches leave)``."""
+        told = {axis: f"{axis} {one:+.2g}" for axis, one in zip(self.axes, point, strict=True) if one}
+        if "depth" in told:
+            count = sum(len(stack) - self._stay(point, stack) for stack in self._stacks)
+            told["depth"] += f" ({count} {'branch leaves' if count == 1 else 'branches leave'})"
+        return ", ".join(told.values()) or "uniform scaling"
+
+    def _stay(self, point: Sequence[float], stack: Sequence[object]) -> int:
+        """How many branches of a stream stay."""
+        depth = max(0.0, float(point[self.axes.index("depth")]))
+        return max(1, floor(len(stack) * exp(-depth) + 0.5))
+
     def _leaving(self, point: Sequence[float]) -> list[str]:
         """The groups that go with the branches that leave at `point`."""
-        depth = float(point[self.axes.index("depth")]) if "depth" in self.axes else 0.0
-        if depth <= 0:
-            return []
-        stay = [max(1, floor(len(stack) * exp(-depth) + 0.5)) for stack in self._stacks]
-        return [name for count, stack in zip(stay, self._stacks, strict=True) for one in stack[count:] for name in one]
+        return [name for stack in self._stacks for one in stack[self._stay(point, stack) :] for name in one]
 
     def _most(self, name: str, round_to: int) -> int:
         group = self.graph.groups[name]

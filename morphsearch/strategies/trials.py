@@ -135,15 +135,14 @@ class Trials(TrainingFree):
 
         attempt((0.0,) * len(shapes.axes))
         for number in range(trials - 1):
-            here = valley.floor()
+            here = shapes.within(valley.floor())
             # Each axis is looked along once, from the best point known then; the others are spent on that point itself.
             attempt(tuple(self.step if axis == number else value for axis, value in enumerate(here)))
         # As far as a training `trials` times as long would go.
-        self.point = tuple(value / trials**0.5 for value in valley.floor())
-        there = ", ".join(f"{axis} {value:+.2g}" for axis, value in zip(shapes.axes, self.point, strict=True) if value)
+        self.point = shapes.within([value / trials**0.5 for value in valley.floor()])
         self.notes = (
             f"{len(known)} shapes were trained for 1/{trials} of the epochs each; for a training of "
-            f"all of them the best is expected at {there or 'uniform scaling'}.",
+            f"all of them the best is expected at {shapes.described(self.point)}.",
             "No weights of the trials are kept: the network found is trained from scratch.",
         )
 

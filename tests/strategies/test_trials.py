@@ -76,6 +76,14 @@ def test_depth_leaves_out_the_last_blocks_of_every_stage_and_widens_the_rest(gra
     assert sum(isinstance(module, torch.nn.Conv2d) for module in smaller.modules()) == 1 + 6 * blocks + 2
 
 
+def test_a_shape_is_told_in_words(graph):
+    shapes = Shapes(graph, 4.0)
+    assert shapes.described((0, 0, 0, 0)) == "uniform scaling"
+    assert shapes.described((-0.284, 0, 0.5, 0.1)) == "early -0.28, depth +0.5 (3 branches leave), streams +0.1"
+    assert shapes.described((0, 0, 0.1, 0)) == "depth +0.1 (0 branches leave)"
+    assert shapes.within((-0.5, 0.1, -0.2, -0.3)) == (-0.5, 0.1, 0, -0.3)
+
+
 def test_branches_of_several_layers_leave_as_a_whole():
     model = build_seed("resnet50", num_classes=10, input_shape=(3, 64, 64)).model
     graph = record(model, torch.zeros(1, 3, 64, 64))
