@@ -16,6 +16,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from morphsearch.hardware import queue as queueing
+from morphsearch.hardware.algorithms import NO_RULE
 from morphsearch.hardware.bending import bend
 from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED
@@ -61,6 +62,7 @@ class NetworkSample:
         ms, low, high: of the whole network. repeated: how far two measurements lie apart, as a share.
         pace: milliseconds of a network that never changes, measured in turns with this one; 0 where nobody did.
         issued: `n` seconds that it took to queue what was observed; empty where operations run at once.
+        rule: by which its runtime chooses algorithms, see :func:`morphsearch.hardware.algorithms.rule_of`.
     """
 
     name: str
@@ -75,6 +77,7 @@ class NetworkSample:
     repeated: float = 0.0
     pace: float = 0.0
     issued: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    rule: str = NO_RULE
 
 
 def rungs(resident: float) -> tuple[int, int, float]:
@@ -210,7 +213,7 @@ def fit(samples: Sequence[NetworkSample], seed: int = 0, *, bent: bool = True) -
     steady, doubts = (list(samples), np.zeros(len(samples))) if queued else steadied(samples, *watching(samples))
     for name in names:
         rows, seconds, doubt = _of_family(steady, doubts, name)
-        families[name] = fit_family(name, rows, seconds, seed, doubt)
+        families[name] = fit_family(name, rows, seconds, seed, doubt, samples[0].rule)
     if queued:
         return queueing.calibrate(Predictor(families, queue=queueing.Queue.of(samples)), samples)
     predictor = calibrate(Predictor(families), samples)
