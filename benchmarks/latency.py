@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 from morphsearch import plugins
 from morphsearch.costs import bind, vector
 from morphsearch.files import append_line, read_lines, write_json
+from morphsearch.hardware.algorithms import rule_of
 from morphsearch.hardware.kinds import Fusion
 from morphsearch.hardware.measure import CHUNK, Session, backend_of
 from morphsearch.hardware.pace import drift, even_pace, suffered
@@ -138,7 +139,7 @@ def line_of(sample: NetworkSample) -> dict[str, Any]:
 def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target]) -> list[NetworkSample]:
     """The samples behind lines of a file."""
     settings, size = ALL[config]
-    fusion = Fusion.of(backend_of(settings.backend))
+    fusion, rule = Fusion.of(backend_of(settings.backend)), rule_of(settings)
     found, works = [], {}
     for line in lines:
         name = line["network"]
@@ -152,7 +153,7 @@ def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target])
         at = own.rows(np.array(line["widths"], np.float64))
         times = (line["ms"], line["low"], line["high"], line["repeated"], line.get("pace", 0.0))
         issued = np.array(line.get("issued", ()), np.float64)
-        found.append(NetworkSample(name, line["widths"], own.families, at, own.steps, seen, *times, issued))
+        found.append(NetworkSample(name, line["widths"], own.families, at, own.steps, seen, *times, issued, rule))
     return found
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from morphsearch.hardware import queue as queueing
 from morphsearch.hardware.predictor import Predictor, rungs, size_at
-from morphsearch.hardware.work import RESIDENT, Works, filters
+from morphsearch.hardware.work import RESIDENT, Works, passing
 
 SPAN = 8.0  # units on either side of a slope
 MOST_CACHED = 200_000
@@ -106,7 +106,7 @@ class BoundLatency:
 
     def _differences(self, widths: np.ndarray, up: float, down: float) -> np.ndarray:
         """`g`: rise of the total from `down` units less to `up` more, a unit; groups keep one unit."""
-        filled = filters(self.works.families, self.works.rows(widths))
+        filled = passing(self.works.families, self.works.rows(widths))
         asked: list[tuple[int, np.ndarray, int]] = []
         moves: list[tuple[np.ndarray, int, int, float]] = []
         spans = []
@@ -131,12 +131,12 @@ class BoundLatency:
         return rises
 
     def _filled(self, places: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """Elements of the filters of the operations at `places`."""
+        """Elements that the operations at `places` bring into the caches."""
         rows = self.works.constant[places] + self.works.linear[places] @ widths
-        return filters([self.works.families[place] for place in places], rows)
+        return passing([self.works.families[place] for place in places], rows)
 
     def _ladder(self, widths: np.ndarray) -> Callable[[int], np.ndarray]:
-        """`o` milliseconds at `widths` as a function of the rung that all filters of the network lie at."""
+        """`o` milliseconds at `widths` as a function of the rung that all that passes in the network lies at."""
 
         @cache
         def at(rung: int) -> np.ndarray:
@@ -146,13 +146,13 @@ class BoundLatency:
 
     def _all(self, widths: np.ndarray) -> np.ndarray:
         """`o` milliseconds."""
-        low, high, share = rungs(float(filters(self.works.families, self.works.rows(widths)).sum()))
+        low, high, share = rungs(float(passing(self.works.families, self.works.rows(widths)).sum()))
         at = self._ladder(widths)
         found: np.ndarray = (1 - share) * at(low) + share * at(high)
         return found
 
     def _times(self, asked: Iterable[tuple[int, np.ndarray, int]]) -> list[float]:
-        """Milliseconds of operations at widths, where all filters lie at a rung; equal questions are answered from
+        """Milliseconds of operations at widths, where all that passes lies at a rung; equal questions are answered from
         memory."""
         if self._cached > MOST_CACHED:
             self._cache, self._cached = [{} for _ in self.works.families], 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from morphsearch.hardware.algorithms import RULES
 from morphsearch.hardware.fitting import FamilyFit, coordinates, terms
 from morphsearch.hardware.predictor import Predictor
 from morphsearch.hardware.work import COLUMNS
@@ -35,7 +36,9 @@ def require_whole(predictor: Predictor) -> None:
 
 def _fits(name: str, fit: FamilyFit) -> bool:
     row = np.ones((1, len(COLUMNS)))
-    sizes = (terms(name, row).shape[1], coordinates(name, row).shape[1])
+    if fit.rule not in RULES:
+        return False
+    sizes = (terms(name, row, fit.rule).shape[1], coordinates(name, row, fit.rule).shape[1])
     if fit.theta.shape != sizes[:1] or (fit.weights.size and fit.places.shape[1:] != sizes[1:]):
         return False
     if fit.bend.size and fit.bend.shape != (1 + sizes[1],):

@@ -17,6 +17,7 @@ from torch import nn
 from morphsearch import plugins
 from morphsearch.arguments import shown
 from morphsearch.errors import InputError, MorphError, PluginError
+from morphsearch.hardware.algorithms import rule_of
 from morphsearch.hardware.allowance import Allowance
 from morphsearch.hardware.gauge import FIRST, Gauge
 from morphsearch.hardware.kinds import Fusion
@@ -270,6 +271,7 @@ class Session:
             timing.repeated,
             pace,
             issued,
+            rule_of(self.settings),
         )
 
 

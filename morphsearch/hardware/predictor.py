@@ -16,17 +16,18 @@ import numpy as np
 from scipy.optimize import nnls
 
 from morphsearch.hardware import queue as queueing
+from morphsearch.hardware.algorithms import NO_RULE
 from morphsearch.hardware.bending import bend
 from morphsearch.hardware.fitting import FamilyFit, fit_family, terms
 from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED
-from morphsearch.hardware.work import COLUMNS, RESIDENT, filters, placed
+from morphsearch.hardware.work import COLUMNS, RESIDENT, passing, placed
 
 PARTS = ("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "linear", "pointwise", "rest")
 GROUPED = ("conv_depthwise", "conv_grouped")
 CHANNELS, PER_GROUP, KERNEL, WRITTEN = map(COLUMNS.index, ("channels_in", "per_group", "kernel", "written"))
 DRIFT = 2.0  # times that a machine may be slower when a network is watched than when it is timed
 SHORTEST = 0.2  # of an observed time that is left at least once the cost of watching is taken off
-STEEP, SMALLEST = 2, 1024.0  # rungs to a doubling of all filters, and elements at the lowest
+STEEP, SMALLEST = 2, 1024.0  # rungs to a doubling of all that passes, and elements at the lowest
 FEWEST = 4  # networks that tell what watching adds
 LOOSE, ROUGH = 0.1, 0.05  # how far a scale may well be from 1, and a network's time from what its operations take
 
@@ -61,6 +62,7 @@ class NetworkSample:
         ms, low, high: of the whole network. repeated: how far two measurements lie apart, as a share.
         pace: milliseconds of a network that never changes, measured in turns with this one; 0 where nobody did.
         issued: `n` seconds that it took to queue what was observed; empty where operations run at once.
+        rule: by which its runtime chooses algorithms, see :func:`morphsearch.hardware.algorithms.rule_of`.
     """
 
     name: str
@@ -75,10 +77,11 @@ class NetworkSample:
     repeated: float = 0.0
     pace: float = 0.0
     issued: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    rule: str = NO_RULE
 
 
 def rungs(resident: float) -> tuple[int, int, float]:
-    """The rungs below and above a size of all filters, and how far it lies between them.
+    """The rungs below and above a size of all that passes, and how far it lies between them.
 
     Operations are predicted for the sizes of rungs, so that what was predicted of one operation holds when the widths
     of others change.
@@ -89,7 +92,7 @@ def rungs(resident: float) -> tuple[int, int, float]:
 
 
 def size_at(rung: int) -> float:
-    """Elements of all filters at a rung."""
+    """Elements that pass at a rung."""
     return float(2 ** (rung / STEEP))
 
 
@@ -127,7 +130,7 @@ class Predictor:
 
     def running(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """`o` milliseconds of the operations of a network: :meth:`operations`, between two of :func:`rungs`."""
-        low, high, share = rungs(float(filters(names, rows).sum()))
+        low, high, share = rungs(float(passing(names, rows).sum()))
         rows, found = rows.copy(), []
         for rung in (low, high):
             rows[:, RESIDENT] = size_at(rung)
@@ -210,7 +213,7 @@ def fit(samples: Sequence[NetworkSample], seed: int = 0, *, bent: bool = True) -
     steady, doubts = (list(samples), np.zeros(len(samples))) if queued else steadied(samples, *watching(samples))
     for name in names:
         rows, seconds, doubt = _of_family(steady, doubts, name)
-        families[name] = fit_family(name, rows, seconds, seed, doubt)
+        families[name] = fit_family(name, rows, seconds, seed, doubt, samples[0].rule)
     if queued:
         return queueing.calibrate(Predictor(families, queue=queueing.Queue.of(samples)), samples)
     predictor = calibrate(Predictor(families), samples)

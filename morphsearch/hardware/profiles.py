@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from morphsearch.types import BoundCost
 
 FORMAT = "morphsearch-hardware-profile"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FOLDER = "MORPHSEARCH_PROFILES"
 _NUMBERS = {"type": "array"}  # of numbers: that is checked by making arrays of them, since there are many
 _SCHEMA: dict[str, Any] = {

@@ -27,12 +27,14 @@ COLUMNS = (
     "resident",
 )
 """Channels; input channels of a convolution group; taps; positions (batch included); elements read and written;
-elements of all filters of the network that the operation is part of, see :func:`placed`.
+elements that pass
+through the caches in the network that the operation is part of, see :func:`placed`.
 
 What has no filters has channels where it works on images, since layouts depend on them, and otherwise zeros.
 """
 IMAGE = 4  # dimensions of a batch of images
-READ, RESIDENT = COLUMNS.index("read"), COLUMNS.index("resident")
+READ, WRITTEN, RESIDENT = map(COLUMNS.index, ("read", "written", "resident"))
+ACTIVATIONS = 0.3  # of the elements that are written: buffers are used again
 OWN = [COLUMNS.index(name) for name in ("channels_out", "per_group", "kernel")]  # whose product is a filter's size
 
 
@@ -75,14 +77,21 @@ def filters(families: Sequence[str], rows: np.ndarray) -> np.ndarray:
     return found
 
 
+def passing(families: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """`... x o`: elements that operations bring into the caches: their filters, and a share of what they write."""
+    writes = np.array([name != VIEW for name in families], np.float64)
+    found: np.ndarray = filters(families, rows) + ACTIVATIONS * writes * rows[..., WRITTEN]
+    return found
+
+
 def placed(families: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """The operations of a network (`o x f`) with what all of its filters are in their last column.
+    """The operations of a network (`o x f`) with what passes through the caches in all of it in their last column.
 
     Between two passes over a filter lies the whole network. One that fits a cache finds its filters there again; one
     that does not reads each of them from memory, every time.
     """
     rows = rows.copy()
-    rows[:, RESIDENT] = filters(families, rows).sum()
+    rows[:, RESIDENT] = passing(families, rows).sum()
     return rows
 
 

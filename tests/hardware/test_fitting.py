@@ -63,3 +63,45 @@ def test_filters_come_from_memory_where_those_of_the_network_fit_no_cache() -> N
     fresh = fresh[np.abs(np.log2(fresh[:, 8]) - 20) > 1]
     fit = fit_family("conv_1x1", seen, seconds(seen))
     assert np.abs(fit.seconds("conv_1x1", fresh) / seconds(fresh) - 1).mean() < 0.05
+
+
+def test_images_of_another_size_take_another_time_though_they_have_as_many_elements() -> None:
+    rng = np.random.default_rng(0)
+
+    def seconds(rows: np.ndarray) -> np.ndarray:
+        return 1e-6 + rows[:, 6] * np.where(rows[:, 6] / rows[:, 0] > 100, 2e-8, 8e-9)
+
+    seen = np.concatenate([elementwise(rng.integers(8, 300, 60).astype(float), side**2) for side in (4, 8, 16, 32)])
+    fit = fit_family("max_pool", seen, seconds(seen))
+    fresh = np.concatenate([elementwise(np.array([36.0, 122.0]), side**2) for side in (8, 16)])
+    assert np.abs(fit.seconds("max_pool", fresh) / seconds(fresh) - 1).mean() < 0.1
+
+
+def one_by_one(c: np.ndarray, o: np.ndarray, made: float) -> np.ndarray:
+    """Rows of 1x1 convolutions."""
+    same = np.full_like(c, made)
+    return np.stack([c, o, c, np.ones_like(c), same, same, c * made, o * made, np.full_like(c, 1e5)], axis=1)
+
+
+def test_fewer_channels_than_a_vector_are_another_matter() -> None:
+    rng = np.random.default_rng(0)
+
+    def seconds(rows: np.ndarray) -> np.ndarray:
+        return 1e-6 + 576 * rows[:, 0] * rows[:, 1] / np.where(rows[:, 0] < 16, 2e10, 1e11)
+
+    seen = one_by_one(4.0 * rng.integers(1, 20, 150), 4.0 * rng.integers(2, 40, 150), 576.0)
+    fit = fit_family("conv_1x1", seen, seconds(seen))
+    fresh = one_by_one(np.array([12.0, 16.0]), np.array([60.0, 60.0]), 576.0)
+    assert fit.seconds("conv_1x1", fresh) == pytest.approx(seconds(fresh), rel=0.1)
+
+
+def test_what_never_changed_is_a_constant_and_no_price_of_outputs() -> None:
+    """Classifiers of ten classes tell nothing of what an output costs beside its filters."""
+    thousand = one_by_one(np.array([400.0]), np.array([1000.0]), 1.0)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        inputs = np.rint(np.exp(rng.uniform(3.5, 6.8, 60)))
+        ten = one_by_one(inputs, np.full_like(inputs, 10.0), 1.0)
+        ten[:, 8] = 2 ** rng.uniform(16, 22, 60)
+        seconds = (2e-5 + 1e-10 * ten[:, 0] * ten[:, 1]) * np.exp(rng.normal(0, 0.1, 60))
+        assert fit_family("linear", ten, seconds).seconds("linear", thousand)[0] < 3 * (2e-5 + 1e-10 * 4e5)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from morphsearch.graph import record
 from morphsearch.hardware.kinds import Fusion
-from morphsearch.hardware.work import works_of
+from morphsearch.hardware.work import ACTIVATIONS, COLUMNS, passing, placed, works_of
 from morphsearch.models import build_seed
 
 POINTWISE = frozenset({"relu", "hardtanh"})
@@ -34,3 +35,12 @@ def test_work_without_branches_is_that_of_the_rebuilt_network(spec: str, shape: 
     assert Counter(left.families) == Counter(made.families)
     assert Counter(left.families) != Counter(works_of(graph, FUSIONS[fusion], 1).families)
     assert left.steps == made.steps
+
+
+def test_what_a_network_writes_passes_through_the_caches_too() -> None:
+    rows = np.zeros((3, len(COLUMNS)))
+    rows[0, [COLUMNS.index(name) for name in ("channels_out", "per_group", "kernel")]] = [8, 4, 9]
+    rows[:, COLUMNS.index("written")] = [1000, 500, 500]
+    found = passing(["conv", "relu", "view"], rows)
+    assert found == pytest.approx([8 * 4 * 9 + ACTIVATIONS * 1000, ACTIVATIONS * 500, 0])
+    assert placed(["conv", "relu", "view"], rows)[:, -1] == pytest.approx(found.sum())
