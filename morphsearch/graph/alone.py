@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from morphsearch.graph.labels import Labels
 from morphsearch.graph.modes import recording
@@ -98,8 +98,7 @@ def run_alone(modules: Mapping[str, nn.Module], part: Part, tape: Tape, seed: Ta
     tape.operations, tape.pairs = list(seed.operations), seed.pairs
     try:
         with _as_called(modules, part, tape) as module:
-            _put(tape, part.given)
-            module(*part.given.values)
+            module(*_put(tape, part.given))
     except Exception:  # its keyword arguments are not known
         return False
     new = [(one.kind, one.module) for one in tape.operations[before:]]
@@ -107,9 +106,10 @@ def run_alone(modules: Mapping[str, nn.Module], part: Part, tape: Tape, seed: Ta
 
 
 def _put(tape: Tape, values: Values) -> Any:
+    """The values, their tensors labelled as they were; lists are copied, since code may go on to fill them."""
     for tensor, labels in values.labels:
         tape.put(tensor, labels)
-    return values.values
+    return tree_map(lambda leaf: leaf, values.values)
 
 
 @contextmanager

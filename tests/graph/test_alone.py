@@ -165,6 +165,39 @@ def test_the_network_itself_is_watched_without_running_what_is_inside() -> None:
     assert "forward" not in vars(model.blocks[0])
 
 
+class Listing(nn.Module):
+    """Gives a list, which the code around goes on to fill."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x, self.conv(x)]
+
+
+class Filling(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.parts, self.conv = width, Listing(width), nn.Conv2d(3 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.parts(x)
+        parts.append(torch.relu(x))
+        return self.conv(torch.cat(parts, 1).view(-1, 3 * self.width, 8, 8))
+
+
+def test_a_list_that_code_fills_is_as_it_was_for_whoever_looks_next() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *(Filling(8) for _ in range(3)), nn.Conv2d(8, 4, 1)).eval()
+    x = torch.rand(1, 3, 8, 8)
+    tape = _recorded(model, x)
+    _watch(model, ["2"], x, again := _recorded(model, x))
+    for _ in range(2):
+        found = seen_alone(model, ["2"], tape)
+        assert list(found) == ["2"]
+        assert _compare(found, again.traces) >= 4
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
