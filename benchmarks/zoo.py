@@ -4,6 +4,7 @@
     python benchmarks/zoo.py run [PATTERN ...]             resumable: networks with a line are skipped
     python benchmarks/zoo.py run --again failed            networks that failed once more
     python benchmarks/zoo.py time [PATTERN ...]            the first step alone: time, memory, what is free
+    python benchmarks/zoo.py widen                         large networks at 1.5 times their widths: `run` does not
     python benchmarks/zoo.py summary                       the table of docs/zoo.md, from the lines
 
 A network counts as convolutional when at least four of its layers are convolutions with a kernel larger than one pixel,
@@ -46,6 +47,7 @@ from morphsearch.costs.flops import flops_of
 
 RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
 TIMES = RESULTS.with_name("zoo_times.jsonl")
+WIDER = RESULTS.with_name("zoo_wider.jsonl")
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 NETWORKS = Path(__file__).parent / "results" / "zoo_networks.json"
 SIZES = (
@@ -56,6 +58,7 @@ SIZES = (
     256,
     320,
 )  # inputs tried for exactness, the smallest that the network takes; 224 for the time
+HUGE = 450e6  # parameters from which on a network is widened in bfloat16
 LARGE = 120e6  # parameters from which exactness is measured in single precision, by default
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -429,6 +432,52 @@ def measure(spec: str, line: dict[str, Any], *, large: float | None = LARGE) -> 
     line["base_mib"] = base
 
 
+def widened(spec: str, line: dict[str, Any]) -> None:
+    """Fill the line of a large network: resized to 1.5 times every width, and widened so, in single precision. Over
+    :data:`HUGE` parameters it is resized alone, in bfloat16, for what memory there is."""
+    from morphsearch.graph import record
+    from morphsearch.graph.recording import as_arguments
+    from morphsearch.graph.tensors import tensors_in
+    from morphsearch.loop.verification import randomise, relative_error
+
+    skeleton = build(spec, "meta")
+    line["parameters"], default = sum(p.numel() for p in skeleton.parameters()), default_size(skeleton)
+    del skeleton
+    huge = line["parameters"] > HUGE
+    dtype = torch.bfloat16 if huge else torch.float32
+    with quick_draws():
+        model = build(spec).eval().to(dtype)
+    randomise(model, torch.Generator().manual_seed(0))
+    for size in (*SIZES, default):
+        try:
+            args, kwargs = as_arguments(example := inputs(spec, size or 224, dtype))
+            with torch.no_grad():
+                original = tensors_in(model(*args, **kwargs))
+            break
+        except Exception:
+            continue
+    line["phase"] = "record"
+    graph = record(model, example)
+    for weights in ("fresh",) if huge else ("fresh", "widen"):
+        line["phase"] = weights
+        widths = {}
+        for name in graph.free:
+            group = graph.groups[name]
+            if weights == "fresh" or not group.mixes:
+                widths[name] = max(group.floor, int(group.width * 1.5) // group.multiple * group.multiple)
+        with quick_draws(), torch.no_grad():
+            wide = graph.resize(widths, weights=weights).eval()
+            found = tensors_in(wide(*args, **kwargs))
+            if [t.shape for t in original] != [t.shape for t in found]:
+                raise AssertionError("the outputs of the wider network have other shapes")
+            if weights == "widen":
+                line["widen_error"] = relative_error(original, found)
+        line["wider_parameters"] = sum(p.numel() for p in wide.parameters())
+        del wide
+    line.pop("phase")
+    line["precision"], line["status"] = str(dtype).removeprefix("torch."), "widened"
+
+
 def attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     """The two matrix products of an attention, which fvcore does not count."""
     query, key, value = (list(one.type().sizes()) for one in inputs[:3])
@@ -546,7 +595,7 @@ def conv_channels(model: nn.Module, graph: Any) -> int:
     return total
 
 
-def one(spec: str, pipe: Connection, threads: int, limit: float, large: float | None) -> None:
+def one(spec: str, pipe: Connection, threads: int, limit: float, large: float | None, wider: bool) -> None:
     """Runs in the child: sends the line, or what went wrong."""
     torch.set_num_threads(threads)
     resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
@@ -554,7 +603,10 @@ def one(spec: str, pipe: Connection, threads: int, limit: float, large: float | 
     line: dict[str, Any] = {"network": spec}
     began = time.process_time()
     try:
-        measure(spec, line, large=large)
+        if wider:
+            widened(spec, line)
+        else:
+            measure(spec, line, large=large)
     except BaseException as error:
         line["status"] = "failed"
         line["failure"] = f"{type(error).__name__}: {error}"[:600]
@@ -575,7 +627,14 @@ def _too_long(*_: Any) -> None:
 
 
 def run(
-    names: list[str], *, processes: int, threads: int, limit: float, results: Path, large: float | None = LARGE
+    names: list[str],
+    *,
+    processes: int,
+    threads: int,
+    limit: float,
+    results: Path,
+    large: float | None = LARGE,
+    wider: bool = False,
 ) -> None:
     """Fork a child for each network, `processes` at a time; the libraries are imported once, here."""
     import morphsearch.graph
@@ -592,7 +651,7 @@ def run(
         while queue and len(running) < processes:
             spec = queue.pop(0)
             receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=one, args=(spec, sender, threads, limit, large))
+            process = context.Process(target=one, args=(spec, sender, threads, limit, large, wider))
             process.start()
             sender.close()
             running[receiver] = (spec, process, time.monotonic())
@@ -625,6 +684,8 @@ def _write(results: Path, line: dict[str, Any], left: int) -> None:
         f"{error}free {line['free_share']:.0%} removed {line['channels']['removed']:.0%} "
         f"record {line['record_s']:.2f} halve {line['halve_s']:.2f} memory x{line['memory']['ratio']:.1f}"
         if line["status"] in ("ok", "timed")
+        else f"error {line['widen_error']:.1e}"
+        if "widen_error" in line
         else ""
     )
     print(
@@ -642,7 +703,7 @@ def lines(results: Path) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["list", "run", "time", "summary"])
+    parser.add_argument("command", choices=["list", "run", "time", "widen", "summary"])
     parser.add_argument("patterns", nargs="*", help="names or patterns, torchvision:res*; all without")
     parser.add_argument("--again", choices=["failed", "all"], help="run networks that have a line already")
     parser.add_argument("--processes", type=int, default=2)
@@ -655,9 +716,13 @@ def main() -> None:
         help="parameters from which exactness is measured in single precision and nothing is widened (`inf` for none: "
         "that takes some ten times the memory of the parameters)",
     )
-    parser.add_argument("--results", type=Path, help="default: zoo.jsonl, of `time` zoo_times.jsonl, in results")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="default: zoo.jsonl, of `time` zoo_times.jsonl, of `widen` zoo_wider.jsonl, in results",
+    )
     args = parser.parse_intermixed_args()
-    results = args.results or (TIMES if args.command == "time" else RESULTS)
+    results = args.results or {"time": TIMES, "widen": WIDER}.get(args.command, RESULTS)
     known = lines(results)
     if args.command == "summary":
         from zoo_summary import summary
@@ -678,8 +743,13 @@ def main() -> None:
     if args.command == "list":
         print("\n".join(names))
         return
-    large = args.large if args.command == "run" else None
-    run(names, processes=args.processes, threads=args.threads, limit=args.limit, results=results, large=large)
+    if args.command == "widen":  # those that `run` does not
+        proved = lines(RESULTS)
+        names = [n for n in names if proved[n]["parameters"] > args.large and "widen_error" not in proved[n]]
+        names.sort(key=lambda n: proved[n]["parameters"])
+    large, wider = args.large if args.command == "run" else None, args.command == "widen"
+    options = {"processes": args.processes, "threads": args.threads, "limit": args.limit}
+    run(names, **options, results=results, large=large, wider=wider)
 
 
 if __name__ == "__main__":
