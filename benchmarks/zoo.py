@@ -745,7 +745,8 @@ def main() -> None:
         return
     if args.command == "widen":  # those that `run` does not
         proved = lines(RESULTS)
-        names = [n for n in names if proved[n]["parameters"] > args.large and "widen_error" not in proved[n]]
+        names = [n for n in names if n in proved and "widen_error" not in proved[n]]
+        names = [n for n in names if proved[n]["parameters"] > args.large]
         names.sort(key=lambda n: proved[n]["parameters"])
     large, wider = args.large if args.command == "run" else None, args.command == "widen"
     options = {"processes": args.processes, "threads": args.threads, "limit": args.limit}

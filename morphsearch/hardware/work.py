@@ -27,8 +27,7 @@ COLUMNS = (
     "resident",
 )
 """Channels; input channels of a convolution group; taps; positions (batch included); elements read and written;
-elements that pass
-through the caches in the network that the operation is part of, see :func:`placed`.
+elements that pass through the caches in the network that the operation is part of, see :func:`placed`.
 
 What has no filters has channels where it works on images, since layouts depend on them, and otherwise zeros.
 """

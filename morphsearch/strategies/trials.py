@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 STEP = 0.5
 MOST_TRIALS = 4
+FORMER_AXES = ("early", "middle", "streams")
 
 
 class Trials(TrainingFree):
@@ -160,7 +161,9 @@ class Trials(TrainingFree):
     def load_state_dict(self, tensors: object, state: object) -> None:
         """Take back what :meth:`state_dict` gave."""
         point = state.get("point") if isinstance(state, dict) else None
-        if point is not None:
+        if isinstance(point, list):  # of a run that was begun before the axes had names
+            point = dict(zip(FORMER_AXES, point, strict=False))
+        if isinstance(point, dict):
             axes = self._shapes.axes if self._shapes is not None else tuple(point)
             self.point = tuple(float(point.get(axis, 0.0)) for axis in axes)
 

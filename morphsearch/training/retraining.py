@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,62 +76,55 @@ def retrain(
         _check_widths(folder, found.extra, extra or {})
         shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
         return found
+    with _claimed(folder):
+        saved = load_checkpoint(folder / CHECKPOINT)
+        if saved is not None:
+            _check_same(folder, "retraining", saved[1], _identity(label, seed, recipe))
+        trainer = Trainer(
+            _built(model, seed),
+            data,
+            recipe,
+            seed=seed,
+            teacher=teacher() if teacher is not None else None,
+            progress=on_event,
+            phase="retrain",
+        )
+        work = _Retraining(trainer, folder, label, on_event)
+        work.begin(saved)
+        with deferred_interrupts() as interrupt:
+            try:
+                while not trainer.finished:
+                    work.train_epoch(interrupt)
+                interrupt.check()
+            except KeyboardInterrupt:
+                work.save_if_whole()
+                raise StoppedError(
+                    f"stopped {label!r} after {trainer.epoch} of {recipe.epochs:g} epochs, at step {trainer.step}",
+                    f"the state is saved in {folder / CHECKPOINT}",
+                    "the same call or command goes on from there",
+                ) from None
+            except DivergedError as error:
+                raise DivergedError(
+                    f"{label!r}: {error.arrived}",
+                    error.rule,
+                    f"{error.repair}; another recipe needs another folder, or {folder} deleted",
+                ) from error
+        return work.finish(extra or {})
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """A folder that this process alone works on; it goes again if nothing came of it."""
     new = not folder.exists()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is told by what writes first
     try:
         with held(folder, str(folder)):
-            return _train(model, data, recipe, seed, folder, label, extra or {}, teacher, on_event)
+            yield
     finally:
         if new:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # if nothing came of it
-
-
-def _train(
-    model: ModelSource,
-    data: DataSplits,
-    recipe: Recipe,
-    seed: int,
-    folder: Path,
-    label: str,
-    extra: dict[str, Any],
-    teacher: Callable[[], nn.Module] | None,
-    on_event: Listener | None,
-) -> RetrainResult:
-    saved = load_checkpoint(folder / CHECKPOINT)
-    if saved is not None:
-        _check_same(folder, "retraining", saved[1], _identity(label, seed, recipe))
-    trainer = Trainer(
-        _built(model, seed),
-        data,
-        recipe,
-        seed=seed,
-        teacher=teacher() if teacher is not None else None,
-        progress=on_event,
-        phase="retrain",
-    )
-    work = _Retraining(trainer, folder, label, on_event)
-    work.begin(saved)
-    with deferred_interrupts() as interrupt:
-        try:
-            while not trainer.finished:
-                work.train_epoch(interrupt)
-            interrupt.check()
-        except KeyboardInterrupt:
-            work.save_if_whole()
-            raise StoppedError(
-                f"stopped {label!r} after {trainer.epoch} of {recipe.epochs:g} epochs, at step {trainer.step}",
-                f"the state is saved in {folder / CHECKPOINT}",
-                "the same call or command goes on from there",
-            ) from None
-        except DivergedError as error:
-            raise DivergedError(
-                f"{label!r}: {error.arrived}",
-                error.rule,
-                f"{error.repair}; another recipe needs another folder, or {folder} deleted",
-            ) from error
-    return work.finish(extra)
+                folder.rmdir()
 
 
 class _Retraining:

@@ -107,6 +107,8 @@ def test_a_shape_that_was_chosen_is_kept_by_the_names_of_its_axes(graph):
     again.attach(torch.nn.Identity(), graph)
     again.load_state_dict(tensors, state)
     assert again.point == (0.1, 0.0, 0.5, 0.0)
+    again.load_state_dict(tensors, {"point": [0.1, 0.2, 0.3]})  # as runs had it before there was a depth
+    assert again.point == (0.1, 0.2, 0.0, 0.3)
 
 
 def tried(surface, axes, points):
