@@ -158,6 +158,8 @@ class Observation:
         groups: of a convolution.
         issued: where operations are queued for another device, once for each pass: seconds that it took to queue this
             one. `seconds` are then the device's own.
+        again: how many results what is fused into it goes over once more, each counted at the price that the backend's
+            ``again`` has for that kind.
     """
 
     kind: str
@@ -167,10 +169,14 @@ class Observation:
     weight: tuple[int, ...] = ()
     groups: int = 1
     issued: tuple[float, ...] = ()
+    again: float = 0.0
 
 
 class LatencyBackend(Protocol):
     """Something that runs networks, and can be timed.
+
+    It may also have ``again``, a mapping: kinds in `into_weights` that go over all results once more when these are
+    there, with how long that takes an element beside the others.
 
     Attributes:
         name: as in ``morphsearch profile --backend NAME``.

@@ -68,7 +68,7 @@ def terms(family: str, rows: np.ndarray, rule: str = NO_RULE, *, everywhere: boo
     By a `rule`, each algorithm has the same terms, and those of the others are 0. With `everywhere`, terms that only
     some widths have (surcharges) or one algorithm are given as if all widths had them.
     """
-    c, o, per_group, kernel, taken, made, read, written, resident = rows.T
+    c, o, per_group, kernel, taken, made, read, written, resident, again = rows.T
     one = np.ones(len(rows))
     uneven = 1 - _divides(c, 4) * _divides(o, 4)
     even = 1 - uneven
@@ -79,7 +79,7 @@ def terms(family: str, rows: np.ndarray, rule: str = NO_RULE, *, everywhere: boo
         return np.stack([one, read, written, uneven, read * uneven, read * even], axis=1)
     macs = made * o * per_group * kernel
     deep = family in ("conv_depthwise", "conv_grouped")
-    columns = [one, macs, read, written, o * per_group * kernel]
+    columns = [one, macs, read, written, o * per_group * kernel, again]
     for vector in (VECTOR // 2, VECTOR):
         inner = per_group if deep else padded(per_group, vector)
         columns.append(made * padded(o, vector) * inner * kernel)
@@ -98,7 +98,7 @@ def terms(family: str, rows: np.ndarray, rule: str = NO_RULE, *, everywhere: boo
 
 def coordinates(family: str, rows: np.ndarray, rule: str = NO_RULE) -> np.ndarray:
     """`n x d`: where an operation lies for the correction."""
-    c, o, per_group, kernel, taken, made, read, written, resident = np.maximum(rows, 0.0).T
+    c, o, per_group, kernel, taken, made, read, written, resident, _ = np.maximum(rows, 0.0).T
     if not filtered(family):
         own = [0.7 * _divides(o, divisor) for divisor in DIVISORS]
         # Elements of a channel: loops run over them, and what is at the edge of an image is done otherwise.

@@ -6,7 +6,7 @@ A *family* is what a predictor is fitted to: all convolutions of one structure, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from morphsearch.costs.kinds import MOVES
@@ -75,21 +75,33 @@ def family(kind: str, *, kernel: float = 1, per_group: float = 0, groups: int = 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Which kinds of operations a backend makes vanish: see :class:`morphsearch.types.LatencyBackend`."""
+    """Which kinds of operations a backend makes vanish: see :class:`morphsearch.types.LatencyBackend`.
+
+    Attributes:
+        again: those of `into_weights` that, though no operations of their own, go over all results once more when they
+            are there, with how long that takes beside others.
+    """
 
     into_weights: frozenset[str] = frozenset()
     into_pointwise: frozenset[str] = frozenset()
+    again: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, backend: Any) -> Fusion:
         """What a backend says."""
-        return cls(frozenset(backend.into_weights), frozenset(backend.into_pointwise))
+        again = dict(getattr(backend, "again", {}))
+        return cls(frozenset(backend.into_weights), frozenset(backend.into_pointwise), again)
 
-    def to_dict(self) -> dict[str, list[str]]:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"into_weights": sorted(self.into_weights), "into_pointwise": sorted(self.into_pointwise)}
+        return {
+            "into_weights": sorted(self.into_weights),
+            "into_pointwise": sorted(self.into_pointwise),
+            "again": dict(sorted(self.again.items())),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Fusion:
         """The inverse of :meth:`to_dict`."""
-        return cls(frozenset(data.get("into_weights", ())), frozenset(data.get("into_pointwise", ())))
+        again = {str(kind): float(price) for kind, price in data.get("again", {}).items()}
+        return cls(frozenset(data.get("into_weights", ())), frozenset(data.get("into_pointwise", ())), again)

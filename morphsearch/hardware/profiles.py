@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from morphsearch.types import BoundCost
 
 FORMAT = "morphsearch-hardware-profile"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 FOLDER = "MORPHSEARCH_PROFILES"
 _NUMBERS = {"type": "array"}  # of numbers: that is checked by making arrays of them, since there are many
 _SCHEMA: dict[str, Any] = {
@@ -54,6 +54,7 @@ _SCHEMA: dict[str, Any] = {
         "notes": {"type": "array", "items": {"type": "string"}},
         "fusion": {
             "type": "object",
+            "properties": {"again": {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}},
             "additionalProperties": {"type": "array", "items": {"type": "string"}},
         },
         "fit": {

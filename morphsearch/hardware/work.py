@@ -24,38 +24,45 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("channels_in", "channels_out", "per_group", "kernel", "positions_in", "positions_out", "read", "written"),
-    "resident",
+    *("resident", "again"),
 )
 """Channels; input channels of a convolution group; taps; positions (batch included); elements read and written;
-elements that pass through the caches in the network that the operation is part of, see :func:`placed`.
+elements that pass through the caches in the network that the operation is part of, see :func:`placed`; results that
+what is fused into the operation goes over once more, see :attr:`morphsearch.hardware.kinds.Fusion.again`.
 
 What has no filters has channels where it works on images, since layouts depend on them, and otherwise zeros.
 """
 IMAGE = 4  # dimensions of a batch of images
-READ, WRITTEN, RESIDENT = map(COLUMNS.index, ("read", "written", "resident"))
+READ, WRITTEN, RESIDENT, AGAIN = map(COLUMNS.index, ("read", "written", "resident", "again"))
 ACTIVATIONS = 0.3  # of the elements that are written: buffers are used again
 OWN = [COLUMNS.index(name) for name in ("channels_out", "per_group", "kernel")]  # whose product is a filter's size
 
 
 def row_of(seen: Observation) -> tuple[str, list[float]]:
     """Family and row (`f`) of what a backend observed."""
+    name, row = _row_of(seen)
+    return name, [*row, *(0.0,) * (AGAIN - len(row)), float(seen.again)]
+
+
+def _row_of(seen: Observation) -> tuple[str, list[float]]:
+    """Without the columns that no shape tells."""
     kind = canonical(seen.kind)
     read, written = sum(map(prod, seen.inputs)), sum(map(prod, seen.outputs))
     if kind == "linear" and seen.inputs and seen.outputs:
         c, o = seen.inputs[0][-1], seen.outputs[0][-1]
         positions = prod(seen.outputs[0][:-1])
-        return kind, [c, o, c, 1, positions, positions, read, written, 0]
+        return kind, [c, o, c, 1, positions, positions, read, written]
     if kind in ("conv", "conv_transpose") and len(seen.weight) > 2:
         x, y, dims = seen.inputs[0], seen.outputs[0], len(seen.weight) - 2
         c, o, kernel = x[-dims - 1], y[-dims - 1], prod(seen.weight[2:])
         per_group = c / max(seen.groups, 1)
-        row = [c, o, per_group, kernel, prod(x) / max(c, 1), prod(y) / max(o, 1), read, written, 0]
+        row = [c, o, per_group, kernel, prod(x) / max(c, 1), prod(y) / max(o, 1), read, written]
         return family(kind, kernel=kernel, per_group=per_group, groups=seen.groups), [float(v) for v in row]
     if kind == "adaptive_pool" and seen.outputs and prod(seen.outputs[0][2:]) == 1:
         kind = "mean"
     if kind == "matmul" and len(seen.inputs) > 1:
         return kind, _product(seen.inputs[0], seen.inputs[1], read, written)
-    return kind, [_channels(seen.inputs), _channels(seen.outputs), 0, 0, 0, 0, float(read), float(written), 0]
+    return kind, [_channels(seen.inputs), _channels(seen.outputs), 0, 0, 0, 0, float(read), float(written)]
 
 
 def _channels(shapes: tuple[tuple[int, ...], ...]) -> float:
@@ -66,7 +73,7 @@ def _channels(shapes: tuple[tuple[int, ...], ...]) -> float:
 def _product(left: tuple[int, ...], right: tuple[int, ...], read: float, written: float) -> list[float]:
     """Of two activations: the inner dimension, and the outputs of each of its elements."""
     inner, own = left[-1], prod(right) / max(1, prod(right[:-1]))
-    return [inner, own, inner, 1, prod(left) / max(1, inner), prod(left) / max(1, inner), read, written, 0]
+    return [inner, own, inner, 1, prod(left) / max(1, inner), prod(left) / max(1, inner), read, written]
 
 
 def filters(families: Sequence[str], rows: np.ndarray) -> np.ndarray:
@@ -123,10 +130,13 @@ class Works:
 
 def works_of(graph: ConvGraph, fusion: Fusion, batch: int) -> Works:
     """The work of `graph` at a batch size, fused as a backend does it."""
+    from morphsearch.graph.extent import Extent
+
     scale = batch / batch_size(graph)
     runs = running(graph)
     fused = _fused(runs, fusion)
     besides = _read_besides(runs, fused)
+    again = _gone_over(runs, fused, fusion)
     families, modules, constants, linears = [], [], [], []
     groups = len(graph.groups)
     for index, operation in enumerate(runs.operations):
@@ -135,6 +145,8 @@ def works_of(graph: ConvGraph, fusion: Fusion, batch: int) -> Works:
         name, extents = _extents(operation, scale)
         for shape in besides.get(index, ()):
             extents[READ] = extents[READ] + shape.numel * scale
+        if index in again:
+            extents += [Extent()] * (AGAIN - len(extents)) + [again[index] * scale]
         constant, linear = np.zeros(len(COLUMNS)), np.zeros((len(COLUMNS), groups))
         for column, extent in enumerate(extents):
             constant[column] = extent.const
@@ -219,6 +231,18 @@ def _fused(runs: Running, fusion: Fusion) -> dict[int, int]:
                 heads[index] = into
                 break
     return gone
+
+
+def _gone_over(runs: Running, fused: Mapping[int, int], fusion: Fusion) -> dict[int, Extent]:
+    """What is gone over once more for operations that vanished, by the position of what they vanished into."""
+    found: dict[int, Extent] = {}
+    for index, head in fused.items():
+        operation = runs.operations[index]
+        price = fusion.again.get(canonical(operation.kind), 0.0)
+        if price:
+            more = operation.outputs[0].numel * price
+            found[head] = found[head] + more if head in found else more
+    return found
 
 
 def _read_besides(runs: Running, fused: Mapping[int, int]) -> dict[int, list[TensorShape]]:

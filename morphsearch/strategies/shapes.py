@@ -81,6 +81,18 @@ class Shapes:
         """The same shape, without a number that changes nothing (a negative depth)."""
         return tuple(max(0.0, one) if axis == "depth" else one for axis, one in zip(self.axes, point, strict=True))
 
+    def stepped_back(self, point: Sequence[float], length: float, step: float) -> tuple[float, ...]:
+        """Where trainings `length` times as long are expected to have their best, if short ones have it at `point`.
+
+        Nearer to uniform scaling; save that wide late layers (a negative ``early``) are what short trainings underrate,
+        so that they stay as wide as that, up to a `step`.
+        """
+        nearer = {axis: one / length**0.5 for axis, one in zip(self.axes, point, strict=True)}
+        early = point[self.axes.index("early")] if "early" in nearer else 0.0
+        if early < 0:
+            nearer["early"] = min(nearer["early"], max(early, -step))
+        return tuple(nearer.values())
+
     def described(self, point: Sequence[float]) -> str:
         """`point` in words: ``early -0.28, depth +0.5 (3 branches leave)``."""
         told = {axis: f"{axis} {one:+.2g}" for axis, one in zip(self.axes, point, strict=True) if one}

@@ -58,6 +58,9 @@ class LatencyBackendConformance:
         assert backend.name, "name is what --backend calls it"
         for kind in (*backend.into_weights, *backend.into_pointwise):
             assert canonical(kind) == kind, f"{kind!r} is called {canonical(kind)!r}"
+        for kind, price in getattr(backend, "again", {}).items():
+            assert kind in backend.into_weights, f"{kind!r} goes over results again, but never vanishes"
+            assert price > 0, f"{kind!r} has no price"
 
     def test_it_knows_what_it_can_run(self, settings: Settings) -> None:
         """A device that is not there is refused before anything is measured, by an InputError that says what to do."""
@@ -98,6 +101,7 @@ class LatencyBackendConformance:
             assert canonical(seen.kind) == seen.kind, f"{seen.kind!r} is called {canonical(seen.kind)!r}"
             assert 1 <= len(seen.seconds) <= REPEATS
             assert all(math.isfinite(second) and second >= 0 for second in (*seen.seconds, *seen.issued))
+            assert 0 <= seen.again < math.inf
             assert len(seen.issued) in (0, len(seen.seconds))
             for shape in (*seen.inputs, *seen.outputs, seen.weight):
                 assert all(isinstance(size, int) for size in shape), f"{seen.kind} has a shape of {shape}"

@@ -20,7 +20,7 @@ MACS, BYTES, LAUNCH, BETWEEN = 2e10, 4e9, 2e-6, 0.05  # per second, per second, 
 
 def seconds(families: Sequence[str], rows: np.ndarray) -> np.ndarray:
     """What the simulated device takes for each operation."""
-    _, o, per_group, kernel, _, made, read, written, _ = rows.T
+    _, o, per_group, kernel, _, made, read, written, _, _ = rows.T
     padded = np.ceil(o / 16) * 16
     weighted = np.array([name.startswith("conv") or name == "linear" for name in families])
     work = np.where(weighted, made * padded * np.maximum(per_group, 1) * kernel / MACS, (read + written) / BYTES)

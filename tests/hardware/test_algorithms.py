@@ -53,7 +53,7 @@ def convolutions(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     c, o = rng.integers(8, 80, (2, count)).astype(float)
     made = rng.choice([144.0, 576.0, 2304.0], count)
     macs = made * o * c * 9
-    rows = np.stack([c, o, c, np.full(count, 9.0), made, made, c * made, o * made, np.full(count, 1e5)], axis=1)
+    rows = np.stack([c, o, c, np.full(count, 9.0), made, made, c * made, o * made, np.full(count, 1e5), 0 * c], axis=1)
     return rows, 5e-6 + macs / np.where(c * made <= FEW_ELEMENTS, 4e10, 8e10)
 
 

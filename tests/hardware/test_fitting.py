@@ -12,7 +12,7 @@ def elementwise(channels: np.ndarray, positions: float) -> np.ndarray:
     """Rows of operations without filters."""
     none = np.zeros_like(channels)
     elements = channels * positions
-    return np.stack([channels, channels, none, none, none, none, elements, elements, none], axis=1)
+    return np.stack([channels, channels, none, none, none, none, elements, elements, none, none], axis=1)
 
 
 def test_a_surcharge_seen_on_tiny_operations_is_not_put_on_large_ones() -> None:
@@ -53,7 +53,7 @@ def test_filters_come_from_memory_where_those_of_the_network_fit_no_cache() -> N
     def rows(count: int) -> np.ndarray:
         c, o = 16.0 * rng.integers(2, 30, (2, count))
         made, one, resident = np.full(count, 9.0), np.ones(count), 2.0 ** rng.uniform(16, 24, count)
-        return np.stack([c, o, c, one, made, made, c * made, o * made, resident], axis=1)
+        return np.stack([c, o, c, one, made, made, c * made, o * made, resident, 0 * c], axis=1)
 
     def seconds(rows: np.ndarray) -> np.ndarray:
         own = rows[:, 1] * rows[:, 2]
@@ -80,7 +80,7 @@ def test_images_of_another_size_take_another_time_though_they_have_as_many_eleme
 def one_by_one(c: np.ndarray, o: np.ndarray, made: float) -> np.ndarray:
     """Rows of 1x1 convolutions."""
     same = np.full_like(c, made)
-    return np.stack([c, o, c, np.ones_like(c), same, same, c * made, o * made, np.full_like(c, 1e5)], axis=1)
+    return np.stack([c, o, c, np.ones_like(c), same, same, c * made, o * made, np.full_like(c, 1e5), 0 * c], axis=1)
 
 
 def test_fewer_channels_than_a_vector_are_another_matter() -> None:
@@ -105,3 +105,21 @@ def test_what_never_changed_is_a_constant_and_no_price_of_outputs() -> None:
         ten[:, 8] = 2 ** rng.uniform(16, 22, 60)
         seconds = (2e-5 + 1e-10 * ten[:, 0] * ten[:, 1]) * np.exp(rng.normal(0, 0.1, 60))
         assert fit_family("linear", ten, seconds).seconds("linear", thousand)[0] < 3 * (2e-5 + 1e-10 * 4e5)
+
+
+def test_what_goes_over_the_results_again_is_paid_by_those_that_do() -> None:
+    rng = np.random.default_rng(0)
+
+    def rows(count: int) -> np.ndarray:
+        found = one_by_one(16.0 * rng.integers(1, 20, count), 16.0 * rng.integers(1, 40, count), 576.0)
+        found[:, 9] = np.where(rng.random(count) < 0.3, found[:, 7], 0)
+        return found
+
+    def seconds(rows: np.ndarray) -> np.ndarray:
+        return 1e-6 + 576 * rows[:, 0] * rows[:, 1] / 1e11 + 8e-11 * rows[:, 9]
+
+    seen = rows(200)
+    fit = fit_family("conv_1x1", seen, seconds(seen))
+    fresh = one_by_one(np.array([16.0, 16.0]), np.array([400.0, 400.0]), 576.0)
+    fresh[1, 9] = fresh[1, 7]
+    assert fit.seconds("conv_1x1", fresh) == pytest.approx(seconds(fresh), rel=0.05)

@@ -89,14 +89,14 @@ def test_prices_hold_where_filters_come_from_a_cache_or_not(target: fakes.Target
 
 
 def test_a_kind_that_was_not_seen_is_extrapolated_and_said_so(predictor: Predictor) -> None:
-    families, rows = ["silu", "relu"], np.array([[0, 0, 0, 0, 0, 0, 5e4, 5e4, 0]] * 2, float)
+    families, rows = ["silu", "relu"], np.array([[0, 0, 0, 0, 0, 0, 5e4, 5e4, 0, 0]] * 2, float)
     assert predictor.unseen(families, rows).tolist() == [True, False]
     silu, relu = predictor.operations(families, rows)
     assert 0.2 < silu / relu < 5
 
 
 def test_a_size_far_beyond_what_was_seen_is_said_so(predictor: Predictor) -> None:
-    row = np.array([[640, 960, 640, 1, 256, 256, 163840, 245760, 0]], float)
+    row = np.array([[640, 960, 640, 1, 256, 256, 163840, 245760, 0, 0]], float)
     assert predictor.unseen(["conv_1x1"], row).tolist() == [True]
 
 

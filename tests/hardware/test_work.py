@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from morphsearch.graph import record
 from morphsearch.hardware.kinds import Fusion
@@ -43,4 +44,20 @@ def test_what_a_network_writes_passes_through_the_caches_too() -> None:
     rows[:, COLUMNS.index("written")] = [1000, 500, 500]
     found = passing(["conv", "relu", "view"], rows)
     assert found == pytest.approx([8 * 4 * 9 + ACTIVATIONS * 1000, ACTIVATIONS * 500, 0])
-    assert placed(["conv", "relu", "view"], rows)[:, -1] == pytest.approx(found.sum())
+    assert placed(["conv", "relu", "view"], rows)[:, COLUMNS.index("resident")] == pytest.approx(found.sum())
+
+
+def test_an_activation_that_is_no_operation_may_go_over_the_results_again() -> None:
+    """And depends on the widths as these do; one that costs nothing, or is an operation of its own, adds nothing."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 4, 1), nn.ReLU()).eval()
+    graph = record(net, torch.zeros(1, 3, 8, 8))
+    kinds = frozenset({"batch_norm", "relu", "hardtanh"})
+    again = COLUMNS.index("again")
+    for width in (8.0, 5.0):
+        at = np.array([width, 4.0])
+        found = works_of(graph, Fusion(kinds, frozenset(), {"hardtanh": 1.5}), batch=2).rows(at)
+        assert found[:, again].tolist() == [1.5 * width * 36 * 2, 0]
+    assert not works_of(graph, Fusion(kinds), 2).rows(at)[:, again].any()
+    apart = works_of(graph, Fusion(kinds - {"hardtanh"}, frozenset(), {"hardtanh": 1.5}), 2)
+    assert apart.families == ["conv", "hardtanh", "conv_1x1"]
+    assert not apart.rows(at)[:, again].any()

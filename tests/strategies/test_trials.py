@@ -84,6 +84,15 @@ def test_a_shape_is_told_in_words(graph):
     assert shapes.within((-0.5, 0.1, -0.2, -0.3)) == (-0.5, 0.1, 0, -0.3)
 
 
+@pytest.mark.parametrize(("early", "answer"), [(0.8, 0.4), (-0.3, -0.3), (-0.8, -0.5), (-2.0, -1.0), (0.0, 0.0)])
+def test_what_short_trainings_underrate_is_no_reason_to_step_back(graph, early, answer):
+    """Wide late layers; as far as candidates stand apart."""
+    found = Shapes(graph, 4.0).stepped_back((early, -0.4, 0.6, 0.2), 4, 0.5)
+    assert found == pytest.approx((answer, -0.2, 0.3, 0.1))
+    plain = Shapes(record(NETWORKS["plain"](), example_inputs()), 4.0)
+    assert plain.stepped_back((0.0,) * len(plain.axes), 3, 0.5) == (0.0,) * len(plain.axes)
+
+
 def test_branches_of_several_layers_leave_as_a_whole():
     model = build_seed("resnet50", num_classes=10, input_shape=(3, 64, 64)).model
     graph = record(model, torch.zeros(1, 3, 64, 64))

@@ -8,7 +8,9 @@ that needs another one: before it, or after it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,26 @@ KINDS = {
     "Gather": "copy",
     "Split": "copy",
 }
+ACTIVATIONS = {
+    "Relu": "relu",
+    "Clip": "hardtanh",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "LeakyRelu": "leaky_relu",
+    "HardSigmoid": "hardsigmoid",
+}
 VIEWS = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape", "Constant", "Cast"))
 WARMUP = 2
 ENOUGH = 6  # passes
+FUSED = "fused "
 SUFFIXES = ("_kernel_time", "_nchwc", "/QuickGeluFusion/", "/GatherSliceToSplitFusion")
 
 
-def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[Observation]:
+def observations(
+    model: bytes, profile: str, disturbed: Sequence[bool], again: Mapping[str, float] | None = None
+) -> list[Observation]:
     """What a profile of a session over `model` says of its last passes; `disturbed` ones are left out where
-    half of them, or :data:`ENOUGH`, are left."""
+    half of them, or :data:`ENOUGH`, are left. `again` prices what a convolution does to its results in the end."""
     path = Path(profile)
     events = [event for event in json.loads(path.read_text(encoding="utf-8")) if event.get("cat") == "Node"]
     events = [event for event in events if str(event.get("name", "")).endswith("_kernel_time")]
@@ -66,6 +79,7 @@ def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[
     rows = steady if len(steady) >= min(ENOUGH, len(rows) / 2) else rows
     repeats = len(rows)
     filters, shapes = _filters(model), _true_shapes(model)
+    last = _last(model, {_result(str(event["name"])) for event in rows[0]})
     times = [[float(row[place]["dur"]) for row in rows] for place in range(count)]
     found: list[Observation] = []
     pending: list[float] = [0.0] * repeats  # layout changes that the next operation asked for
@@ -75,13 +89,14 @@ def observations(model: bytes, profile: str, disturbed: Sequence[bool]) -> list[
             pending = [sum(pair) for pair in zip(pending, times[place], strict=True)]
             continue
         if operation == "ReorderInput" and found:
-            last = found[-1]
-            more = tuple(a + 1e-6 * b for a, b in zip(last.seconds, times[place], strict=True))
-            found[-1] = Observation(last.kind, last.inputs, last.outputs, more, last.weight, last.groups)
+            more = tuple(a + 1e-6 * b for a, b in zip(found[-1].seconds, times[place], strict=True))
+            found[-1] = replace(found[-1], seconds=more)
             continue
         seconds = tuple(1e-6 * (a + b) for a, b in zip(times[place], pending, strict=True))
         pending = [0.0] * repeats
-        found.append(_observation(event, operation, seconds, filters, shapes))
+        one = _observation(event, operation, seconds, filters, shapes)
+        price = (again or {}).get(last.get(_result(str(event["name"])), ""), 0.0)
+        found.append(replace(one, again=price * prod(one.outputs[0])) if price and one.outputs else one)
     return found
 
 
@@ -120,7 +135,7 @@ def _result(name: str) -> str:
     """The result, or the node, that a node of a profile is named after."""
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
-    return name
+    return name.removeprefix(FUSED)
 
 
 def _true_shapes(model: bytes) -> dict[str, tuple[int, ...]]:
@@ -148,8 +163,36 @@ def _filters(model: bytes) -> dict[str, tuple[tuple[int, ...], int]]:
             if len(node.input) > 1 and node.input[1] in shapes:
                 groups = next((a.i for a in node.attribute if a.name == "group"), 1)
                 known[node.output[0]] = known[node.name] = (shapes[node.input[1]], int(groups))
-        elif node.op_type in ("Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid", "Add"):
+        elif node.op_type in (*ACTIVATIONS, "Add"):
             found = [known[name] for name in node.input if name in known]
             if found:
                 known[node.output[0]] = known[node.name] = found[-1]
     return known
+
+
+def _last(model: bytes, ran: Container[str]) -> dict[str, str]:
+    """The kind of the activation that a convolution or a linear layer ends in, by every name that it may have once it
+    is fused; `ran` are the names of what ran, in which a fused activation is missing."""
+    import onnx
+
+    graph = onnx.load_model_from_string(model).graph
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+            continue
+        names, at, kind = [node.output[0], node.name], node, ""
+        while not kind and len(readers.get(at.output[0], ())) == 1:
+            at = readers[at.output[0]][0]
+            if at.op_type not in (*ACTIVATIONS, "Add", "BatchNormalization"):
+                break
+            kind = ACTIVATIONS.get(at.op_type, "")
+            names += [at.output[0], at.name]
+        # A convolution that swallowed its activation may be called by either's name; one of two ran, then.
+        own = [name for name in names[-2:] if name in ran] if kind else []
+        if kind and not (own and any(name in ran for name in names[:-2])):
+            found |= dict.fromkeys(names, kind)
+    return found

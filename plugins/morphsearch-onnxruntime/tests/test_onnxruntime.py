@@ -77,6 +77,26 @@ def test_a_sum_that_is_fused_in_is_read_at_its_true_size():
     assert read == works.rows(widths)[:, COLUMNS.index("read")].tolist() == [3 * 64, 2 * 12 * 64]
 
 
+@pytest.mark.parametrize("channels", [5, 32])
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.SiLU])
+def test_activations_that_go_over_results_again_are_seen_and_foreseen(kind, channels):
+    """In blocks of channels (32) and without (5), after dense filters and one a channel; relu and SiLU do not."""
+    one = nn.Sequential(nn.Conv2d(channels, channels, 3), nn.BatchNorm2d(channels), kind())
+    two = nn.Sequential(nn.Conv2d(channels, channels, 3, groups=channels), kind(), nn.Conv2d(channels, 8, 1))
+    model, x = nn.Sequential(one, two).eval(), torch.randn(1, channels, 8, 8)
+    seen = [row_of(one) for one in OnnxRuntime().observe(model, [x], Settings(), repeats=3)]
+    graph = Target.of("net", model, x).graph
+    works = works_of(graph, Fusion.of(OnnxRuntime()), 1)
+    rows = works.rows(np.array([float(width) for width in graph.widths.values()]))
+    again = COLUMNS.index("again")
+    found = [row[again] for name, row in seen if name in WEIGHTED]
+    foreseen = [row[again] for name, row in zip(works.families, rows, strict=True) if name in WEIGHTED]
+    assert found == pytest.approx(foreseen)
+    name = {nn.ReLU6: "hardtanh", nn.LeakyReLU: "leaky_relu"}.get(kind, kind.__name__.lower())
+    price = OnnxRuntime.again.get(name, 0)
+    assert found == pytest.approx([price * channels * 36, price * channels * 16, 0])
+
+
 def test_what_has_no_filters_is_told_at_its_true_channels_too():
     """ONNX Runtime pads the 10 channels of this network to whole blocks."""
     model = nn.Sequential(nn.Conv2d(3, 10, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2), nn.Conv2d(10, 4, 1)).eval()
