@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from morphsearch_onnxruntime import checking, sessions
+from morphsearch_onnxruntime import checking, nodes, sessions
 from morphsearch_onnxruntime.backend import OnnxRuntime
 from torch import nn
 
@@ -95,6 +95,25 @@ def test_activations_that_go_over_results_again_are_seen_and_foreseen(kind, chan
     name = {nn.ReLU6: "hardtanh", nn.LeakyReLU: "leaky_relu"}.get(kind, kind.__name__.lower())
     price = OnnxRuntime.again.get(name, 0)
     assert found == pytest.approx([price * channels * 36, price * channels * 16, 0])
+
+
+def test_times_are_finer_than_the_whole_microseconds_of_a_profile():
+    """Made-up events: nodes of several operators, told as ONNX Runtime tells them."""
+    rng = np.random.default_rng(0)
+    operators, kept = ["Conv", "Relu", "Conv", "Conv", "Relu"] * 4, {"Conv": 2.4, "Relu": 1.7}
+    wanted = rng.uniform(2, 9, len(operators))
+    rows = []
+    for _ in range(60):
+        now, row = rng.uniform(0, 1000), []
+        for operator, lasts in zip(operators, wanted, strict=True):
+            row.append({"ts": int(now), "dur": int(lasts), "args": {"op_name": operator}})
+            now += lasts + kept[operator]
+        rows.append(row)
+    found = np.array(nodes._times(rows)).mean(axis=1)
+    assert np.abs(found - wanted)[:-1].max() < 0.3
+    assert np.abs(found - wanted).mean() < 0.5 * np.abs(np.floor(wanted) + 0.5 - wanted).mean()
+    (alone,) = nodes._times([[{"ts": 5, "dur": 7, "args": {"op_name": "Conv"}}]])
+    assert alone == [7.5]
 
 
 def test_what_has_no_filters_is_told_at_its_true_channels_too():
