@@ -139,7 +139,7 @@ def line_of(sample: NetworkSample) -> dict[str, Any]:
 def samples(config: str, lines: list[dict[str, Any]], graphs: dict[str, Target]) -> list[NetworkSample]:
     """The samples behind lines of a file."""
     settings, size = ALL[config]
-    fusion, rule = Fusion.of(backend_of(settings.backend)), rule_of(settings)
+    fusion, rule = Fusion.of(backend_of(settings.backend), settings), rule_of(settings)
     found, works = [], {}
     for line in lines:
         name = line["network"]

@@ -175,8 +175,9 @@ class Observation:
 class LatencyBackend(Protocol):
     """Something that runs networks, and can be timed.
 
-    It may also have ``again``, a mapping: kinds in `into_weights` that go over all results once more when these are
-    there, with how long that takes an element beside the others.
+    It may also have ``again(settings)``, which returns a mapping: kinds in `into_weights` that go over all results once
+    more when these are there, and ``"bias"`` for that of a convolution, with how long that takes an element beside the
+    others.
 
     Attributes:
         name: as in ``morphsearch profile --backend NAME``.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from morphsearch.hardware import queued
-from morphsearch.hardware.kinds import canonical
+from morphsearch.hardware.kinds import BIAS, canonical
 from morphsearch.hardware.settings import Settings
 from morphsearch.hardware.timing import settled
 from morphsearch.types import Observation
@@ -34,6 +36,10 @@ class Eager:
     name = "eager"
     into_weights: frozenset[str] = frozenset()
     into_pointwise: frozenset[str] = frozenset()
+
+    def again(self, settings: Settings) -> Mapping[str, float]:
+        """cuDNN's convolutions leave the bias to a pass of its own, PyTorch's, channel by channel, and oneDNN's not."""
+        return {BIAS: 1.0} if settings.device.startswith("cuda") else {}
 
     def check(self, settings: Settings) -> None:
         """The device must be there."""
@@ -72,8 +78,8 @@ class Eager:
             if number > 1 and len(clock.seconds) == len(first.calls):
                 passes.append(clock.seconds)
         return [
-            Observation(kind, inputs=given, outputs=made, seconds=tuple(times), weight=weight, groups=groups)
-            for (kind, given, made, weight, groups), times in zip(first.calls, zip(*passes, strict=True), strict=True)
+            replace(call, seconds=tuple(times))
+            for call, times in zip(first.calls, zip(*passes, strict=True), strict=True)
         ]
 
 
@@ -84,7 +90,7 @@ class _Clock(TorchDispatchMode):
         super().__init__()
         self.wait, self.waits, self.describe = wait, waits, describe
         self.seconds: list[float] = []
-        self.calls: list[Any] = []
+        self.calls: list[Observation] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -98,21 +104,28 @@ class _Clock(TorchDispatchMode):
         return out
 
 
-def _described(func: Any, args: Any, out: Any) -> tuple[str, Any, Any, tuple[int, ...], int]:
-    """Kind, shapes of activations and results, shape of the weight, and convolution groups of a call."""
+def _described(func: Any, args: Any, out: Any) -> Observation:
+    """A call, without how long it took."""
     kind = canonical(str(func._schema.name))
     outputs = _shapes(out)
     if kind in ("conv", "conv_transpose") and len(args) > 1:
         groups = next((arg for arg in reversed(args) if isinstance(arg, int) and not isinstance(arg, bool)), 1)
         if func._schema.name == "aten::convolution" and len(args) > TRANSPOSED and args[TRANSPOSED]:
             kind = "conv_transpose"
-        return kind, (tuple(args[0].shape),), outputs, tuple(args[1].shape), int(groups)
+        again = float(prod(outputs[0])) if _adds_a_bias(args, int(groups)) else 0.0
+        return Observation(kind, (tuple(args[0].shape),), outputs, (), tuple(args[1].shape), int(groups), again=again)
     if kind == "linear":
         x, weight = (args[1], args[2]) if func._schema.name == "aten::addmm" else (args[0], args[1])
-        return kind, (tuple(x.shape),), outputs, tuple(weight.shape), 1
+        return Observation(kind, (tuple(x.shape),), outputs, (), tuple(weight.shape))
     if kind in ("batch_norm", "layer_norm", "group_norm", "max_pool"):
-        return kind, _shapes(args[:1]), outputs[:1], (), 1
-    return kind, _shapes(args), outputs, (), 1
+        return Observation(kind, _shapes(args[:1]), outputs[:1], ())
+    return Observation(kind, _shapes(args), outputs, ())
+
+
+def _adds_a_bias(args: Any, groups: int) -> bool:
+    """Whether a convolution is followed by a pass that adds its bias, see :meth:`Eager.again`."""
+    x, bias = args[0], args[2] if len(args) > 2 else None
+    return bool(x.is_cuda) and bias is not None and (groups == 1 or groups != x.shape[1])
 
 
 def _shapes(values: Any) -> tuple[tuple[int, ...], ...]:

@@ -47,6 +47,7 @@ WEIGHTED = frozenset(("conv", "conv_1x1", "conv_depthwise", "conv_grouped", "con
 """Families with filters."""
 
 VIEW, COPY = "view", "copy"
+BIAS = "bias"
 _COPIES = frozenset(("copy", "cat"))
 
 
@@ -79,7 +80,7 @@ class Fusion:
 
     Attributes:
         again: those of `into_weights` that, though no operations of their own, go over all results once more when they
-            are there, with how long that takes beside others.
+            are there, with how long that takes beside others; :data:`BIAS` for that of a convolution.
     """
 
     into_weights: frozenset[str] = frozenset()
@@ -87,9 +88,9 @@ class Fusion:
     again: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, backend: Any) -> Fusion:
-        """What a backend says."""
-        again = dict(getattr(backend, "again", {}))
+    def of(cls, backend: Any, settings: Any) -> Fusion:
+        """What a backend says; `again` depends on the settings."""
+        again = dict(backend.again(settings)) if hasattr(backend, "again") else {}
         return cls(frozenset(backend.into_weights), frozenset(backend.into_pointwise), again)
 
     def to_dict(self) -> dict[str, Any]:

@@ -248,7 +248,7 @@ class Session:
     def _sample(self, item: _Prepared, timing: Timing, watched: Sequence[Observation], pace: float) -> NetworkSample:
         graph = item.target.graph
         widths = np.array([{**graph.widths, **item.widths}[name] for name in graph.groups], np.float64)
-        works = works_of(graph, Fusion.of(self.backend), self.settings.batch)
+        works = works_of(graph, Fusion.of(self.backend, self.settings), self.settings.batch)
         names, rows = [], []
         for seen in watched:
             name, row = row_of(seen)
@@ -363,7 +363,7 @@ def finish(
         settings=settings,
         versions={**describe_versions(), **session.backend.versions()},
         predictor=fit(samples, seed),
-        fusion=Fusion.of(session.backend),
+        fusion=Fusion.of(session.backend, settings),
         samples=list(samples),
         error=held_out,
         noise=noise,

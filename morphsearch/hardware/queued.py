@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,7 @@ SIDE = 4096  # of the matrices whose product keeps the GPU busy
 ROOM = 1.5  # times as long as the network takes to be queued
 WARMING, CALM = 2, 12  # passes before those that count; more of them tell nothing new, since a GPU's own time is steady
 
-Described = Callable[[Any, Any, Any], tuple[str, Any, Any, tuple[int, ...], int]]
+Described = Callable[[Any, Any, Any], Observation]
 
 
 class _Clocks(TorchDispatchMode):
@@ -35,7 +36,7 @@ class _Clocks(TorchDispatchMode):
     def __init__(self, describe: Described | None = None) -> None:
         super().__init__()
         self.describe = describe
-        self.calls: list[Any] = []
+        self.calls: list[Observation] = []
         self.issued: list[float] = []
         self.marks: list[torch.cuda.Event] = []
 
@@ -70,11 +71,10 @@ def observe(
         [1e-3 * before.elapsed_time(after) for before, after in zip(one.marks[:-1], one.marks[1:], strict=True)]
         for one in passes
     ]
+    issued = zip(*(one.issued for one in passes), strict=True)
     return [
-        Observation(kind, inputs=given, outputs=made, seconds=times, weight=weight, groups=groups, issued=issued)
-        for (kind, given, made, weight, groups), times, issued in zip(
-            first.calls, zip(*on_device, strict=True), zip(*(one.issued for one in passes), strict=True), strict=True
-        )
+        replace(call, seconds=times, issued=queueing)
+        for call, times, queueing in zip(first.calls, zip(*on_device, strict=True), issued, strict=True)
     ]
 
 

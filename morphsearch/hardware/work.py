@@ -14,7 +14,7 @@ import numpy as np
 from morphsearch.costs.batch import batch_size
 from morphsearch.costs.flops import flops_of
 from morphsearch.costs.running import Running, running
-from morphsearch.hardware.kinds import POINTWISE, VIEW, WEIGHTED, Fusion, canonical, family
+from morphsearch.hardware.kinds import BIAS, POINTWISE, VIEW, WEIGHTED, Fusion, canonical, family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -234,15 +234,23 @@ def _fused(runs: Running, fusion: Fusion) -> dict[int, int]:
 
 
 def _gone_over(runs: Running, fused: Mapping[int, int], fusion: Fusion) -> dict[int, Extent]:
-    """What is gone over once more for operations that vanished, by the position of what they vanished into."""
+    """What is gone over once more for what vanished, by the position of what it vanished into."""
     found: dict[int, Extent] = {}
-    for index, head in fused.items():
-        operation = runs.operations[index]
-        price = fusion.again.get(canonical(operation.kind), 0.0)
+    for index, operation in enumerate(runs.operations):
+        kind = canonical(operation.kind) if index in fused else BIAS if _adds_a_bias(operation) else ""
+        price = fusion.again.get(kind, 0.0)
         if price:
-            more = operation.outputs[0].numel * price
+            head, more = fused.get(index, index), operation.outputs[0].numel * price
             found[head] = found[head] + more if head in found else more
     return found
+
+
+def _adds_a_bias(operation: Operation) -> bool:
+    """Whether a convolution has one; kernels that go channel by channel add theirs while they sum up."""
+    if canonical(operation.kind) not in ("conv", "conv_transpose") or "bias" not in operation.parameters:
+        return False
+    groups = int(operation.attrs.get("groups", 1))
+    return groups == 1 or groups != operation.inputs[0].shape[1]
 
 
 def _read_besides(runs: Running, fused: Mapping[int, int]) -> dict[int, list[TensorShape]]:

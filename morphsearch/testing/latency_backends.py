@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from morphsearch.errors import InputError
 from morphsearch.hardware import Settings
-from morphsearch.hardware.kinds import canonical
+from morphsearch.hardware.kinds import BIAS, Fusion, canonical
 from morphsearch.testing.networks import NETWORKS, example_inputs
 from morphsearch.types import LatencyBackend
 
@@ -52,14 +52,14 @@ class LatencyBackendConformance:
         """Of any of them."""
         return [example_inputs(settings.batch).to(device=settings.device, dtype=settings.torch_dtype)]
 
-    def test_what_it_fuses_are_kinds_of_operations(self) -> None:
+    def test_what_it_fuses_are_kinds_of_operations(self, settings: Settings) -> None:
         """By the names that graphs have for them."""
         backend = self.backend()
         assert backend.name, "name is what --backend calls it"
         for kind in (*backend.into_weights, *backend.into_pointwise):
             assert canonical(kind) == kind, f"{kind!r} is called {canonical(kind)!r}"
-        for kind, price in getattr(backend, "again", {}).items():
-            assert kind in backend.into_weights, f"{kind!r} goes over results again, but never vanishes"
+        for kind, price in Fusion.of(backend, settings).again.items():
+            assert kind in {*backend.into_weights, BIAS}, f"{kind!r} goes over results again, but never vanishes"
             assert price > 0, f"{kind!r} has no price"
 
     def test_it_knows_what_it_can_run(self, settings: Settings) -> None:

@@ -50,7 +50,7 @@ class CarelessCases(LatencyBackendConformance):
 def test_a_careless_backend_fails() -> None:
     cases, settings = CarelessCases(), Settings("careless", batch=2)
     with pytest.raises(AssertionError, match="is called 'relu'"):
-        cases.test_what_it_fuses_are_kinds_of_operations()
+        cases.test_what_it_fuses_are_kinds_of_operations(settings)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         cases.test_it_knows_what_it_can_run(settings)
     model = next(iter(NETWORKS.values()))().eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import hardware_fakes as fakes
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from morphsearch.hardware import Settings
-from morphsearch.hardware.eager import Eager
+from morphsearch.hardware.eager import Eager, _described
 from morphsearch.hardware.kinds import WEIGHTED, Fusion, canonical
 from morphsearch.hardware.measure import finish, profile
 from morphsearch.hardware.sampling import Made, Target, build, draw_widths, spread_widths, sweep
@@ -50,6 +51,25 @@ def test_convolutions_are_foreseen_exactly(name: str, batch: int) -> None:
     kinds = {canonical(operation.kind) for operation in target.graph.operations} - {"view"}
     if "batch_norm" in kinds:
         assert any(name == "batch_norm" for name, _ in observed)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_a_pass_that_adds_a_bias_on_a_gpu_is_seen_as_foreseen(groups: int, bias: bool) -> None:
+    """A call as PyTorch's dispatcher gets it, with an input that says it is on a GPU."""
+    net = nn.Sequential(nn.Conv2d(8, 6 if groups < 8 else 8, 3, groups=groups, bias=bias)).eval()
+    x = torch.zeros(1, 8, 8, 8)
+    out = net(x)
+    there: Any = SimpleNamespace(shape=x.shape, is_cuda=True)
+    args = (there, net[0].weight, net[0].bias, [1, 1], [0, 0], [1, 1], False, [0, 0], groups)
+    name, seen = row_of(_described(torch.ops.aten.convolution.default, args, out))
+    graph = Target.of("net", net, x).graph
+    at = np.array([float(width) for width in graph.widths.values()])
+    for device, expected in (("cuda", seen), ("cpu", [*seen[:-1], 0.0])):
+        works = works_of(graph, Fusion.of(Eager(), Settings(device=device)), 1)
+        assert works.families == [name]
+        assert works.rows(at)[0] == pytest.approx(expected)
+    assert seen[COLUMNS.index("again")] == (out.numel() if bias and groups < 8 else 0)
 
 
 def test_fusion_takes_what_follows_a_convolution() -> None:

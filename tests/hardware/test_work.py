@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from morphsearch.graph import record
-from morphsearch.hardware.kinds import Fusion
+from morphsearch.hardware.kinds import BIAS, Fusion
 from morphsearch.hardware.work import ACTIVATIONS, COLUMNS, passing, placed, works_of
 from morphsearch.models import build_seed
 
@@ -61,3 +61,20 @@ def test_an_activation_that_is_no_operation_may_go_over_the_results_again() -> N
     apart = works_of(graph, Fusion(kinds - {"hardtanh"}, frozenset(), {"hardtanh": 1.5}), 2)
     assert apart.families == ["conv", "hardtanh", "conv_1x1"]
     assert not apart.rows(at)[:, again].any()
+
+
+def test_a_bias_may_be_added_in_a_pass_of_its_own() -> None:
+    """Of convolutions that are dense or have few groups; kernels that go channel by channel add theirs on the way."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(8, 8, 3, bias=False),
+        nn.Conv2d(8, 8, 1, groups=2),
+        nn.Conv2d(8, 8, 1, groups=8),
+        nn.Flatten(),
+        nn.Linear(128, 4),
+    )
+    graph = record(net.eval(), torch.zeros(1, 3, 8, 8))
+    at = np.array([float(width) for width in graph.widths.values()])
+    found = works_of(graph, Fusion(again={BIAS: 1.0}), batch=1)
+    paid = {name: row[COLUMNS.index("again")] for name, row in zip(found.modules, found.rows(at), strict=True)}
+    assert {name: value for name, value in paid.items() if value} == {"0": 8 * 36, "2": 8 * 16}

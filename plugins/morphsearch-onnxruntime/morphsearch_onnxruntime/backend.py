@@ -27,7 +27,6 @@ class OnnxRuntime:
     name = "onnxruntime"
     into_weights = FUSED
     into_pointwise: frozenset[str] = frozenset()
-    again = AGAIN
 
     def __init__(self) -> None:
         self._made: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, ...]], bytes]] = WeakKeyDictionary()
@@ -39,6 +38,10 @@ class OnnxRuntime:
         if known is None or known[0] != shapes:
             known = self._made[model] = (shapes, sessions.export(model, inputs))
         return known[1]
+
+    def again(self, settings: Any) -> Mapping[str, float]:
+        """Prices of what goes over results again, on the CPU."""
+        return AGAIN if settings.device == "cpu" else {}
 
     def check(self, settings: Any) -> None:
         """Raise InputError where ONNX Runtime, or its provider for the device, is not installed."""
@@ -76,4 +79,4 @@ class OnnxRuntime:
             )
             given = sessions.feed(opened, inputs)
             waited = [once(lambda: opened.run(None, given))[1] for _ in range(repeats + WARMUP)]
-            return observations(made, opened.end_profiling(), waited[WARMUP:], AGAIN)
+            return observations(made, opened.end_profiling(), waited[WARMUP:], self.again(settings))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from morphsearch_onnxruntime import checking, nodes, sessions
-from morphsearch_onnxruntime.backend import OnnxRuntime
+from morphsearch_onnxruntime.backend import AGAIN, OnnxRuntime
 from torch import nn
 
 from morphsearch import plugins
@@ -45,7 +45,7 @@ def test_convolutions_are_told_apart_at_their_true_sizes(target, seed):
     widths = draw_widths(target.graph, np.random.default_rng(seed))
     seen = OnnxRuntime().observe(build(target, widths), [torch.randn(2, 3, 32, 32)], Settings(batch=2), repeats=3)
     observed = sorted(tuple(row[:6]) for name, row in map(row_of, seen) if name in WEIGHTED - {"linear"})
-    works = works_of(target.graph, Fusion.of(OnnxRuntime()), 2)
+    works = works_of(target.graph, Fusion.of(OnnxRuntime(), Settings("onnxruntime")), 2)
     rows = works.rows(np.array([{**target.graph.widths, **widths}[name] for name in target.graph.groups], float))
     expected = sorted(
         tuple(row[:6]) for name, row in zip(works.families, rows, strict=True) if name in WEIGHTED - {"linear"}
@@ -73,7 +73,7 @@ def test_a_sum_that_is_fused_in_is_read_at_its_true_size():
     read = [row[COLUMNS.index("read")] for name, row in map(row_of, seen) if name == "conv"]
     graph = Target.of("net", model, torch.zeros(1, 3, 8, 8)).graph
     widths = np.array([float(width) for width in graph.widths.values()])
-    works = works_of(graph, Fusion.of(OnnxRuntime()), 1)
+    works = works_of(graph, Fusion.of(OnnxRuntime(), Settings("onnxruntime")), 1)
     assert read == works.rows(widths)[:, COLUMNS.index("read")].tolist() == [3 * 64, 2 * 12 * 64]
 
 
@@ -86,14 +86,14 @@ def test_activations_that_go_over_results_again_are_seen_and_foreseen(kind, chan
     model, x = nn.Sequential(one, two).eval(), torch.randn(1, channels, 8, 8)
     seen = [row_of(one) for one in OnnxRuntime().observe(model, [x], Settings(), repeats=3)]
     graph = Target.of("net", model, x).graph
-    works = works_of(graph, Fusion.of(OnnxRuntime()), 1)
+    works = works_of(graph, Fusion.of(OnnxRuntime(), Settings("onnxruntime")), 1)
     rows = works.rows(np.array([float(width) for width in graph.widths.values()]))
     again = COLUMNS.index("again")
     found = [row[again] for name, row in seen if name in WEIGHTED]
     foreseen = [row[again] for name, row in zip(works.families, rows, strict=True) if name in WEIGHTED]
     assert found == pytest.approx(foreseen)
     name = {nn.ReLU6: "hardtanh", nn.LeakyReLU: "leaky_relu"}.get(kind, kind.__name__.lower())
-    price = OnnxRuntime.again.get(name, 0)
+    price = AGAIN.get(name, 0)
     assert found == pytest.approx([price * channels * 36, price * channels * 16, 0])
 
 
