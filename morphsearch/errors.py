@@ -87,7 +87,14 @@ class StoppedError(MorphError):
     exit_code = 130
 
 
+MUCH_LESS = 0.2  # alike than the nearest name, as a ratio of edits: no more than chance
+
+
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """The known names most like `name`, best first (by edit similarity, ignoring case)."""
+    """The known names most like `name`, best first (by edit similarity, ignoring case); none that is much less like it
+    than the best."""
     table = {candidate.lower(): candidate for candidate in known}
-    return [table[match] for match in difflib.get_close_matches(str(name).lower(), list(table), n=limit, cutoff=0.5)]
+    wanted = str(name).lower()
+    matches = difflib.get_close_matches(wanted, list(table), n=limit, cutoff=0.5)
+    alike = [difflib.SequenceMatcher(None, match, wanted).ratio() for match in matches]
+    return [table[match] for match, one in zip(matches, alike, strict=True) if one > alike[0] - MUCH_LESS]

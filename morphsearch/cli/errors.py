@@ -17,6 +17,7 @@ import click
 
 from morphsearch.cli.names import label
 from morphsearch.cli.state import State
+from morphsearch.cli.synonyms import meant
 from morphsearch.errors import InputError, MorphError, PluginError, StoppedError, UsageError, nearest
 
 DEBUG = "MORPHSEARCH_DEBUG"
@@ -110,7 +111,7 @@ def from_click(error: click.ClickException) -> MorphError:
     help_line = f"see `{context.command_path} --help`" if context else "see `morphsearch --help`"
     if isinstance(error, click.NoSuchOption):
         options = _options(context)
-        close = nearest(error.option_name, options)
+        close = meant(error.option_name, options, _argument(context)) or nearest(error.option_name, options)
         rule = f"options: {', '.join(options)}" if options else ""
         return UsageError(
             f"no such option {error.option_name}", rule, f"did you mean {' or '.join(close)}?" if close else help_line
@@ -131,6 +132,12 @@ def from_click(error: click.ClickException) -> MorphError:
 def _plain(message: str) -> str:
     message = message.strip().removesuffix(".")
     return message[:1].lower() + message[1:]
+
+
+def _argument(context: click.Context | None) -> str:
+    """What the command calls its first argument; empty where it has none."""
+    parameters = context.command.get_params(context) if context is not None else []
+    return next((label(one) for one in parameters if isinstance(one, click.Argument)), "")
 
 
 def _options(context: click.Context | None) -> list[str]:
