@@ -25,7 +25,7 @@ from scipy.optimize import nnls
 
 from morphsearch.hardware.algorithms import NO_RULE, ways
 from morphsearch.hardware.kinds import WEIGHTED
-from morphsearch.hardware.work import COLUMNS
+from morphsearch.hardware.work import AGAIN, COLUMNS
 
 MOST = 700  # samples a family: more make predictions slow
 JUDGES = 250  # of them that the length scale and the noise are chosen by
@@ -163,8 +163,9 @@ class FamilyFit:
         if not self.low.size:
             return np.zeros(len(rows), bool)
         outside = (rows > self.high * room + 1) | (rows < self.low / room - 1)
-        # Channels alone make nothing strange that has no filters.
-        return np.asarray(outside[:, 0 if filtered(family) else SIZES : RESIDENT].any(axis=1))
+        # Channels alone make nothing strange that has no filters; what passes in the whole network makes nothing so.
+        judged = [*range(0 if filtered(family) else SIZES, RESIDENT), AGAIN]
+        return np.asarray(outside[:, judged].any(axis=1))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

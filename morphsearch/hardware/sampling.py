@@ -100,16 +100,19 @@ def build(target: Target, widths: dict[str, int]) -> nn.Module:
         return target.graph.resize(widths).eval()
 
 
+BIASED = 3  # of so many made-up networks one has convolutions with biases, which some backends add in a pass apart
+
+
 class Block(nn.Module):
     """One block of a made-up network: a plain, inverted or grouped convolution with what usually goes with it."""
 
-    def __init__(self, kind: str, c: int, o: int, kernel: int, stride: int, activation: str) -> None:
+    def __init__(self, kind: str, c: int, o: int, kernel: int, stride: int, activation: str, bias: bool) -> None:
         super().__init__()
         act = {"relu": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU, "hardswish": nn.Hardswish}[activation]
         same = kernel // 2
         middle = 2 * o if kind == "inverted" else o
         if kind == "plain":
-            layers: list[nn.Module] = [nn.Conv2d(c, o, kernel, stride, same, bias=False), nn.BatchNorm2d(o), act()]
+            layers: list[nn.Module] = [nn.Conv2d(c, o, kernel, stride, same, bias=bias), nn.BatchNorm2d(o), act()]
         else:
             groups = middle if kind == "inverted" else 4
             layers = [nn.Conv2d(c, middle, 1, bias=False), nn.BatchNorm2d(middle), act()]
@@ -151,7 +154,7 @@ class Made(nn.Module):
                 stride = 2 if place == 0 and stage else 1
                 o = c if rng.random() < 0.4 and stride == 1 else 4 * int(base * 2**stage * rng.uniform(0.5, 1.5) / 4)
                 activation = str(rng.choice(["relu", "relu6", "silu", "hardswish"]))
-                block = Block(kind, c, o, kernel, stride, activation)
+                block = Block(kind, c, o, kernel, stride, activation, bias=seed % BIASED == 0)
                 blocks.append(block)
                 c = c + o if block.joins == "cat" else o
         self.blocks = nn.Sequential(*blocks)

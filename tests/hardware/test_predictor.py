@@ -11,7 +11,7 @@ import torch
 
 from morphsearch.costs import vector
 from morphsearch.hardware.predictor import NetworkSample, Predictor, cross_validate, errors, fit
-from morphsearch.hardware.work import filters
+from morphsearch.hardware.work import COLUMNS, filters
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +120,10 @@ def test_layers_add_up_to_the_total(target: fakes.Target) -> None:
     bound = fakes.profile(target).bind(target.graph)
     point = vector(target.graph, target.graph.widths) * 0.7
     assert sum(float(v) for v in bound.per_layer(point).values()) == pytest.approx(float(bound.total(point)))
+
+
+def test_a_fused_activation_that_was_never_seen_is_said_so(predictor: Predictor) -> None:
+    """It goes over the results again, at a price that nothing tells."""
+    row = np.array([[16, 16, 16, 1, 256, 256, 4096, 4096, 0, 0]] * 2, float)
+    row[1, COLUMNS.index("again")] = 4096
+    assert predictor.unseen(["conv_1x1"] * 2, row).tolist() == [False, True]
