@@ -12,13 +12,16 @@ from torch import nn
 
 from morphsearch import plugins
 from morphsearch.arguments import named_arguments, shown
-from morphsearch.errors import MorphError, PluginError, UsageError
+from morphsearch.errors import InputError, MorphError, PluginError, UsageError
+from morphsearch.exporting.formats import format_of
 from morphsearch.exporting.source import Source, Weights
 from morphsearch.exporting.taken import refuse_taken
 from morphsearch.files import read_tensors
 from morphsearch.loop.architecture import FILE, Architecture
 from morphsearch.loop.found import architectures
 from morphsearch.loop.inherited import other_network
+from morphsearch.sparsity.run import is_sparsification
+from morphsearch.sparsity.runner import WEIGHTS
 from morphsearch.sparsity.source import untrained, weights_of
 
 BY_PLACE = (
@@ -44,7 +47,7 @@ class Exported:
 def export(
     what: Architecture | nn.Module | str | Path,
     *,
-    format: str = "python",
+    format: str | None = None,
     path: str | Path | None = None,
     weights: Weights | str | Path | None = None,
     example_inputs: Any = None,
@@ -54,12 +57,13 @@ def export(
     """Write an architecture, or a network with its weights, in a format of its own.
 
     Args:
-        what: an architecture, the path of an ``architecture.json`` or of a run (its last architecture is taken), or a
-            network.
-        format: "python", "onnx", "pt2", "widths", or the name that a plugin registered.
+        what: an architecture, the path of an ``architecture.json`` or of a run (its last architecture is taken; the
+            network of a sparsification), or a network.
+        format: "python", "onnx", "pt2", "widths", or the name that a plugin registered; default: the one whose files
+            end as `path` does, else "python".
         path: the file; default: named after the seed and the architecture, in this folder.
         weights: "fresh", "inherited" or "retrained" (of an architecture in a run), a safetensors file, or tensors by
-            name; default: fresh ones for an architecture, its own for a network.
+            name; default: fresh ones for an architecture, its own for a network and a sparsification.
         example_inputs: for a network, or for an architecture without a spec whose network is `what`; not beside an
             architecture, which has its own.
         input_shape: of the input that the file is made for and checked on; default: that of the recording.
@@ -70,8 +74,9 @@ def export(
             earlier export.
         InputError: files or weights that cannot be used, or an export that does not compute the same.
     """
+    format = format if format is not None else format_of(None if path is None else Path(path))
     plugins.record("exporters", format)
-    source, own = _source(what, example_inputs)
+    source, own = _source(what, example_inputs, weights)
     if input_shape is not None:
         source = source.with_shape(tuple(int(size) for size in input_shape))
     told: list[str] = []
@@ -115,7 +120,7 @@ def export(
     return Exported(target, format, [*told, *(str(note) for note in notes or ())])
 
 
-def _source(what: Any, example_inputs: Any) -> tuple[Source, Mapping[str, Any] | None]:
+def _source(what: Any, example_inputs: Any, weights: Any) -> tuple[Source, Mapping[str, Any] | None]:
     """What exporters get, and the weights that come with it."""
     if isinstance(what, Source):
         return what, None
@@ -128,7 +133,8 @@ def _source(what: Any, example_inputs: Any) -> tuple[Source, Mapping[str, Any] |
     if isinstance(what, Architecture):
         return Source.of(what), None
     if isinstance(what, str | Path):
-        return Source.of(find(Path(what))), None
+        source = Source.of(find(Path(what)))
+        return source, read_tensors(Path(what) / WEIGHTS) if weights is None and _sparse(what, source) else None
     if not isinstance(what, nn.Module):
         raise UsageError(
             f"a {type(what).__name__} cannot be exported",
@@ -143,6 +149,20 @@ def _source(what: Any, example_inputs: Any) -> tuple[Source, Mapping[str, Any] |
         )
     name = type(what).__name__.lower()
     return Source.given(what, example_inputs, name), what.state_dict()
+
+
+def _sparse(folder: str | Path, source: Source) -> bool:
+    """Whether the architecture of a run is that of a sparsification, with weights beside it."""
+    beside = source.path is not None and source.path.parent == Path(folder)
+    if not beside or not (Path(folder) / "run.json").is_file() or not is_sparsification(folder):
+        return False
+    if (Path(folder) / WEIGHTS).is_file():
+        return True
+    raise InputError(
+        f"{folder} has no weights yet",
+        "a sparsification writes them when it ends",
+        f"let it end: morphsearch resume {folder}; or export the network as it began: --weights fresh",
+    )
 
 
 def stem(architecture: Architecture) -> str:

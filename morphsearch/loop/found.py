@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 from morphsearch.errors import InputError
 from morphsearch.loop.architecture import FILE
@@ -19,11 +20,14 @@ def architectures(folder: Path) -> list[Path]:
     found = [*sorted(folder.glob(f"iterations/*/{FILE}")), *folder.glob(FILE)]
     if found:
         return found
-    kind = None
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged record is for `resume` to name
-        kind = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("kind")
-    if kind == "sparsify":
-        repair = "it is a sparsification, whose network has the widths that it began with: name what it was made from"
+    asked: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # a damaged record is for `resume` to name
+        asked = dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    if asked.get("kind") == "sparsify":
+        repair = (
+            "it is a sparsification, whose network has the widths that it began with: name what it was made from, and "
+            f"--weights {folder / 'weights.safetensors'}"
+        )
     elif (folder / "run.json").exists():
         repair = f"let the search come to its first: morphsearch resume {folder}"
     else:

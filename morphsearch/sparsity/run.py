@@ -18,7 +18,7 @@ from morphsearch.sparsity.config import FRESH, SparsifyConfig
 from morphsearch.sparsity.measure import report_of
 from morphsearch.sparsity.results import SparsifyPlan, SparsifyResult
 from morphsearch.sparsity.runner import Listener, Runner, silent
-from morphsearch.sparsity.source import Source, architecture_of, data_of, source_of, untrained
+from morphsearch.sparsity.source import Source, architecture_of, data_of, seed_as_it_is, source_of, untrained
 from morphsearch.sparsity.sparsifier import Sparsifier
 from morphsearch.training import Trainer
 
@@ -70,9 +70,11 @@ def start(
     data = data if data is not None else data_of(config, architecture)
     source = source_of(config, data, architecture)
     trainer, sparsifier = _made(config, data, source, listener)
-    if architecture is not None:
-        # A copy of its own, so that the folder says what its weights fit.
-        replace(architecture).save(run.path / FILE)
+    # A copy of its own, so that the folder says what its weights fit.
+    shape = config.input or (1, *data.shape)
+    copy = replace(architecture) if architecture is not None else seed_as_it_is(source, shape)
+    if copy is not None:
+        copy.save(run.path / FILE)
     try:
         run = RunDirectory.create(run_dir, _asked(config, source, data))
     except InputError as error:
@@ -94,7 +96,8 @@ def resume(run_dir: str | Path, *, listener: Listener | None = None, allow_code:
     run = RunDirectory.open(run_dir)
     config = recorded_config(run, allow_code=allow_code)
     copy = run.path / FILE
-    architecture = Architecture.load(copy) if copy.is_file() else None
+    searched = run.asked().get("architecture") is not None  # and no seed, which is built as it was
+    architecture = Architecture.load(copy) if searched and copy.is_file() else None
     data = data_of(config, architecture)
     if run.result() is not None or (run.checkpoint / "state.json").is_file():
         # Its weights are in the run by now; the file that it began with need not be there any more.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from morphsearch.costs import cost
 from morphsearch.data import DataSplits, check_model_input
 from morphsearch.data import load as load_data
-from morphsearch.errors import InputError, UsageError, nearest
+from morphsearch.errors import InputError, MorphError, UsageError, nearest
 from morphsearch.files import load_into, prefixed, read_tensors, require_values
-from morphsearch.loop.architecture import Architecture
+from morphsearch.graph import record
+from morphsearch.loop.architecture import Architecture, describe_inputs
 from morphsearch.loop.found import architectures
 from morphsearch.loop.inherited import other_network
 from morphsearch.models import build_seed
@@ -90,6 +93,21 @@ def source_of(config: SparsifyConfig, data: DataSplits, architecture: Architectu
             "take --weights retrained (morphsearch retrain), or fresh",
         )
     return Source(model, spec, architecture, weights)
+
+
+def seed_as_it_is(source: Source, shape: Sequence[int]) -> Architecture | None:
+    """A seed as an architecture of its own widths, `shape` being that of its input; None where no file can name it, or
+    it cannot be recorded."""
+    if source.spec is None:
+        return None
+    example = torch.zeros(tuple(shape))
+    try:
+        graph = record(source.model, example, check=False)
+        costs = {name: cost(graph, name) for name in ("flops", "params")}
+    except MorphError:
+        return None
+    told = {name: {"total": one.total, "unit": one.unit} for name, one in costs.items()}
+    return Architecture("seed", source.spec, describe_inputs(example), graph.widths, graph.widths, told)
 
 
 def weights_of(word: str, architecture: Architecture | None, seed: int = 0) -> Path | None:

@@ -291,3 +291,22 @@ def test_what_code_keeps_outside_of_modules_stays_as_it_was(format: str, form: s
         made.load_state_dict(model.state_dict())
         found = made.eval()(x)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("a.py", "python"), ("a.onnx", "onnx"), ("a.pt2", "pt2"), ("a.json", "widths"), ("a", "python")],
+)
+def test_the_name_of_the_file_says_the_format(name: str, format: str, tmp_path: Path) -> None:
+    model, x = CASES["plain"].build(), torch.zeros(1, 3, 8, 8)
+    assert ms.export(model, example_inputs=x, path=tmp_path / name).format == format
+    assert ms.export(model, example_inputs=x, path=tmp_path).path.suffix == ".py", "a folder says nothing"
+    assert ms.export(model, example_inputs=x, path=tmp_path / "b.txt", format="python").format == "python"
+
+
+def test_a_name_that_no_format_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"end in \.pth") as caught:
+        ms.export(CASES["plain"].build(), example_inputs=torch.zeros(1, 3, 8, 8), path=tmp_path / "net.pth")
+    assert "onnx (.onnx)" in caught.value.rule
+    assert "net.onnx" in caught.value.repair
+    assert not list(tmp_path.iterdir())

@@ -428,8 +428,13 @@ def test_pickles_are_told_and_never_read(how: str, tmp_path: Path) -> None:
 def test_weights_of_another_network_and_runs_without_an_architecture(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="do not fit"):
         start(SparsifyConfig("resnet20", 0.5, weights=str(whole / "weights.safetensors")), tmp_path / "run")
-    with pytest.raises(InputError, match="holds no architecture"):
-        start(SparsifyConfig(str(whole), 0.5), tmp_path / "run")
+    old = Path(shutil.copytree(whole, tmp_path / "old"))
+    (old / "architecture.json").unlink()  # as runs were before sparsified seeds had one
+    with pytest.raises(InputError, match="holds no architecture") as caught:
+        start(SparsifyConfig(str(old), 0.5), tmp_path / "run")
+    assert f"--weights {old / 'weights.safetensors'}" in caught.value.repair
+    found = start(replace(CONFIG, model=str(whole), weights="inherited"), tmp_path / "run")
+    assert found.metrics["start_val_accuracy"] > 0.1, "it begins with the sparse weights"
 
 
 @pytest.mark.parametrize(
@@ -486,3 +491,23 @@ def test_a_disk_that_is_full_from_the_beginning_leaves_nothing(
     with pytest.raises(InputError, match="No space left"):
         start(SparsifyConfig(str(searched), 0.6, epochs=1, recipe=RECIPE), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_network_of_a_sparsified_seed_is_exported_with_its_weights(whole: Path, tmp_path: Path) -> None:
+    done = ms.export(whole, path=tmp_path / "net.pt2")
+    model = build_seed("digits_net", num_classes=10).model
+    model.load_state_dict(read_tensors(whole / "weights.safetensors"))
+    x = torch.rand(1, 1, 8, 8)
+    assert torch.allclose(torch.export.load(done.path).module()(x), model.eval()(x), atol=1e-5)
+    fresh = ms.export(whole, path=tmp_path / "fresh.pt2", weights="fresh")
+    assert not torch.allclose(torch.export.load(fresh.path).module()(x), model(x), atol=1e-2)
+
+
+def test_a_sparsification_that_has_not_ended_has_no_network_to_export(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    (path / "weights.safetensors").unlink()
+    with pytest.raises(InputError, match="has no weights yet") as caught:
+        ms.export(path, path=tmp_path / "net.py")
+    assert f"morphsearch resume {path}" in caught.value.repair
+    assert ms.export(path, path=tmp_path / "net.py", weights="fresh").path.is_file()

@@ -18,6 +18,7 @@ from morphsearch.errors import UsageError
     examples=[
         ("morphsearch export runs/a --output net.py", "the last architecture as source that needs only torch"),
         ("morphsearch export runs/a --format onnx --weights retrained", "with its weights, for ONNX Runtime"),
+        ("morphsearch export runs/s --output sparse.onnx", "what a sparsification made, with its weights"),
         ("morphsearch export runs/a/iterations/001/architecture.json --format pt2", "for torch.export.load"),
         ("morphsearch export resnet20 --format widths --output widths.json", "of a seed as it is"),
     ],
@@ -27,21 +28,18 @@ from morphsearch.errors import UsageError
     metavar="RUN|FILE|SEED",
     type=SeedOrPath("models"),
     cls=options.About,
-    about="A run directory (its last architecture), an architecture.json, or a seed.",
+    about="A run directory (its last architecture, or the sparse network), an architecture.json, or a seed.",
 )
 @click.option(
     "--format",
     "format_",
     type=RegisteredName("exporters"),
-    default="python",
-    show_default=True,
-    help="python, onnx, pt2, widths, or what a plugin brings.",
+    help="python, onnx, pt2, widths, or what a plugin brings; default: by the name of --output, else python.",
 )
 @click.option("--iteration", type=Number(int, least=1), help="Which architecture; default: the last.")
 @click.option(
     "--weights",
-    default="fresh",
-    show_default=True,
+    show_default="fresh; of a sparsification its own",
     metavar="WORD|FILE",
     help="Weights: fresh, of a run inherited or retrained, or a safetensors file.",
 )
@@ -52,9 +50,9 @@ from morphsearch.errors import UsageError
 @options.as_json
 def command(
     architecture: str | Path,
-    format_: str,
+    format_: str | None,
     iteration: int | None,
-    weights: str,
+    weights: str | None,
     output: Path | None,
     input_: tuple[int, ...] | None,
     allow_code: bool,
@@ -72,7 +70,7 @@ def command(
 
     if isinstance(architecture, Path):
         done = api.export(
-            api.find(architecture, iteration),
+            architecture if iteration is None else api.find(architecture, iteration),
             format=format_,
             path=output,
             weights=weights,
