@@ -5,6 +5,7 @@ Other tools have ``--output-dir``, ``--lr`` or ``--sparsity``; who types one of 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import fields
 
@@ -49,6 +50,7 @@ _COSTS = {"macs": "flops", "parameters": "params"} | {
 }
 _ARGUMENTS = frozenset("model network net arch architecture run experiment".split())
 SET = "--set"
+SLIP = 0.75  # as alike as an option and its slips of the finger, by the ratio of edits
 
 
 def meant(option: str, options: Iterable[str], argument: str = "") -> list[str]:
@@ -57,16 +59,17 @@ def meant(option: str, options: Iterable[str], argument: str = "") -> list[str]:
     Args:
         argument: the command's first, which comes without an option; empty where it has none.
     """
-    from morphsearch.training.recipe import Recipe
-
     there, plain = list(options), option.lstrip("-").lower().replace("_", "-")
     found = [name for name, others in _MEANT.items() if name in there and plain in others.split()]
     cost = _COSTS.get(plain.removeprefix("max-").removeprefix("target-"))
     if "--budget" in there and cost:
         found.append(f"--budget {cost}=...")
-    field = _FIELDS.get(plain, plain.replace("-", "_"))
-    if SET in there and field in {one.name for one in fields(Recipe)}:
-        found.append(f"{SET} {field}=...")
+    # Fields of the recipe are known to PyTorch's side only, which takes a second to load: a plain slip does without.
+    if SET in there and not difflib.get_close_matches(option, there, n=1, cutoff=SLIP):
+        from morphsearch.training.recipe import Recipe
+
+        field = _FIELDS.get(plain, plain.replace("-", "_"))
+        found += [f"{SET} {field}=..."] if field in {one.name for one in fields(Recipe)} else []
     if argument and plain in _ARGUMENTS:
         found.append(f"{argument}, without an option before it")
     return found

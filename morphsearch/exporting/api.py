@@ -192,6 +192,6 @@ def find(path: Path, iteration: int | None = None) -> Architecture:
         raise UsageError(
             f"iteration {iteration} does not exist in {path}",
             f"this run has {', '.join(map(str, numbered)) or 'none'}",
-            f"choose one of these, or leave it out for {max(numbered, default=1)}",
+            f"choose one of these, or leave it out for {max(numbered)}" if numbered else "leave the iteration out",
         )
     return Architecture.load(numbered[iteration])

@@ -69,10 +69,10 @@ def start(
     architecture = architecture_of(config.model)
     data = data if data is not None else data_of(config, architecture)
     source = source_of(config, data, architecture)
-    trainer, sparsifier = _made(config, data, source, listener)
-    # A copy of its own, so that the folder says what its weights fit.
+    # A copy of its own, so that the folder says what its weights fit; a seed is recorded before it goes to a device.
     shape = config.input or (1, *data.shape)
     copy = replace(architecture) if architecture is not None else seed_as_it_is(source, shape)
+    trainer, sparsifier = _made(config, data, source, listener)
     if copy is not None:
         copy.save(run.path / FILE)
     try:

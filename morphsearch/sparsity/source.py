@@ -102,7 +102,8 @@ def seed_as_it_is(source: Source, shape: Sequence[int]) -> Architecture | None:
         return None
     example = torch.zeros(tuple(shape))
     try:
-        graph = record(source.model, example, check=False)
+        with torch.random.fork_rng():  # what trains draws the same numbers, recorded or not
+            graph = record(source.model, example, check=False)
         costs = {name: cost(graph, name) for name in ("flops", "params")}
     except MorphError:
         return None
@@ -132,6 +133,12 @@ def weights_of(word: str, architecture: Architecture | None, seed: int = 0) -> P
         )
     if word == "inherited":
         return architecture.path.with_name("weights.safetensors")
+    if architecture.path.parent.parent.name != "iterations":
+        raise UsageError(
+            f"weights 'retrained' of {architecture.path}",
+            "architectures are retrained in the run of the search that found them",
+            "name that run, or a safetensors file as --weights",
+        )
     run = architecture.path.parent.parent.parent
     folders = {path.parent.name: path for path in run.glob(f"retrained/{architecture.name}-seed*/weights.safetensors")}
     if not folders:

@@ -22,6 +22,7 @@ from sparsity_fakes import EXACT, images, small, zeros
 import morphsearch as ms
 from morphsearch.data import as_splits
 from morphsearch.errors import DivergedError, InputError, StoppedError, UsageError
+from morphsearch.exporting.api import find
 from morphsearch.files import read_tensors, write_tensors
 from morphsearch.loop.run import start as search
 from morphsearch.loop.run import status
@@ -29,6 +30,7 @@ from morphsearch.loop.rundir import RunDirectory
 from morphsearch.models import build_seed
 from morphsearch.sparsity import SparsifyConfig, runner
 from morphsearch.sparsity.run import load_data, plan, resume, start
+from morphsearch.sparsity.source import Source, seed_as_it_is
 from morphsearch.training import Recipe, Trainer, retrain
 
 RECIPE = {**EXACT, "batch_size": 256}
@@ -511,3 +513,23 @@ def test_a_sparsification_that_has_not_ended_has_no_network_to_export(whole: Pat
         ms.export(path, path=tmp_path / "net.py")
     assert f"morphsearch resume {path}" in caught.value.repair
     assert ms.export(path, path=tmp_path / "net.py", weights="fresh").path.is_file()
+
+
+def test_a_sparsification_has_no_iterations_and_no_retrained_weights(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="weights 'retrained' of") as caught:
+        ms.export(whole, path=tmp_path / "net.py", weights="retrained")
+    assert "safetensors file" in caught.value.repair
+    with pytest.raises(UsageError, match="iteration 1 does not exist") as caught:
+        find(whole, 1)
+    assert caught.value.repair == "leave the iteration out"
+
+
+def test_recording_a_seed_draws_no_numbers(tmp_path: Path) -> None:
+    model = build_seed("digits_net").model
+    source, before = Source(model, "digits_net", None, None), torch.get_rng_state()
+    made = seed_as_it_is(source, (1, 1, 8, 8))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert made is not None
+    assert made.build().state_dict().keys() == model.state_dict().keys()
+    assert seed_as_it_is(source, (1, 7, 8, 8)) is None, "it takes no seven channels"
+    assert seed_as_it_is(Source(model, None, None, None), (1, 1, 8, 8)) is None, "no file can name it"
