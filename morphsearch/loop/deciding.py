@@ -24,7 +24,7 @@ AUTO = "auto"
 NORMED = 0.5  # share of the free units that norms must scale, for norms to be judged by
 LEAST, MOST = 1.0, 50.0  # epochs: all images are seen once, and none so often that nothing is new
 FEW_STEPS = 1000  # of a trial: on CIFAR-10 trials of 700 steps pointed the wrong way, and such of 1,200 did not
-CANDIDATES = 4  # trials that a network gets at most
+CANDIDATES = 5  # trials that a network gets at most
 #: Arguments that only strategies with a training under pressure, or of several morphs, have a use for.
 PRESSING = ("strength", "threshold", "shrink_to", "steps", "warmup", "iterations")
 

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from morphsearch.strategies.base import Fits, Widths
+from morphsearch.strategies.valley import SLOPE
 from morphsearch.strategies.widths import largest_multiplier, lowest_width, step_of
 
 if TYPE_CHECKING:
     from morphsearch.graph import ConvGraph
 
 AXES = ("early", "middle", "depth", "streams")
+SLOPES = {"streams": 0.1}
+"""How steeply losses are expected to change along an axis, where not as usual: what was tried of it told little."""
 
 
 class Shapes:
@@ -57,6 +60,7 @@ class Shapes:
             rows["streams"] = np.where(shared, 0.5, -0.5)
         self.axes: tuple[str, ...] = tuple(name for name in AXES if name in rows and len(free) > 1)
         self._rows = np.array([rows[name] for name in self.axes]).reshape(len(self.axes), len(free))
+        self.slopes: tuple[float, ...] = tuple(SLOPES.get(name, SLOPE) for name in self.axes)
         self._free = free
 
     def widths(self, point: Sequence[float], fits: Fits, *, round_to: int = 1) -> Widths:
@@ -81,17 +85,14 @@ class Shapes:
         """The same shape, without a number that changes nothing (a negative depth)."""
         return tuple(max(0.0, one) if axis == "depth" else one for axis, one in zip(self.axes, point, strict=True))
 
-    def stepped_back(self, point: Sequence[float], length: float, step: float) -> tuple[float, ...]:
-        """Where trainings `length` times as long are expected to have their best, if short ones have it at `point`.
-
-        Nearer to uniform scaling; save that wide late layers (a negative ``early``) are what short trainings underrate,
-        so that they stay as wide as that, up to a `step`.
-        """
-        nearer = {axis: one / length**0.5 for axis, one in zip(self.axes, point, strict=True)}
-        early = point[self.axes.index("early")] if "early" in nearer else 0.0
-        if early < 0:
-            nearer["early"] = min(nearer["early"], max(early, -step))
-        return tuple(nearer.values())
+    def around(self, point: Sequence[float], step: float) -> list[tuple[float, ...]]:
+        """The shapes a step along one axis from `point`, each way, but none beyond two steps from uniform scaling."""
+        found: list[tuple[float, ...]] = []
+        for axis in range(len(self.axes)):
+            for way in (step, -step):
+                moved = [min(max(one + way * (axis == at), -2 * step), 2 * step) for at, one in enumerate(point)]
+                found.append(self.within(moved))
+        return [one for one in dict.fromkeys(found) if one != tuple(point)]
 
     def described(self, point: Sequence[float]) -> str:
         """`point` in words: ``early -0.28, depth +0.5 (3 branches leave)``."""
