@@ -32,7 +32,7 @@ class Valley:
 
     Args:
         axes: how many numbers a point has.
-        reach: how far beyond what was tried the floor may lie, along each axis.
+        reach: how far beyond what was tried the floor may lie, along each axis; from the origin twice as far at most.
         slopes: standard deviation of the slope along each axis, before anything is known.
     """
 
@@ -76,7 +76,8 @@ class Valley:
         """Where a valley of these numbers is lowest, within reach, and how low."""
         slope, curvature = numbers[1 : 1 + self.axes], numbers[1 + self.axes :].clip(LEAST_CURVATURE)
         tried = np.array(self.points)
-        at = (-slope / (2 * curvature)).clip(tried.min(0) - self.reach, tried.max(0) + self.reach)
+        least = (tried.min(0) - self.reach).clip(-2 * self.reach)
+        at = (-slope / (2 * curvature)).clip(least, (tried.max(0) + self.reach).clip(None, 2 * self.reach))
         return at, float(numbers[0] + (slope * at + curvature * at**2).sum())
 
     def _logs(self) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ import morphsearch as ms
 from morphsearch.data import load
 from morphsearch.errors import StoppedError, UsageError
 from morphsearch.graph import record
+from morphsearch.loop import trying
 from morphsearch.loop.budget import Budgets
+from morphsearch.loop.trying import in_small_batches
 from morphsearch.models import build_seed
 from morphsearch.strategies import get
 from morphsearch.strategies.shapes import Shapes
 from morphsearch.strategies.valley import Valley
 from morphsearch.testing.networks import NETWORKS, example_inputs
+from morphsearch.training import Recipe
 
 SEED = "mobilenet_v1?alpha=0.25"
 
@@ -84,13 +88,19 @@ def test_a_shape_is_told_in_words(graph):
     assert shapes.within((-0.5, 0.1, -0.2, -0.3)) == (-0.5, 0.1, 0, -0.3)
 
 
-@pytest.mark.parametrize(("early", "answer"), [(0.8, 0.4), (-0.3, -0.3), (-0.8, -0.5), (-2.0, -1.0), (0.0, 0.0)])
-def test_what_short_trainings_underrate_is_no_reason_to_step_back(graph, early, answer):
-    """Wide late layers; as far as candidates stand apart."""
-    found = Shapes(graph, 4.0).stepped_back((early, -0.4, 0.6, 0.2), 4, 0.5)
-    assert found == pytest.approx((answer, -0.2, 0.3, 0.1))
-    plain = Shapes(record(NETWORKS["plain"](), example_inputs()), 4.0)
-    assert plain.stepped_back((0.0,) * len(plain.axes), 3, 0.5) == (0.0,) * len(plain.axes)
+def test_candidates_stand_a_step_away_and_never_far_out(graph):
+    shapes = Shapes(graph, 4.0)
+    assert shapes.around((0.2, 0.0, 0.0, 0.0), 0.5) == [
+        (0.7, 0.0, 0.0, 0.0),
+        (-0.3, 0.0, 0.0, 0.0),
+        (0.2, 0.5, 0.0, 0.0),
+        (0.2, -0.5, 0.0, 0.0),
+        (0.2, 0.0, 0.5, 0.0),  # no branch can be added, so there is none at -0.5
+        (0.2, 0.0, 0.0, 0.5),
+        (0.2, 0.0, 0.0, -0.5),
+    ]
+    assert (1.0, 0.0, 0.0, 0.0) in shapes.around((0.9, 0.0, 0.0, 0.0), 0.5)
+    assert all(abs(one) <= 1 for point in shapes.around((1.4, -1.2, 0.9, 0.0), 0.5) for one in point)
 
 
 def test_branches_of_several_layers_leave_as_a_whole():
@@ -158,6 +168,30 @@ def test_a_training_that_diverged_drives_the_answer_away(bad):
     assert tried(lambda point: bad, 1, [(0,), (0.5,)]) == pytest.approx((0,), abs=1e-9)
 
 
+def test_the_floor_lies_within_reach_of_what_was_tried():
+    assert tried(lambda point: np.exp(-2 * point[0]), 1, [(0,), (0.5,)]) == (1.0,)
+    assert tried(lambda point: np.exp(2 * point[0]), 1, [(0,), (0.5,)]) == (-0.5,)
+    assert tried(lambda point: np.exp(-2 * point[0]), 1, [(0,), (0.5,), (1,)]) == (1.0,)
+
+
+def test_what_tells_most_is_the_axis_that_nothing_is_known_of():
+    valley = Valley(2)
+    assert valley.gain((0.5, 0.0)) == 0
+    valley.add((0.0, 0.0), 1.0)
+    assert valley.gain((0.5, 0.0)) == pytest.approx(valley.gain((0.0, -0.5)))
+    valley.add((0.5, 0.0), 1.1)
+    assert valley.gain((0.0, 0.5)) > valley.gain((-0.5, 0.0)) > valley.gain((0.5, 0.0)) > 0
+    valley.add((0.0, 0.5), 1.1)
+    # Both came out badly: what lies on the other side is not known yet.
+    assert valley.gain((-0.5, 0.0)) > valley.gain((0.5, 0.0))
+
+
+def test_an_axis_that_is_known_to_matter_little_is_looked_along_last():
+    valley = Valley(2, slopes=(0.1, 0.2))
+    valley.add((0.0, 0.0), 1.0)
+    assert valley.gain((0.0, 0.5)) > 2 * valley.gain((0.5, 0.0)) > 0
+
+
 def test_losses_below_zero_have_a_floor_too():
     (there,) = tried(lambda point: -2 + (point[0] - 0.5) ** 2, 1, [(0,), (0.5,), (1,)])
     assert 0.3 < there < 0.7
@@ -204,6 +238,44 @@ def test_a_search_trains_candidates_and_a_killed_one_repeats_none(tmp_path):
     assert after[:2] == before
     assert len(after) == 3
     assert again.widths == found.widths
+
+
+def test_trials_on_the_cpu_are_in_small_batches_with_a_lower_rate(tmp_path):
+    searched(tmp_path / "run")
+    assert {event["images_a_step"] for event in trials_of(tmp_path / "run")} == {32}
+    assert in_small_batches(Recipe(lr=0.1)) == Recipe(lr=0.05, batch_size=32)
+    assert in_small_batches(Recipe(lr=0.1, batch_size=64)).batch_size == 32
+    assert in_small_batches(Recipe(batch_size=16)) == Recipe(batch_size=16)
+    # No batch is larger than the user's own: it may be all that fits.
+    assert in_small_batches(Recipe(lr=0.1, batch_size=8, accumulate=32)) == Recipe(lr=0.05, batch_size=8, accumulate=8)
+
+
+def test_an_accelerator_trains_with_the_batches_of_the_recipe(monkeypatch):
+    monkeypatch.setattr(
+        trying, "OwnAccelerator", lambda *args: SimpleNamespace(device=torch.device("cuda"))
+    )  # stands in for a machine that has one
+    assert in_small_batches(Recipe()) == Recipe()
+
+
+def test_after_a_bad_candidate_the_other_side_is_tried():
+    seed = build_seed(SEED, num_classes=10, input_shape=(3, 32, 32)).model
+    search = ms.Search(seed, torch.zeros(1, 3, 32, 32), "flops=50%", strategy="trials")
+    first, last, full = search.graph.free[0], search.graph.free[-1], search.graph.widths
+    tried: list[float] = []
+
+    def early(widths):
+        """How wide the first layer is beside the last, in relation to the seed."""
+        return float(np.log(widths[first] / full[first] * full[last] / widths[last]))
+
+    def train(widths, share):
+        assert share == 1 / 4  # two axes
+        tried.append(early(widths))
+        return float(np.exp(0.4 * tried[-1]))
+
+    search.run_phase(lambda: 0.0, train=train)
+    assert tried[1] > tried[0] + 0.5
+    assert min(tried[2:]) < tried[0] - 0.5
+    assert early(search.morph().widths) < tried[0] - 0.5
 
 
 def test_own_loops_bring_a_training_of_their_own():
