@@ -125,6 +125,12 @@ def from_click(error: click.ClickException) -> MorphError:
         about = getattr(error.param, "help", None) or getattr(error.param, "about", None) or ""
         name = error.param_hint if isinstance(error.param_hint, str) else label(error.param)
         return UsageError(f"{name}: {_plain(error.message)}", f"{name}: {about}" if about else "", help_line)
+    if isinstance(error, click.BadOptionUsage) and context is not None and "requires an argument" in error.message:
+        for one in context.command.get_params(context):
+            if isinstance(one, click.Option) and error.option_name in one.opts:
+                value = one.make_metavar(context)
+                about = f"{error.option_name} {value}: {one.help or ''}"
+                return UsageError(f"{error.option_name} has no value", about, f"write one after it, or {help_line}")
     usage = " ".join(context.get_usage().split()) if context else ""
     return UsageError(_plain(error.format_message()), usage, help_line)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
+import os
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -339,6 +340,9 @@ def _check_size(spec: SeedSpec, model: nn.Module, shape: tuple[int, ...] | None)
 def _unknown_seed(name: str, records: Mapping[str, Any]) -> UnknownName:
     seeds = [f"{key}:NAME" if _is_source(record) else key for key, record in records.items()]
     error = UnknownName.of("seed", name, seeds, remedy="name your own network: file.py:factory")
+    if "/" in name or os.sep in name:
+        rule = "what is searched, exported or looked at is a seed, or a run or file that is there"
+        return UnknownName(f"{name} does not exist", rule, f"check the path, or name a seed: {', '.join(seeds)}")
     if name.endswith(".py"):
         return UnknownName(f"seed {name!r} names no factory", "a file is followed by a function", f"write {name}:make")
     return error

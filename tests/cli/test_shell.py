@@ -166,6 +166,14 @@ def test_a_bad_value_is_named_with_the_rule_and_the_repair(arguments: list[str],
     assert not result.stdout
 
 
+def test_an_option_without_its_value_says_what_it_takes() -> None:
+    done = CliRunner().invoke(main, ["export", "runs/a", "--format"])
+    assert done.exit_code == 2
+    assert "--format has no value" in done.output
+    assert "onnx" in done.output
+    assert "see `morphsearch export --help`" in done.output
+
+
 def test_an_argument_too_many_is_told_with_the_usage() -> None:
     result = run("compare", "runs/a", "runs/b")
     assert result.exit_code == 2

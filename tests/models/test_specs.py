@@ -145,6 +145,8 @@ def test_a_registered_seed_brings_its_input_shape() -> None:
         ("torchvision:", ["names no model"]),
         ("torchvision", ["unknown seed", "torchvision:NAME"]),
         ("net.py", ["names no factory", "net.py:make"]),
+        ("runs/gone", ["does not exist", "check the path"]),
+        ("./net.json", ["does not exist", "check the path"]),
         ("a b:c", ["does not parse"]),
         ("net.py:make", ["runs code", "--allow-code"]),
         ("os:getcwd", ["runs code", "--allow-code"]),
