@@ -15,6 +15,7 @@ from morphsearch import plugins
 from morphsearch.errors import UnknownName, UsageError
 from morphsearch.loop.budget_text import parse_schedule
 from morphsearch.strategies.places import places, speaking
+from morphsearch.strategies.trials import MOST_TRIALS
 from morphsearch.types import StrategyRecord
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ AUTO = "auto"
 NORMED = 0.5  # share of the free units that norms must scale, for norms to be judged by
 LEAST, MOST = 1.0, 50.0  # epochs: all images are seen once, and none so often that nothing is new
 FEW_STEPS = 1000  # of a trial: on CIFAR-10 trials of 700 steps pointed the wrong way, and such of 1,200 did not
-CANDIDATES = 5  # trials that a network gets at most
 #: Arguments that only strategies with a training under pressure, or of several morphs, have a use for.
 PRESSING = ("strength", "threshold", "shrink_to", "steps", "warmup", "iterations")
 
@@ -58,7 +58,7 @@ def by_data(strategy: str, budget: Sequence[str], given: Mapping[str, Any], step
     Args:
         steps: that all trials together would train for.
     """
-    if strategy != AUTO or steps < CANDIDATES * FEW_STEPS:
+    if strategy != AUTO or steps < MOST_TRIALS * FEW_STEPS:
         return strategy
     return "trials" if _bounded(budget) <= {"params", "flops"} and not _pressed(budget, given) else AUTO
 

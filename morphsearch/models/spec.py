@@ -341,8 +341,9 @@ def _unknown_seed(name: str, records: Mapping[str, Any]) -> UnknownName:
     seeds = [f"{key}:NAME" if _is_source(record) else key for key, record in records.items()]
     error = UnknownName.of("seed", name, seeds, remedy="name your own network: file.py:factory")
     if "/" in name or os.sep in name:
-        rule = "what is searched, exported or looked at is a seed, or a run or file that is there"
-        return UnknownName(f"{name} does not exist", rule, f"check the path, or name a seed: {', '.join(seeds)}")
+        arrived = f"{name} is neither a seed nor a run" if os.path.lexists(name) else f"{name} does not exist"
+        rule = f"a network is a seed ({', '.join(seeds)}), one of your own, or what a run keeps"
+        return UnknownName(arrived, rule, "check the path, or name your own network: file.py:factory")
     if name.endswith(".py"):
         return UnknownName(f"seed {name!r} names no factory", "a file is followed by a function", f"write {name}:make")
     return error

@@ -6,8 +6,8 @@ trainings of ten epochs, and EfficientNet (arXiv 1905.11946, section 3.3) finds 
 widths are far too many to be tried one by one, so candidates are *shapes* (:mod:`~morphsearch.strategies.shapes`): two
 to four numbers. Every candidate costs what the budget allows, the first is uniform scaling, and the answer is the
 floor of a valley fitted to all of them (:mod:`~morphsearch.strategies.valley`), not the luckiest. Each candidate after
-the first is the one whose loss is expected to lower that floor most: along an axis that nothing is known of yet, or on
-the other side of one that came out badly.
+the first is the one whose loss is expected to lower that floor most: mostly one along an axis that nothing is known of
+yet, then one where what is known leaves most to gain, as on the other side of a step that came out badly.
 
 Short trainings favour shapes that learn fast, and are noisy. Both get better with the number of steps, not of images:
 on the CPU, where small batches take hardly longer, :mod:`morphsearch.loop.trying` trains candidates in batches a

@@ -159,6 +159,11 @@ def test_a_wrong_spec_is_a_usage_error_that_teaches(spec: str, words: list[str])
     assert caught.value.repair
 
 
+def test_a_path_that_is_there_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither a seed nor a run"):
+        build_seed(str(tmp_path))
+
+
 def test_a_factory_in_a_file_gets_the_arguments_it_names(folder: Path) -> None:
     seed = build_seed("nets.py:Net", num_classes=3, input_shape=(1, 8, 8), allow_code=True)
     assert seed.spec == "nets.py:Net?num_classes=3"

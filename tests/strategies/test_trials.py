@@ -206,7 +206,7 @@ def searched(run_dir, **options):
         strategy_options={"trials": 3},
         epochs=0.6,
         run_dir=run_dir,
-        recipe={"precision": "fp32", "channels_last": False},
+        recipe={"precision": "fp32", "channels_last": False, "device": "cpu"},
         **options,
     )
 
@@ -243,17 +243,18 @@ def test_a_search_trains_candidates_and_a_killed_one_repeats_none(tmp_path):
 def test_trials_on_the_cpu_are_in_small_batches_with_a_lower_rate(tmp_path):
     searched(tmp_path / "run")
     assert {event["images_a_step"] for event in trials_of(tmp_path / "run")} == {32}
-    assert in_small_batches(Recipe(lr=0.1)) == Recipe(lr=0.05, batch_size=32)
-    assert in_small_batches(Recipe(lr=0.1, batch_size=64)).batch_size == 32
-    assert in_small_batches(Recipe(batch_size=16)) == Recipe(batch_size=16)
+    plain = Recipe(lr=0.1, device="cpu")
+    assert in_small_batches(plain) == plain.replace(lr=0.05, batch_size=32)
+    assert in_small_batches(plain.replace(batch_size=64)).batch_size == 32
+    assert in_small_batches(plain.replace(batch_size=16)) == plain.replace(batch_size=16)
     # No batch is larger than the user's own: it may be all that fits.
-    assert in_small_batches(Recipe(lr=0.1, batch_size=8, accumulate=32)) == Recipe(lr=0.05, batch_size=8, accumulate=8)
+    own = plain.replace(batch_size=8, accumulate=32)
+    assert in_small_batches(own) == own.replace(lr=0.05, accumulate=8)
 
 
 def test_an_accelerator_trains_with_the_batches_of_the_recipe(monkeypatch):
-    monkeypatch.setattr(
-        trying, "OwnAccelerator", lambda *args: SimpleNamespace(device=torch.device("cuda"))
-    )  # stands in for a machine that has one
+    there = SimpleNamespace(device=torch.device("cuda"))  # stands in for a machine that has one
+    monkeypatch.setattr(trying, "OwnAccelerator", lambda *args: there)
     assert in_small_batches(Recipe()) == Recipe()
 
 
